@@ -1,0 +1,89 @@
+"""`dajax predict`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def predict(
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE", help_behavior_hint="")],
+    /,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("."),
+    model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
+    colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
+    raw: Literal["none", "npy", "png16"] = "none",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    input_size: Annotated[
+        int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
+    ] = None,
+    style: Literal["huggingface", "official"] = "huggingface",
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    cache: bool = True,
+) -> int:
+    """Estimate the depth of pictures; write a coloured map for each.
+
+    Near is red and far is blue, whatever the model's unit. `room.jpg` becomes `room_depth.png`; with --raw also the
+    depth itself: affine-invariant inverse depth (bigger is nearer), or metres for metric models.
+
+    Args:
+        pictures: files, folders (searched for pictures) or patterns such as 'photos/*.jpg'.
+        output: folder for the maps; made if need be.
+        model: an alias (see `dajax models`), a Hub id, a checkpoint folder or a .safetensors file.
+        colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
+        raw: also write the depth: npy (float32) or png16 (16-bit PNG with its scale in the metadata).
+        dtype: what to compute in.
+        input_size: about how many pixels a side is scaled to before the network.
+        style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
+        batch_size: pictures of one size that are run together.
+        cache: keep compiled programs on disk, so that the next run starts faster.
+    """
+    from dajax.errors import DajaxError, ImageError
+
+    if not pictures:
+        return _usage("name at least one picture, folder or pattern")
+    start = time.perf_counter()
+    from dajax.images.colormap import colorize
+    from dajax.inference.compilation_cache import enable_compilation_cache
+    from dajax.inference.estimator import DepthEstimator
+    from dajax.inference.files import find_pictures, predict_files
+
+    try:
+        paths = find_pictures(pictures, output)
+        colorize([[0.0]], colormap)
+        output.mkdir(parents=True, exist_ok=True)
+        if cache:
+            enable_compilation_cache()
+        estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
+    except ImageError as error:
+        return _usage(str(error))
+    except DajaxError as error:
+        return _usage(f"--model {model}: {error}")
+    except OSError as error:
+        return _usage(f"--output {output}: {error.strerror}")
+
+    from tqdm import tqdm
+
+    with tqdm(total=len(paths), unit="picture", disable=None if len(paths) > 1 else True) as bar:
+        report = predict_files(
+            estimator, paths, output, colormap=colormap, raw=raw, model=model, on_done=lambda path: bar.update()
+        )
+    for path, reason in report.rejects:
+        print(f"dajax: left out {path}: {reason}", file=sys.stderr)
+    done = len(paths) - len(report.rejects)
+    unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
+    files = str(report.written[0]) if len(report.written) == 1 else f"{len(report.written)} files to {output}"
+    print(
+        f"{done} of {len(paths)} picture{'s' * (len(paths) != 1)} in {time.perf_counter() - start:.1f} s, "
+        f"{model} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files}"
+    )
+    return 3 if report.rejects else 0
+
+
+def _usage(message: str) -> int:
+    print(f"dajax predict: {message}", file=sys.stderr)
+    return 2

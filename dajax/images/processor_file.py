@@ -1,0 +1,79 @@
+"""Transformers' `preprocessor_config.json`: read within bounds, checked field by field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dajax.errors import ConfigError
+from dajax.limits import MAX_JSON_BYTES
+
+# Class names that Transformers has written for this processor over the years.
+_KNOWN_TYPES = ("DPTImageProcessor", "DPTFeatureExtractor", "DPTImageProcessorFast", "DPTImageProcessorPil")
+# What Transformers' DPTImageProcessor takes for a field that its file leaves out. (These are not Depth Anything's.)
+FILE_DEFAULTS: dict[str, Any] = {
+    "do_resize": True,
+    "size": {"height": 384, "width": 384},
+    "ensure_multiple_of": 1,
+    "keep_aspect_ratio": False,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+}
+
+
+def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check the fields of a file and fill those that it leaves out.
+
+    Args:
+        fields: The parsed file. Fields that do not concern the pixels are ignored.
+        source: What error messages call the file.
+
+    Returns:
+        The fields of `FILE_DEFAULTS`, of the right types; "size" as (height, width). Bounds are not checked here.
+
+    Raises:
+        ConfigError: A field is malformed, or the file is that of another processor.
+    """
+    kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+    if kind is not None and kind not in _KNOWN_TYPES:
+        raise ConfigError(f"{source}: image_processor_type is {kind!r}, expected DPTImageProcessor")
+    if fields.get("do_pad"):
+        raise ConfigError(f"{source}: do_pad is set; Depth Anything's processor does not pad")
+    known = {key: default if fields.get(key) is None else fields[key] for key, default in FILE_DEFAULTS.items()}
+    for key in ("keep_aspect_ratio", "do_resize", "do_rescale", "do_normalize"):
+        if not isinstance(known[key], bool):
+            raise ConfigError(f"{source}: {key} must be true or false, got {known[key]!r}")
+    size = known["size"]
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if not isinstance(size, dict) or set(size) != {"height", "width"}:
+        raise ConfigError(f"{source}: size must be a number, or have height and width, got {size!r}")
+    known["size"] = (size["height"], size["width"])
+    for key in ("image_mean", "image_std"):
+        if isinstance(known[key], int | float):  # Transformers takes one number for all channels
+            known[key] = [known[key]] * 3
+        if not isinstance(known[key], list | tuple):
+            raise ConfigError(f"{source}: {key} must be three numbers, got {known[key]!r}")
+    return known
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size.
+
+    Raises:
+        ConfigError: The file is too large, is not JSON, or is not an object.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ConfigError(f"{str(path)!r}: is larger than {MAX_JSON_BYTES:,} bytes")
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r}: is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{str(path)!r}: expected a JSON object, found {type(fields).__name__}")
+    return fields

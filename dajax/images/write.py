@@ -1,0 +1,209 @@
+"""Depth maps to files and pictures. A file appears whole or not at all, and values that are not finite never do."""
+
+import math
+import os
+import secrets
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image, PngImagePlugin
+
+from dajax.errors import ImageError
+from dajax.images.colormap import colorize
+from dajax.limits import MAX_PIXELS
+
+_COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Names of the PNG text entries; the format entry is what `read_png16` looks for.
+_PREFIX = "dajax."
+_FORMAT = "depth16-1"
+_UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write` on a new file in the same folder, then give it its name; on failure nothing is left behind.
+
+    Args:
+        path: The file; an existing one is replaced.
+        write: Writes the content to a binary stream.
+
+    Raises:
+        ImageError: The folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    # A short random name: the final one may already be as long as the file system allows.
+    temporary = path.parent / f".dajax-{secrets.token_hex(8)}.tmp"
+    try:
+        try:
+            with temporary.open("xb") as stream:
+                write(stream)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, ImageError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{str(path)!r}: cannot be written ({reason}). Does the folder exist?") from error
+
+
+def write_color(
+    path: str | os.PathLike[str], depth: Any, cmap: str = "Spectral_r", lo: float | None = None, hi: float | None = None
+) -> None:
+    """Write a depth map as a colour picture, for people to look at. Absolute values are lost.
+
+    Args:
+        path: A .png, .jpg or .webp file.
+        depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
+        cmap: Name of a colour map, see `dajax.images.colormap`.
+        lo: Value at the map's start; the smallest if None.
+        hi: Value at the map's end; the largest if None.
+
+    Raises:
+        ImageError: The depth is not a finite map, the suffix is unknown, or the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _COLOUR_FORMATS:
+        raise ImageError(f"{os.fspath(path)!r}: the suffix must be one of {', '.join(_COLOUR_FORMATS)}")
+    picture = Image.fromarray(colorize(_finite_map(depth), cmap, lo, hi))
+    write_atomically(path, lambda stream: picture.save(stream, _COLOUR_FORMATS[suffix]))
+
+
+def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "") -> None:
+    """Write a depth map as a 16-bit greyscale PNG from which `read_png16` gets the values back.
+
+    The map's own smallest and largest value become 0 and 65535, for relative and for metric depth alike, so the step is
+    (max - min) / 65535 and differs from file to file: values are stored * scale + offset. Scale, offset, kind, units,
+    model and dajax version are text entries of the PNG, named `dajax.*`.
+
+    Args:
+        path: The file to write.
+        depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
+        kind: "relative" or "metric".
+        model: Name of the model that made the map.
+
+    Raises:
+        ImageError: The depth is not a finite map, the kind is unknown, or the file cannot be written.
+    """
+    if kind not in _UNITS:
+        raise ImageError(f"kind must be one of {', '.join(_UNITS)}, got {kind!r}")
+    depth = _finite_map(depth)
+    offset = float(depth.min())
+    scale = (float(depth.max()) - offset) / 65535
+    # A constant map has no step; it is all offset.
+    steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
+    stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
+    entries = PngImagePlugin.PngInfo()
+    for key, value in {
+        "format": _FORMAT,
+        "scale": repr(scale),
+        "offset": repr(offset),
+        "kind": kind,
+        "units": _UNITS[kind],
+        "model": model,
+        "version": _version(),
+    }.items():
+        entries.add_text(_PREFIX + key, value)
+    picture = Image.fromarray(stored)
+    write_atomically(path, lambda stream: picture.save(stream, "PNG", pnginfo=entries))
+
+
+def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "height width"], dict[str, Any]]:
+    """Read a depth map that `write_png16` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        depth: float32 [height, width], within half a step (`metadata["scale"]` / 2) of what was written, besides
+            float32's own rounding.
+        metadata: "scale" and "offset" as floats; "kind" ("relative" or "metric"), "units", "model" and "version".
+
+    Raises:
+        ImageError: The file cannot be read, is too large, or is not such a PNG (any other PNG has no depth values).
+    """
+    name = repr(os.fspath(path))
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels")
+            stored = np.asarray(picture)
+            text = getattr(picture, "text", {})
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise ImageError(f"{name}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
+    entries = {key.removeprefix(_PREFIX): str(value) for key, value in text.items() if key.startswith(_PREFIX)}
+    if entries.pop("format", None) != _FORMAT or stored.ndim != 2:
+        raise ImageError(f"{name}: is not a depth map written by write_png16; its values have no scale and offset")
+    try:
+        scale, offset = float(entries["scale"]), float(entries["offset"])
+        if not (math.isfinite(scale) and math.isfinite(offset)) or entries["kind"] not in _UNITS:
+            raise ValueError("not finite, or of unknown kind")
+    except (KeyError, ValueError) as error:
+        raise ImageError(f"{name}: its depth entries are damaged ({error})") from error
+    depth = (stored.astype(np.float64) * scale + offset).astype(np.float32)
+    return depth, {**entries, "scale": scale, "offset": offset}
+
+
+def write_npy(path: str | os.PathLike[str], depth: Any) -> None:
+    """Write a depth map as a float32 .npy file; nothing in it says whether it is relative or metric.
+
+    Args:
+        path: The file to write; no suffix is added.
+        depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
+
+    Raises:
+        ImageError: The depth is not a finite map, or the file cannot be written.
+    """
+    values = _finite_map(depth)
+    write_atomically(path, lambda stream: np.save(stream, values, allow_pickle=False))
+
+
+def to_gray8(depth: Any) -> Image.Image:
+    """Depth as an 8-bit greyscale picture, with the formula of Transformers' depth-estimation pipeline.
+
+    (depth - min) / (max - min) * 255, truncated; a constant map becomes black.
+
+    Args:
+        depth: [height, width], relative (near is white) or metric (far is white).
+
+    Returns:
+        PIL image of mode L.
+
+    Raises:
+        ImageError: The depth is not a finite map.
+    """
+    depth = _finite_map(depth)
+    low, high = depth.min(), depth.max()
+    if low == high:
+        return Image.new("L", (depth.shape[1], depth.shape[0]))
+    with np.errstate(over="ignore"):
+        span = high - low
+    if not np.isfinite(span):  # the map covers more than float32's range
+        depth, low, span = depth / 4, low / 4, high / 4 - low / 4
+    return Image.fromarray(((depth - low) / span * 255).astype(np.uint8))
+
+
+def _finite_map(depth: Any) -> Float32[np.ndarray, "height width"]:
+    """Check and convert to float32."""
+    array = np.asarray(depth)
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
+        raise ImageError(f"depth must be numbers [height, width], got {array.dtype} {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ImageError(f"depth is {array[bad]} at index {list(bad)}; only finite depth is written")
+    return array
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dajax")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Pictures to depth maps: what users call."""

@@ -1,0 +1,27 @@
+"""Compiled programs kept on disk, so that the next process starts without compiling."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
+    """Keep compiled programs on disk for later processes; the command line does this, importing dajax does not.
+
+    Args:
+        directory: where to. None: what `JAX_COMPILATION_CACHE_DIR` says, else `dajax` in the user's cache folder.
+
+    Returns:
+        The directory in use.
+    """
+    if directory is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "dajax" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", os.fspath(directory))
+    # jax's own thresholds leave out programs that compile in under a second, of which a start has many.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return Path(directory)

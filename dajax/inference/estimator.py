@@ -1,0 +1,208 @@
+"""Many pictures of many sizes to depth maps, in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dajax.errors import ConfigError
+from dajax.images.processor import DepthImageProcessor
+from dajax.images.read import read_image
+from dajax.model.depth_anything import DepthAnything
+from dajax.weights.load import load
+
+# How many batches' worth of pictures wait for others of their size before a smaller batch is run.
+_WAITING_BATCHES = 4
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
+
+
+class DepthEstimator:
+    """Pictures in, depth maps in their own sizes out.
+
+    Compiles once for each processed size and batch size. Pictures of one size are batched; results keep the order
+    of the inputs.
+
+    Args:
+        model: whatever `dajax.load` takes (alias, Hub id, path), or a pair (model, params).
+        dtype: what to compute in, and the type of the params; None: float32, params as in the file.
+        style: "huggingface" (numbers of Transformers) or "official" (of the authors' code); None: that of the given
+            pair, else "huggingface".
+        input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
+            14. None: what the checkpoint's processor says, 518.
+        batch_size: how many pictures of one size are run together.
+        processor: instead of the checkpoint's own.
+        load_options: `revision`, `token`, `cache_dir`, `local_files_only`, `config`, `sharding` for `dajax.load`.
+
+    Attributes:
+        model, params, processor: what it runs.
+
+    Raises:
+        WeightsError, ConfigError, HubError: see `dajax.load`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | tuple[DepthAnything, Mapping[str, Any]] = "small",
+        *,
+        dtype: Any = None,
+        style: str | None = None,
+        input_size: int | tuple[int, int] | None = None,
+        batch_size: int = 1,
+        processor: DepthImageProcessor | None = None,
+        **load_options: Any,
+    ) -> None:
+        self.batch_size = _check_batch_size(batch_size)
+        if isinstance(model, tuple):
+            if load_options:
+                raise ConfigError(f"{sorted(load_options)} only go with a name to load, not with (model, params)")
+            self.model, self.params = _adapt(*model, dtype=dtype, style=style)
+        else:
+            self.model, self.params = load(model, dtype=dtype, style=style or "huggingface", **load_options)
+        if processor is None:
+            style = "official" if self.model.config.backbone_config.interpolate_offset else "huggingface"
+            if isinstance(model, tuple):
+                processor = DepthImageProcessor(style, 518 if input_size is None else input_size)
+            else:
+                hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
+                processor = DepthImageProcessor.from_pretrained(
+                    model, style=style, input_size=input_size, **hub_options
+                )
+        elif input_size is not None:
+            raise ConfigError("input_size belongs to the processor that was given: set it there")
+        self.processor = processor
+        self._apply = jax.jit(self._depth)
+
+    def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
+        output: Any = self.model.apply({"params": params}, pixels)
+        return output.predicted_depth
+
+    @property
+    def device(self) -> str:
+        """Kind of the device that the params are on."""
+        leaf = jax.tree.leaves(self.params)[0]
+        device = next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else jax.devices()[0]
+        return str(device.device_kind)
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return str(jnp.dtype(self.model.dtype))
+
+    def __call__(self, images: Any, *, batch_size: int | None = None) -> Any:
+        """Return the depth map of one picture, or the list of those of a list of pictures.
+
+        Args:
+            images: a picture (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
+                sizes.
+            batch_size: instead of the estimator's.
+
+        Returns:
+            float32 [height, width] in the picture's size, or a list of them: affine-invariant inverse depth, bigger is
+            nearer (relative models), or metres (metric models).
+
+        Raises:
+            ImageError: a picture cannot be read.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images, batch_size=batch_size))
+        return next(self.stream([images], batch_size=1))
+
+    def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
+        """Return the depth of normalised pixels, on the device, in their own size."""
+        return self._apply(self.params, pixels)
+
+    def stream(self, images: Iterable[Any], *, batch_size: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the depth map of each picture, in order.
+
+        Reads ahead by a few batches at most, so that `images` may be endless.
+
+        Args:
+            images: pictures as in `__call__`, of any sizes.
+            batch_size: instead of the estimator's.
+
+        Yields:
+            float32 [height, width] in the picture's size.
+
+        Raises:
+            ImageError: a picture cannot be read.
+        """
+        batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
+        waiting: dict[tuple[int, int], list[_Picture]] = {}
+        running: deque[tuple[list[_Picture], Array]] = deque()
+        done: dict[int, np.ndarray] = {}
+        next_out = 0
+
+        def run(size: tuple[int, int]) -> None:
+            pictures = waiting.pop(size)
+            pixels = np.zeros((_padded(len(pictures), batch_size), *size, 3), np.float32)
+            for row, picture in enumerate(pictures):
+                pixels[row] = picture.pixels
+            running.append((pictures, self.predict(jnp.asarray(pixels))))
+            # One batch stays on the device while the host prepares the next.
+            if len(running) > 1:
+                collect()
+
+        def collect() -> None:
+            pictures, depths = running.popleft()
+            maps = np.asarray(depths)
+            for row, picture in enumerate(pictures):
+                done[picture.index] = self._to_source_size(maps[row], picture.source_size)
+
+        for index, image in enumerate(images):
+            pixels, source_size = self.processor.preprocess_one(read_image(image))
+            size = (pixels.shape[0], pixels.shape[1])
+            waiting.setdefault(size, []).append(_Picture(index, pixels, source_size))
+            if len(waiting[size]) == batch_size:
+                run(size)
+            elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
+                run(min(waiting, key=lambda s: waiting[s][0].index))
+            while next_out in done:
+                yield done.pop(next_out)
+                next_out += 1
+        for size in list(waiting):
+            run(size)
+        while running:
+            collect()
+        for index in sorted(done):
+            yield done[index]
+
+    def _to_source_size(self, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return self.processor.post_process_depth_estimation(depth[None], [size])[0]["predicted_depth"]
+
+
+class _Picture:
+    """A preprocessed picture on its way: its place in the order, its pixels and the size to come back to."""
+
+    __slots__ = ("index", "pixels", "source_size")
+
+    def __init__(self, index: int, pixels: np.ndarray, source_size: tuple[int, int]) -> None:
+        self.index, self.pixels, self.source_size = index, pixels, source_size
+
+
+def _check_batch_size(batch_size: Any) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    return batch_size
+
+
+def _padded(count: int, batch_size: int) -> int:
+    """Return the batch to run for `count` pictures: the next power of two, so that few programs are compiled."""
+    return min(1 << (count - 1).bit_length(), batch_size)
+
+
+def _adapt(
+    model: DepthAnything, params: Mapping[str, Any], *, dtype: Any, style: str | None
+) -> tuple[DepthAnything, Mapping[str, Any]]:
+    if style is not None:
+        model = model.clone(config=model.config.with_style(style))
+    if dtype is not None:
+        dtype = jnp.dtype(dtype)
+        model, params = model.clone(dtype=dtype), jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    return model, params

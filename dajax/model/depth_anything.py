@@ -1,0 +1,117 @@
+"""Depth Anything V1 and V2: encoder, neck and head in one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dajax.config import DepthAnythingConfig
+from dajax.errors import ConfigError, ImageError
+from dajax.losses import affine_invariant_loss, silog_loss
+
+from .dinov2 import Dinov2
+from .head import Head
+from .neck import Neck
+
+
+@flax.struct.dataclass
+class DepthEstimatorOutput:
+    """What a model gives: a pytree, so it may cross `jit`, `vmap` and `pmap`.
+
+    Attributes:
+        predicted_depth: float32 [batch, height, width]; affine-invariant inverse depth, bigger is nearer (relative
+            models), or metres (metric models).
+        hidden_states: tokens [batch, 1 + patches, width] before the first layer and after each; None unless asked for.
+        attentions: softmax weights [batch, heads, 1 + patches, 1 + patches] of each layer; None unless asked for.
+        loss: scalar; None without labels.
+    """
+
+    predicted_depth: Array
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+    loss: Array | None = None
+
+
+class DepthAnything(nn.Module):
+    """Depth Anything V1 or V2 as a Linen module.
+
+    `model.init(key, pixels)["params"]` is freshly initialised as Transformers does it; `dajax.load` gives trained ones.
+
+    Attributes:
+        config: what is built.
+        dtype: what the trunk computes in: float32, bfloat16 or float16 (float64 where jax has x64 switched on). Norms,
+            softmax and the last layers are at least float32, and so is the output.
+        remat: recompute each encoder layer in the backward pass: less memory, a third more time.
+    """
+
+    config: DepthAnythingConfig
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        pixels: Float[Array, "batch height width channels"],
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        labels: Float[Array, "batch height width"] | None = None,
+        deterministic: bool = True,
+    ) -> DepthEstimatorOutput:
+        """Estimate depth.
+
+        Args:
+            pixels: normalised pixels (`DepthImageProcessor`); height and width are multiples of the patch size, 14.
+            output_hidden_states: also return the encoder's tokens.
+            output_attentions: also return the encoder's attention weights.
+            labels: target depth, for a loss: metres (metric models; scale-invariant logarithmic loss) or inverse depth
+                (relative models; scale-and-shift-invariant loss). Pixels that are not finite or <= 0 are left out.
+            deterministic: False applies the config's dropout rates (all 0 in released checkpoints), with
+                `rngs={"dropout": key}`.
+
+        Raises:
+            ImageError: pixels or labels have the wrong rank, channels, size or type.
+            ConfigError: `dtype` is not a floating-point type.
+        """
+        config = self.config
+        dtype = jnp.dtype(self.dtype)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ConfigError(f"dtype must be a floating-point type such as float32 or bfloat16, got {dtype}")
+        size = _check_pixels(pixels, config)
+        grid = (size[0] // config.patch_size, size[1] // config.patch_size)
+
+        encoded = Dinov2(config.backbone_config, dtype, self.remat, name="backbone")(pixels, deterministic)
+        maps = Neck(config, dtype, name="neck")(encoded.taps, grid)
+        depth_bhw = Head(config, dtype, name="head")(maps[config.head_in_index], size)
+
+        return DepthEstimatorOutput(
+            predicted_depth=depth_bhw,
+            hidden_states=encoded.hidden_states if output_hidden_states else None,
+            attentions=encoded.attentions if output_attentions else None,
+            loss=None if labels is None else _loss(depth_bhw, labels, config),
+        )
+
+
+def _check_pixels(pixels: Array, config: DepthAnythingConfig) -> tuple[int, int]:
+    channels, patch = config.backbone_config.num_channels, config.patch_size
+    expected = f"float [batch, height, width, {channels}], with height and width multiples of {patch}"
+    hint = "dajax.DepthImageProcessor makes pictures fit"
+    if pixels.ndim != 4 or pixels.shape[-1] != channels:
+        raise ImageError(f"pixels must be {expected}, got shape {pixels.shape}; {hint}")
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ImageError(f"pixels must be normalised floats, got {pixels.dtype}; {hint}")
+    height, width = pixels.shape[1:3]
+    if height == 0 or width == 0 or height % patch or width % patch:
+        raise ImageError(f"pixels must be {expected}, got {height}x{width}; {hint}")
+    return height, width
+
+
+def _loss(depth_bhw: Array, labels: Array, config: DepthAnythingConfig) -> Array:
+    if labels.shape != depth_bhw.shape:
+        raise ImageError(f"labels must have the shape of the prediction, {depth_bhw.shape}, got {labels.shape}")
+    mask = jnp.isfinite(labels) & (labels > 0)
+    return (silog_loss if config.is_metric else affine_invariant_loss)(depth_bhw, labels, mask)

@@ -1,0 +1,224 @@
+"""The encoder: DINOv2, a vision transformer with LayerScale (Oquab et al. 2023, arXiv:2304.07193)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dajax.config import Dinov2Config
+from dajax.resample import cubic_matrix
+
+from .attention import Attention
+
+
+def wide(dtype: Any) -> jnp.dtype:
+    """Return the type that norms, softmax and the last layers compute in: `dtype`, but at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class PatchEmbeddings(nn.Module):
+    """One linear map for every patch. Stride equals kernel, so the convolution is a matrix product."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, pixels_bhwc: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows cols width"]:
+        """Return one token for every patch."""
+        config, p = self.config, self.config.patch_size
+        shape = (p, p, config.num_channels, config.hidden_size)
+        kernel = self.param("kernel", nn.initializers.normal(config.initializer_range), shape)
+        bias = self.param("bias", nn.initializers.zeros, (config.hidden_size,))
+        batch, height, width, channels = pixels_bhwc.shape
+        patches = pixels_bhwc.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels)
+        return jnp.einsum("bhywxc,yxcd->bhwd", patches, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
+class Embeddings(nn.Module):
+    """Patches, a class token, and position embeddings resampled to the picture's grid."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens width"]:
+        """Return the class token followed by the patches, row by row."""
+        config = self.config
+        grid, width = config.grid_size, config.hidden_size
+        init = nn.initializers.normal(config.initializer_range)
+        cls_token = self.param("cls_token", init, (1, 1, width))
+        positions = self.param("position_embeddings", init, (1, 1 + grid * grid, width))
+        if config.use_mask_token:  # only DINOv2's pre-training reads it, but every checkpoint has it
+            self.param("mask_token", nn.initializers.zeros, (1, width))
+
+        patches_bhwd = PatchEmbeddings(config, self.dtype, name="patch_embeddings")(pixels_bhwc)
+        batch, rows, cols, _ = patches_bhwd.shape
+        tokens_bnd = jnp.concatenate(
+            [jnp.broadcast_to(cls_token.astype(self.dtype), (batch, 1, width)), patches_bhwd.reshape(batch, -1, width)],
+            1,
+        )
+        return tokens_bnd + resample_positions(positions, config, rows, cols).astype(self.dtype)
+
+
+def resample_positions(
+    positions: Float[Array, "1 tokens width"], config: Dinov2Config, rows: int, cols: int
+) -> Float[Array, "1 tokens_out width"]:
+    """Resample position embeddings from their square training grid to `rows` x `cols` patches.
+
+    Bicubic (a = -0.75, no antialiasing) in float32. As they are where the grid is the training grid.
+    `interpolate_offset` of the config is the authors' +0.1: it moves every sampling point a little.
+    """
+    grid, offset = config.grid_size, config.interpolate_offset
+    if (rows, cols) == (grid, grid):
+        return positions
+    class_position, patch_positions = positions[:, :1], positions[:, 1:]
+    over_rows, over_cols = (
+        jnp.asarray(cubic_matrix(grid, n, scale=grid / (n + offset)), jnp.float32) for n in (rows, cols)
+    )
+    resampled = jnp.einsum(
+        "Hh,Ww,hwd->HWd",
+        over_rows,
+        over_cols,
+        patch_positions.astype(jnp.float32).reshape(grid, grid, -1),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return jnp.concatenate([class_position, resampled.reshape(1, rows * cols, -1).astype(positions.dtype)], 1)
+
+
+class LayerNorm(nn.Module):
+    """Normalise over the width in at least float32, with the two-pass variance."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        """Return normalised tokens in `dtype`."""
+        width = tokens_bnd.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = tokens_bnd.astype(wide(self.dtype))
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.layer_norm_eps)
+        return (x * scale.astype(x.dtype) + bias.astype(x.dtype)).astype(self.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for every channel of a residual branch (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    config: Dinov2Config
+
+    @nn.compact
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        """Return the scaled branch."""
+        init = nn.initializers.constant(self.config.layerscale_value)
+        return tokens_bnd * self.param("lambda1", init, tokens_bnd.shape[-1:]).astype(tokens_bnd.dtype)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        """Return the tokens' update."""
+        init = nn.initializers.normal(self.config.initializer_range)
+        hidden_bnm = nn.Dense(self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="fc1")(tokens_bnd)
+        hidden_bnm = nn.gelu(hidden_bnm, approximate=False)
+        return nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=init, name="fc2")(hidden_bnm)
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP (Shazeer 2020, arXiv:2002.05202); gate and up projection are one matrix, as in the checkpoints."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        """Return the tokens' update."""
+        init = nn.initializers.normal(self.config.initializer_range)
+        both = nn.Dense(2 * self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="weights_in")(tokens_bnd)
+        gate_bnm, up_bnm = jnp.split(both, 2, axis=-1)
+        down = nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=init, name="weights_out")
+        return down(nn.silu(gate_bnm) * up_bnm)
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer."""
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, tokens_bnd: Float[Array, "batch tokens width"], deterministic: bool = True
+    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch heads tokens tokens"]]:
+        """Return the tokens and the attention weights."""
+        config, dtype = self.config, self.dtype
+        drop_path = nn.Dropout(config.drop_path_rate, broadcast_dims=(1, 2), deterministic=deterministic)
+
+        normed_bnd = LayerNorm(config, dtype, name="norm1")(tokens_bnd)
+        update_bnd, weights_bhnm = Attention(config, dtype, name="attention")(normed_bnd, deterministic)
+        tokens_bnd = tokens_bnd + drop_path(LayerScale(config, name="layer_scale1")(update_bnd))
+
+        normed_bnd = LayerNorm(config, dtype, name="norm2")(tokens_bnd)
+        update_bnd = (SwiGLU if config.use_swiglu_ffn else MLP)(config, dtype, name="mlp")(normed_bnd)
+        tokens_bnd = tokens_bnd + drop_path(LayerScale(config, name="layer_scale2")(update_bnd))
+        return tokens_bnd, weights_bhnm
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder gives.
+
+    Attributes:
+        taps: what the neck reads: normalised tokens after the layers `out_indices`, class token included.
+        hidden_states: tokens before the first layer and after each layer, not normalised.
+        attentions: softmax weights of each layer.
+    """
+
+    taps: tuple[Array, ...]
+    hidden_states: tuple[Array, ...]
+    attentions: tuple[Array, ...]
+
+
+class Dinov2(nn.Module):
+    """The encoder.
+
+    Attributes:
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    config: Dinov2Config
+    dtype: jnp.dtype
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, pixels_bhwc: Float[Array, "batch height width channels"], deterministic: bool = True
+    ) -> EncoderOutput:
+        """Return taps, hidden states and attention weights; what the caller does not use costs nothing under jit."""
+        config = self.config
+        layer = nn.remat(Layer, static_argnums=(2,)) if self.remat else Layer
+        tokens_bnd = Embeddings(config, self.dtype, name="embeddings")(pixels_bhwc)
+        tokens_bnd = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)(tokens_bnd)
+        hidden_states, attentions = [tokens_bnd], []
+        for i in range(config.num_hidden_layers):
+            tokens_bnd, weights_bhnm = layer(config, self.dtype, name=f"layer_{i}")(tokens_bnd, deterministic)
+            hidden_states.append(tokens_bnd)
+            attentions.append(weights_bhnm)
+        # One norm for all taps. A model that taps no layer still has it.
+        norm = LayerNorm(config, self.dtype, name="layernorm")
+        taps = tuple(hidden_states[i] for i in config.out_indices)
+        if config.apply_layernorm or self.is_initializing():
+            normed = tuple(norm(tap) for tap in taps)
+            taps = normed if config.apply_layernorm else taps
+        return EncoderOutput(taps, tuple(hidden_states), tuple(attentions))

@@ -1,0 +1,241 @@
+"""Safetensors files, read and written tensor by tensor.
+
+The safetensors package reads through a memory map, whose pages count as the process's memory beside the arrays made
+from them; has no bfloat16 in numpy; and accepts a key that stands twice. So the header, a page of JSON, is read here.
+The format: eight bytes of header length (little endian), a JSON header, the tensors' bytes without holes or overlaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from dajax import limits
+from dajax.errors import WeightsError
+
+# In the order of the format's own enumeration, which decides the order of tensors in a file.
+FLOAT_DTYPES: dict[str, np.dtype] = {
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+_CODES = {dtype: code for code, dtype in FLOAT_DTYPES.items()}
+
+
+class TensorInfo(NamedTuple):
+    """Where one tensor lies in a file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """An open file whose header has been read and checked against the file's size.
+
+    Attributes:
+        tensors: {name: where it lies}.
+        metadata: the file's `__metadata__`.
+
+    Raises:
+        WeightsError: the file is not there, not a regular file, damaged, or holds other than floating-point tensors.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = open_regular(self.path)
+        try:
+            header, self._data_start, size = _read_header(self._file, self.path)
+            self.metadata: dict[str, str] = _check_metadata(header.pop("__metadata__", {}), self.path)
+            self.tensors = _check_header(header, size - self._data_start, self.path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def read(self, name: str, buffer: np.ndarray | None = None) -> np.ndarray:
+        """Return one tensor, in `buffer` (uint8, long enough, then overwritten by the next call) if one is given."""
+        info = self.tensors[name]
+        count = info.stop - info.start
+        raw = np.empty(count, np.uint8) if buffer is None else buffer[:count]
+        # pread keeps no position, so that threads can read side by side.
+        done, view = 0, raw.data
+        while done < count:
+            got = os.preadv(self._file.fileno(), [view[done:]], self._data_start + info.start + done)
+            if not got:
+                raise WeightsError(f"{self.path}: the file became shorter while tensor {name!r} was read")
+            done += got
+        return raw.view(info.dtype).reshape(info.shape)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> SafetensorsFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; anything that could hang or is no file is an error.
+
+    Raises:
+        WeightsError: no such file, a folder, a pipe, a device, a loop of links, or no permission.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+            raise WeightsError(f"{path} is {kind}, not a file of weights")
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(8)
+    if len(head) < 8:
+        raise WeightsError(f"{path} has {size} bytes: too short for a safetensors file")
+    _refuse_disguise(head + file.read(56), path)
+    length = int.from_bytes(head, "little")
+    if length == 0 or length > limits.MAX_SAFETENSORS_HEADER_BYTES:
+        raise WeightsError(
+            f"{path} is not a safetensors file, or is damaged: its header claims {length:,} bytes "
+            f"(1 to {limits.MAX_SAFETENSORS_HEADER_BYTES:,} are possible)"
+        )
+    if 8 + length > size:
+        raise WeightsError(f"{path} is cut off: its header claims {length:,} bytes and the file has {size:,}")
+    if length > limits.MAX_TENSORS * 200:
+        raise WeightsError(f"{path} has a header of {length:,} bytes: far more than any model's")
+    file.seek(8)
+    text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} has a damaged header: {error or type(error).__name__}") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path} has a damaged header: a JSON object was expected, got {type(header).__name__}")
+    return header, 8 + length, size
+
+
+def _refuse_disguise(head: bytes, path: Path) -> None:
+    """Say what a file is that is often found under this name."""
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` in that repository")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path} is an HTML or XML page, not weights: the download needs a login, or failed")
+    if head.startswith(b"PK\x03\x04"):
+        raise WeightsError(f"{path} is a zip archive (a PyTorch .pth or .bin?), not a safetensors file")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {repeated!r} stands twice")
+    return found
+
+
+def _check_metadata(metadata: Any, path: Path) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise WeightsError(f"{path} has a damaged header: __metadata__ must map strings to strings")
+    return metadata
+
+
+def _check_header(header: Mapping[str, Any], data_size: int, path: Path) -> dict[str, TensorInfo]:
+    if len(header) > limits.MAX_TENSORS:
+        raise WeightsError(f"{path} holds {len(header):,} tensors; at most {limits.MAX_TENSORS:,} are read")
+    tensors = {name: _check_entry(name, entry, path) for name, entry in header.items()}
+    # Without holes and overlaps, and to the last byte: the format demands it, and it leaves no place to hide things.
+    position = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != position:
+            what = "overlaps the tensor before it" if info.start < position else "leaves a hole before it"
+            raise WeightsError(f"{path}: tensor {name!r} at bytes {info.start}..{info.stop} {what}")
+        position = info.stop
+    if position != data_size:
+        what = "cut off" if position > data_size else "followed by bytes that belong to no tensor"
+        raise WeightsError(f"{path} is {what}: its tensors take {position:,} bytes and it has {data_size:,}")
+    return tensors
+
+
+def _check_entry(name: str, entry: Any, path: Path) -> TensorInfo:
+    def damaged(what: str) -> WeightsError:
+        return WeightsError(f"{path}: tensor {name!r}: {what}")
+
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise damaged(f"expected dtype, shape and data_offsets, got {str(entry)[:200]}")
+    if entry["dtype"] not in FLOAT_DTYPES:
+        raise damaged(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {str(entry['dtype'])[:50]}")
+    dtype = FLOAT_DTYPES[entry["dtype"]]
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _are_sizes(shape) or len(shape) > 32:
+        raise damaged(f"shape must be a list of sizes, got {str(shape)[:200]}")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise damaged(f"data_offsets must be two rising positions, got {str(offsets)[:200]}")
+    # Python's integers do not overflow, so a product past 2^64 is just wrong.
+    if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
+        raise damaged(f"{entry['dtype']} of shape {shape} does not take the {offsets[1] - offsets[0]:,} bytes it has")
+    return TensorInfo(dtype, tuple(shape), *offsets)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+def dtype_code(dtype: np.dtype) -> str:
+    """Return the format's name of a type.
+
+    Raises:
+        WeightsError: it is not a floating-point type of the format.
+    """
+    if dtype not in _CODES:
+        raise WeightsError(f"parameters must be float16, bfloat16, float32 or float64 to be saved, got {dtype}")
+    return _CODES[dtype]
+
+
+def write_safetensors(
+    file: BinaryIO,
+    infos: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    get: Callable[[str], np.ndarray],
+    *,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a file, tensor by tensor, byte for byte as the safetensors package does.
+
+    Args:
+        file: where to write.
+        infos: {name: (dtype, shape)} of all tensors.
+        get: called with each name in the order of the file; returns the tensor, of that type and shape.
+        metadata: goes into the header.
+    """
+    ranks = {dtype: rank for rank, dtype in enumerate(FLOAT_DTYPES.values())}
+    order = sorted(infos, key=lambda name: (-ranks[infos[name][0]], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name in order:
+        dtype, shape = infos[name]
+        stop = position + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": dtype_code(dtype), "shape": list(shape), "data_offsets": [position, stop]}
+        position = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in order:
+        # Only C-contiguous arrays have their bytes in the order that the header promises.
+        array = np.ascontiguousarray(get(name))
+        file.write(array.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,149 @@
+"""Params to checkpoint directories."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import jax
+import numpy as np
+
+from dajax.errors import WeightsError
+
+from .mapping import sources, torch_shape
+from .report import raise_problems
+from .safetensors_io import dtype_code, write_safetensors
+from .shapes import parameter_shapes
+from .tree import flatten
+
+if TYPE_CHECKING:
+    from dajax.model.depth_anything import DepthAnything
+
+# What a directory is called by: file of weights, table of names, metadata of the file.
+FORMATS = {
+    "hf": ("model.safetensors", "huggingface", {"format": "pt"}),
+    "flax": ("params.safetensors", "flax", {"format": "flax"}),
+}
+
+
+def save(
+    directory: str | os.PathLike[str], model: DepthAnything, params: Mapping[str, Any], format: str = "hf"
+) -> None:
+    """Save a model so that `dajax.load` (both formats) and Transformers ("hf") open it.
+
+    Parameters keep their type: float32 files come back bit for bit, half-precision ones too. Tensors that the network
+    does not use are kept. An interrupted save leaves no checkpoint that loads.
+
+    Args:
+        directory: made if need be; a checkpoint in it is replaced.
+        model: gives the config.
+        params: nested dict of arrays (jax or numpy), as from `dajax.load` or `model.init(...)["params"]`.
+        format: "hf" writes model.safetensors with Transformers' names and layout; "flax" writes params.safetensors
+            keyed by Flax path. Both write config.json and preprocessor_config.json.
+
+    Raises:
+        WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
+            cannot be written.
+    """
+    if format not in FORMATS:
+        raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
+    filename, table, metadata = FORMATS[format]
+    directory = Path(directory)
+    flat = flatten(params)
+    shapes = parameter_shapes(model.config)
+    _check(flat, shapes)
+    table_sources = sources(table, shapes)
+
+    # Several Flax parameters never share a tensor in these tables, and each has exactly one.
+    owner = {source.names[0]: path for path, source in table_sources.items()}
+    infos = {
+        name: (np.dtype(flat[path].dtype), torch_shape(table_sources[path], shapes[path]))
+        for name, path in owner.items()
+    }
+
+    def get(name: str) -> np.ndarray:
+        return table_sources[owner[name]].transform.to_torch(np.asarray(jax.device_get(flat[owner[name]])))
+
+    config = model.config.to_dict()
+    dtypes = {dtype for dtype, _ in infos.values()}
+    if len(dtypes) == 1:
+        config["torch_dtype"] = dtypes.pop().name
+    others = {name for name, _, _ in FORMATS.values()} - {filename}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if left := sorted(name for name in others | {"model.safetensors.index.json"} if (directory / name).exists()):
+            raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
+        with _Staged(directory / filename) as weights:
+            write_safetensors(weights.file, infos, get, metadata=metadata)
+        # Without its config a directory does not load: so it is gone while weights and config are of two models.
+        (directory / "config.json").unlink(missing_ok=True)
+        weights.commit()
+        _write_json(directory / "preprocessor_config.json", _PREPROCESSOR)
+        _write_json(directory / "config.json", config)
+    except OSError as error:
+        raise WeightsError(f"{directory} cannot be written: {error.strerror or error}") from error
+
+
+# All released checkpoints have this one. Field names are those of Transformers' DPTImageProcessor.
+_PREPROCESSOR = {
+    "image_processor_type": "DPTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 518, "width": 518},
+    "keep_aspect_ratio": True,
+    "ensure_multiple_of": 14,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "do_pad": False,
+    "size_divisor": None,
+}
+
+
+def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing: {path} {list(shape)}" for path, shape in shapes.items() if path not in flat]
+    problems += [f"not in the model: {path}" for path in flat if path not in shapes]
+    for path, leaf in flat.items():
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            problems.append(f"not an array: {path} is {type(leaf).__name__}")
+        elif path in shapes and tuple(leaf.shape) != shapes[path]:
+            problems.append(f"wrong shape: {path}: the model has {list(shapes[path])}, params {list(leaf.shape)}")
+    raise_problems("params do not fit the model", problems)
+    for leaf in flat.values():
+        dtype_code(np.dtype(leaf.dtype))
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with _Staged(path) as staged:
+        staged.file.write((json.dumps(value, indent=2) + "\n").encode())
+    staged.commit()
+
+
+class _Staged:
+    """A file that is written beside its place and moved there when it is whole and on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> _Staged:
+        self.file: BinaryIO = self.temporary.open("wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+            if kind is not None:
+                self.temporary.unlink(missing_ok=True)
+
+    def commit(self) -> None:
+        self.temporary.replace(self.path)
