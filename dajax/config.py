@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from os.path import isdir
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,28 +69,37 @@ _OTHER_FAMILIES = {
 }
 
 
+def _shown(value: Any) -> str:
+    """Return a short form of a value from a file, for a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists within lists
+        return f"an extreme {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _check_integer(owner: str, name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{owner}.{name} must be an integer, got {value!r}")
+        raise ConfigError(f"{owner}.{name} must be an integer, got {_shown(value)}")
     if not low <= value <= high:
-        raise ConfigError(f"{owner}.{name} must be between {low} and {high}, got {value}")
+        raise ConfigError(f"{owner}.{name} must be between {low} and {high}, got {_shown(value)}")
 
 
 def _check_number(owner: str, name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{owner}.{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{owner}.{name} must be a finite number between {low} and {high}, got {value}")
+        raise ConfigError(f"{owner}.{name} must be a number, got {_shown(value)}")
+    if not low <= value <= high:  # NaN is not
+        raise ConfigError(f"{owner}.{name} must be a finite number between {low} and {high}, got {_shown(value)}")
 
 
 def _check_flag(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ConfigError(f"{owner}.{name} must be true or false, got {value!r}")
+        raise ConfigError(f"{owner}.{name} must be true or false, got {_shown(value)}")
 
 
 def _as_tuple(owner: str, name: str, value: Any, length: int | None = None) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{owner}.{name} must be a list, got {value!r}")
+        raise ConfigError(f"{owner}.{name} must be a list, got {_shown(value)}")
     if not 1 <= len(value) <= limits.MAX_TAPS:
         raise ConfigError(f"{owner}.{name} must have 1 to {limits.MAX_TAPS} entries, got {len(value)}")
     if length is not None and len(value) != length:
@@ -98,9 +107,10 @@ def _as_tuple(owner: str, name: str, value: Any, length: int | None = None) -> t
     return tuple(value)
 
 
-def _square(owner: str, name: str, value: Any) -> Any:
+def _square(value: Any) -> Any:
     """Return 518 for the `[518, 518]` that Transformers allows."""
-    if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(n) is int for n in value)
+    if is_pair and value[0] == value[1]:
         return value[0]
     return value
 
@@ -112,9 +122,10 @@ def _known_fields(cls: type, given: Mapping[str, Any], also: frozenset[str] = fr
     unknown = [name for name in given if name not in known | _IGNORED_FIELDS | also]
     if unknown:
         hints = {name: difflib.get_close_matches(str(name), known, 1) for name in unknown[: limits.MAX_LISTED_PROBLEMS]}
-        listed = ", ".join(f"{n!r}" + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
-        warnings.warn(f"{cls.__name__} has no field for, and ignores: {listed}", UserWarning, stacklevel=4)
-    return {name: value for name, value in given.items() if name in known}
+        listed = ", ".join(_shown(n) + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
+        warnings.warn(f"{cls.__name__} has no field for, and ignores: {listed}", UserWarning, stacklevel=3)
+    values = {name: value for name, value in given.items() if name in known and value is not None}
+    return values | {name: _square(values[name]) for name in ("image_size", "patch_size") if name in values}
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ class Dinov2Config:
     layerscale_value: float = 1.0
     drop_path_rate: float = 0.0
     use_swiglu_ffn: bool = False
-    out_indices: tuple[int, ...] = ()
+    out_indices: Sequence[int] = ()
     apply_layernorm: bool = True
     reshape_hidden_states: bool = False
     use_mask_token: bool = True
@@ -155,8 +166,6 @@ class Dinov2Config:
 
     def __post_init__(self) -> None:
         me = "backbone_config"
-        for name in ("image_size", "patch_size"):
-            object.__setattr__(self, name, _square(me, name, getattr(self, name)))
         _check_integer(me, "hidden_size", self.hidden_size, 1, limits.MAX_WIDTH)
         _check_integer(me, "num_hidden_layers", self.num_hidden_layers, 1, limits.MAX_LAYERS)
         _check_integer(me, "num_attention_heads", self.num_attention_heads, 1, limits.MAX_WIDTH)
@@ -180,19 +189,22 @@ class Dinov2Config:
         if self.image_size < self.patch_size:
             raise ConfigError(f"{me}.image_size ({self.image_size}) must be at least patch_size ({self.patch_size})")
         if self.hidden_act != "gelu":
-            raise ConfigError(f"{me}.hidden_act must be 'gelu' (exact), as in every DINOv2, got {self.hidden_act!r}")
+            raise ConfigError(
+                f"{me}.hidden_act must be 'gelu' (exact), as in every DINOv2, got {_shown(self.hidden_act)}"
+            )
         if self.reshape_hidden_states:
             raise ConfigError(f"{me}.reshape_hidden_states must be false: the neck takes tokens, not maps")
         self._check_out_indices(me)
 
     def _check_out_indices(self, me: str) -> None:
         # Transformers: without indices the last layer is the one tap; negative ones count from the end.
-        indices = _as_tuple(me, "out_indices", self.out_indices or (self.num_hidden_layers,))
+        given = self.out_indices
+        indices = (self.num_hidden_layers,) if given in ((), []) else _as_tuple(me, "out_indices", given)
         for index in indices:
             _check_integer(me, "out_indices", index, -self.num_hidden_layers - 1, self.num_hidden_layers)
         indices = tuple(i % (self.num_hidden_layers + 1) for i in indices)
         if list(indices) != sorted(set(indices)):
-            raise ConfigError(f"{me}.out_indices must be in rising order without repeats, got {list(self.out_indices)}")
+            raise ConfigError(f"{me}.out_indices must be in rising order without repeats, got {list(given)}")
         object.__setattr__(self, "out_indices", indices)
 
     @property
@@ -212,10 +224,18 @@ class Dinov2Config:
         if isinstance(given, Mapping):
             _refuse_other_family(given, "dinov2")
         values = _known_fields(cls, given, also=frozenset({"out_features"}))
-        if values.get("out_indices") is None and given.get("out_features") is not None:
-            names = _as_tuple("backbone_config", "out_features", given["out_features"])
-            values["out_indices"] = tuple(_stage_index(name) for name in names)
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        if given.get("out_features") is None:
+            return cls(**values)
+        stages = tuple(
+            _stage_index(name) for name in _as_tuple("backbone_config", "out_features", given["out_features"])
+        )
+        config = cls(**{"out_indices": stages, **values})
+        if config.out_indices != stages:
+            raise ConfigError(
+                f"backbone_config.out_features {_shown(given['out_features'])} and out_indices "
+                f"{_shown(given['out_indices'])} name different layers"
+            )
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as Transformers writes them."""
@@ -233,16 +253,18 @@ def _stage_index(name: Any) -> int:
         return 0
     if isinstance(name, str) and re.fullmatch("stage[0-9]{1,4}", name):
         return int(name[5:])
-    raise ConfigError(f"backbone_config.out_features must be 'stem' or 'stageN', got {name!r}")
+    raise ConfigError(f"backbone_config.out_features must be 'stem' or 'stageN', got {_shown(name)}")
 
 
 def _refuse_other_family(given: Mapping[str, Any], expected: str) -> None:
+    if isinstance(name := given.get("model_name"), str) and name.lower().startswith("da3"):
+        raise ConfigError("this is the config of Depth Anything 3: dajax builds Depth Anything V1 and V2")
     model_type = given.get("model_type", expected)
     if model_type != expected:
         family = _OTHER_FAMILIES.get(model_type) if isinstance(model_type, str) else None
         family = f", that is {family}" if family else ""
         raise ConfigError(
-            f"model_type must be {expected!r}, got {model_type!r}{family}: dajax builds Depth Anything V1 and V2"
+            f"model_type must be {expected!r}, got {_shown(model_type)}{family}: dajax builds Depth Anything V1 and V2"
         )
 
 
@@ -269,8 +291,8 @@ class DepthAnythingConfig:
     patch_size: int = 14
     initializer_range: float = 0.02
     reassemble_hidden_size: int = 384
-    reassemble_factors: tuple[int | float, ...] = (4, 2, 1, 0.5)
-    neck_hidden_sizes: tuple[int, ...] = (48, 96, 192, 384)
+    reassemble_factors: Sequence[int | float] = (4, 2, 1, 0.5)
+    neck_hidden_sizes: Sequence[int] = (48, 96, 192, 384)
     fusion_hidden_size: int = 64
     head_in_index: int = -1
     head_hidden_size: int = 32
@@ -282,8 +304,6 @@ class DepthAnythingConfig:
         backbone = self.backbone_config
         if not isinstance(backbone, Dinov2Config):
             raise ConfigError(f"{me}.backbone_config must be a Dinov2Config, got {type(backbone).__name__}")
-        object.__setattr__(self, "patch_size", _square(me, "patch_size", self.patch_size))
-        object.__setattr__(self, "max_depth", 1 if self.max_depth is None else self.max_depth)
         taps = len(backbone.out_indices)
         for name in ("reassemble_factors", "neck_hidden_sizes"):
             object.__setattr__(self, name, _as_tuple(me, name, getattr(self, name), taps))
@@ -301,7 +321,7 @@ class DepthAnythingConfig:
         _check_integer(me, "head_hidden_size", self.head_hidden_size, 1, limits.MAX_CHANNELS)
         if self.depth_estimation_type not in ("relative", "metric"):
             raise ConfigError(
-                f"{me}.depth_estimation_type must be 'relative' or 'metric', got {self.depth_estimation_type!r}"
+                f"{me}.depth_estimation_type must be 'relative' or 'metric', got {_shown(self.depth_estimation_type)}"
             )
         _check_number(me, "max_depth", self.max_depth, 1e-6, 1e6)
         if self.patch_size != backbone.patch_size:
@@ -354,17 +374,19 @@ class DepthAnythingConfig:
             _refuse_other_family(given, "depth_anything")
         values = _known_fields(cls, given)
         if values.get("backbone_config") is None and given.get("backbone") is not None:
-            raise ConfigError(f"config.backbone={given['backbone']!r} names a backbone without its backbone_config")
+            raise ConfigError(
+                f"config.backbone={_shown(given['backbone'])} names a backbone without its backbone_config"
+            )
         if values.get("depth_estimation_type") == "metric" and values.get("max_depth") is None:
             warnings.warn(
                 "a metric model without max_depth: 1 is used, as Transformers does. Released models have 20 m (indoor) "
                 "or 80 m (outdoor)",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
         if isinstance(values.get("backbone_config"), Mapping):
             values["backbone_config"] = Dinov2Config.from_dict(values["backbone_config"])
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as Transformers writes them into `config.json`."""
@@ -390,7 +412,7 @@ class DepthAnythingConfig:
         if isinstance(name, str) and name in ALIASES:
             return cls._released(ALIASES[name])
         path = locate(name, "config.json", **hub_options) if is_hub_id(name) else Path(name)
-        return cls.from_dict(read_json(path / "config.json" if path.is_dir() else path))
+        return cls.from_dict(read_json(path / "config.json" if isdir(path) else path))
 
     @classmethod
     def _released(cls, row: Checkpoint) -> DepthAnythingConfig:
@@ -482,13 +504,17 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: there is no such regular file.
         ConfigError: it is too large, not UTF-8, not JSON or not an object.
     """
-    if not path.is_file():
-        raise WeightsError(f"no file {path}: expected a {path.name} (is {path.parent} a checkpoint directory?)")
-    size = path.stat().st_size
-    if size > limits.MAX_JSON_BYTES:
-        raise ConfigError(f"{path} has {size:,} bytes; a {path.name} has at most {limits.MAX_JSON_BYTES:,}")
     try:
-        value = json.loads(path.read_bytes())
+        if not path.is_file():
+            raise WeightsError(f"no file {path}: expected a {path.name} (is {path.parent} a checkpoint directory?)")
+        size = path.stat().st_size
+        if size > limits.MAX_JSON_BYTES:
+            raise ConfigError(f"{path} has {size:,} bytes; a {path.name} has at most {limits.MAX_JSON_BYTES:,}")
+        text = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

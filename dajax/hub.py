@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from os import PathLike
+from os.path import exists
 from pathlib import Path
 
 from .checkpoints import ALIASES
 from .errors import HubError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def is_hub_id(name: str | PathLike[str]) -> bool:
     """Whether `name` is to be looked up on the Hub: an alias, or owner/name where no such path exists."""
     if not isinstance(name, str):
         return False
-    return name in ALIASES or (_HUB_ID.fullmatch(name) is not None and not Path(name).exists())
+    return name in ALIASES or (_HUB_ID.fullmatch(name) is not None and not exists(name))
 
 
 def locate(

@@ -17,8 +17,8 @@ MAX_JSON_BYTES = 1_000_000
 
 # The bound of the safetensors format itself (its Rust reader refuses longer headers).
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
-# A Giant checkpoint has fewer than 1,000 tensors; optimizer state triples that.
-MAX_TENSORS = 100_000
+# A Giant checkpoint has fewer than 1,000 tensors; optimizer state triples that. A header of 100,000 would take 100 MB.
+MAX_TENSORS = 10_000
 # What an error message lists before it says "and N more".
 MAX_LISTED_PROBLEMS = 50
 

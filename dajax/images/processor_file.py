@@ -1,6 +1,7 @@
 """Transformers' `preprocessor_config.json`: read within bounds, checked field by field."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,27 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
     if not isinstance(size, dict) or set(size) != {"height", "width"}:
         raise ConfigError(f"{source}: size must be a number, or have height and width, got {size!r}")
     known["size"] = (size["height"], size["width"])
+    if not all(isinstance(side, int) for side in known["size"]):
+        raise ConfigError(f"{source}: size must be whole numbers, got {size!r}")
     for key in ("image_mean", "image_std"):
         if isinstance(known[key], int | float):  # Transformers takes one number for all channels
             known[key] = [known[key]] * 3
-        if not isinstance(known[key], list | tuple):
-            raise ConfigError(f"{source}: {key} must be three numbers, got {known[key]!r}")
+        check_numbers(f"{source}: {key}", known[key], 3)
+    check_numbers(f"{source}: rescale_factor", [known["rescale_factor"]], 1)
+    if not isinstance(known["ensure_multiple_of"], int) or not isinstance(known["resample"], int):
+        raise ConfigError(f"{source}: ensure_multiple_of and resample must be whole numbers")
     return known
+
+
+def check_numbers(field: str, values: Any, count: int) -> None:
+    """Check a field that holds finite numbers.
+
+    Raises:
+        ConfigError: It does not hold `count` of them.
+    """
+    is_list = isinstance(values, list | tuple)
+    if not is_list or [isinstance(v, int | float) and math.isfinite(v) for v in values] != [True] * count:
+        raise ConfigError(f"{field} must be {count} finite number{'s' * (count > 1)}, got {values!r}")
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,8 +23,8 @@ from dajax.images.pixels import Colour, ValueRange, channels_last, rgb_from_arra
 from dajax.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 # Formats that may reach a decoder, whatever a file's name says. Not among them are those that run programs (EPS) or
-# are no photos (PSD, FITS, PDF, DDS, ...).
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "MPO")
+# are no photos (PSD, FITS, PDF, DDS, ...). MPO comes through JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -33,6 +33,8 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+Stream = io.BytesIO | io.BufferedReader
 
 # Pillow's own pixel limit is a global variable; ours is an argument. See `_open_picture`.
 _PILLOW_LIMIT_LOCK = threading.Lock()
@@ -140,7 +142,7 @@ def _as_array(source: Any, name: str) -> np.ndarray:
     return np.asarray(source)
 
 
-def _open_stream(source: Any, name: str) -> IO[bytes]:
+def _open_stream(source: Any, name: str) -> Stream:
     """Open a path, bytes or file object as a seekable binary stream. Never waits on a FIFO or device."""
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise ImageError(f"{name}: URLs are not read here. Download the picture first and pass the file or its bytes.")
@@ -161,7 +163,7 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+def _open_regular_file(path: str | os.PathLike[str], name: str) -> Stream:
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
@@ -191,7 +193,7 @@ def _check_bytes(count: int, name: str) -> None:
         raise ImageError(f"{name}: is larger than {MAX_IMAGE_BYTES:,} bytes")
 
 
-def _open_picture(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def _open_picture(stream: Stream, name: str, max_pixels: int) -> Image.Image:
     """Identify the format and read the header; nothing is decoded yet."""
     head = stream.read(512)
     formats: tuple[str, ...] = FORMATS
@@ -231,7 +233,7 @@ def _what_it_is(head: bytes) -> str:
     return f"is not a picture in one of the formats {', '.join(FORMATS)} (it starts with {head[:16]!r})"
 
 
-def _load(image: Image.Image, stream: IO[bytes], allow_truncated: bool, notes: list[str]) -> Image.Image:
+def _load(image: Image.Image, stream: Stream, allow_truncated: bool, notes: list[str]) -> Image.Image:
     """Decode. Pillow's own switch for truncated files is global to the process, so it is not used."""
     try:
         image.load()
@@ -287,7 +289,7 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         elif os.path.lexists(text):
             matches, nothing = [text], ""
         elif glob.has_magic(text):
-            matches = sorted(match for match in glob.glob(text, recursive=True) if not os.path.isdir(match))
+            matches = sorted(match for match in _expand(text) if not os.path.isdir(match))
             nothing = "no file matches this pattern"
         else:
             matches, nothing = [], "no such file or folder"
@@ -295,6 +297,14 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             raise ImageError(f"{text!r}: {nothing}")
         found.update(dict.fromkeys(Path(match) for match in matches))
     return list(found)
+
+
+def _expand(pattern: str) -> list[str]:
+    if "**" not in pattern:
+        return glob.glob(pattern)
+    # glob.glob would follow links to folders here, and two that point upwards keep it busy for ever.
+    path = Path(pattern, "*") if pattern.endswith("**") else Path(pattern)
+    return [str(match) for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))]
 
 
 def _in_folder(folder: str) -> list[str]:

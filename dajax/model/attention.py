@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from dajax.config import Dinov2Config
 
+from .precision import wide
+
 
 def dot_product_attention(
     query_bnhd: Float[Array, "batch tokens heads width"],
@@ -18,8 +20,7 @@ def dot_product_attention(
     deterministic: bool = True,
 ) -> tuple[Float[Array, "batch tokens heads width"], Float[Array, "batch heads tokens tokens"]]:
     """Return softmax(q k^T / sqrt(width)) v, and the softmax. Scores and softmax are at least float32."""
-    wide = jnp.promote_types(query_bnhd.dtype, jnp.float32)
-    scores_bhnm = jnp.einsum("bnhd,bmhd->bhnm", query_bnhd, key_bmhd, preferred_element_type=wide)
+    scores_bhnm = jnp.einsum("bnhd,bmhd->bhnm", query_bnhd, key_bmhd, preferred_element_type=wide(query_bnhd.dtype))
     weights_bhnm = jax.nn.softmax(scores_bhnm * query_bnhd.shape[-1] ** -0.5, axis=-1).astype(value_bmhd.dtype)
     dropped_bhnm = dropout(weights_bhnm, deterministic=deterministic) if dropout else weights_bhnm
     return jnp.einsum("bhnm,bmhd->bnhd", dropped_bhnm, value_bmhd), weights_bhnm
@@ -33,8 +34,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_bnd: Float[Array, "batch tokens width"], deterministic: bool
-    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch heads tokens tokens"]]:
+        self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool
+    ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"]]:
         """Return the tokens' update and the attention weights."""
         config = self.config
         init = nn.initializers.normal(config.initializer_range)

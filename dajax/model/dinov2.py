@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,11 +13,7 @@ from dajax.config import Dinov2Config
 from dajax.resample import cubic_matrix
 
 from .attention import Attention
-
-
-def wide(dtype: Any) -> jnp.dtype:
-    """Return the type that norms, softmax and the last layers compute in: `dtype`, but at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+from .precision import wide
 
 
 class PatchEmbeddings(nn.Module):
@@ -29,7 +25,7 @@ class PatchEmbeddings(nn.Module):
     @nn.compact
     def __call__(
         self, pixels_bhwc: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch rows cols width"]:
+    ) -> Float[Array, "batch rows cols dim"]:
         """Return one token for every patch."""
         config, p = self.config, self.config.patch_size
         shape = (p, p, config.num_channels, config.hidden_size)
@@ -47,7 +43,7 @@ class Embeddings(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens dim"]:
         """Return the class token followed by the patches, row by row."""
         config = self.config
         grid, width = config.grid_size, config.hidden_size
@@ -67,8 +63,8 @@ class Embeddings(nn.Module):
 
 
 def resample_positions(
-    positions: Float[Array, "1 tokens width"], config: Dinov2Config, rows: int, cols: int
-) -> Float[Array, "1 tokens_out width"]:
+    positions: Float[Array, "1 tokens dim"], config: Dinov2Config, rows: int, cols: int
+) -> Float[Array, "1 tokens_out dim"]:
     """Resample position embeddings from their square training grid to `rows` x `cols` patches.
 
     Bicubic (a = -0.75, no antialiasing) in float32. As they are where the grid is the training grid.
@@ -98,7 +94,7 @@ class LayerNorm(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return normalised tokens in `dtype`."""
         width = tokens_bnd.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
@@ -115,7 +111,7 @@ class LayerScale(nn.Module):
     config: Dinov2Config
 
     @nn.compact
-    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the scaled branch."""
         init = nn.initializers.constant(self.config.layerscale_value)
         return tokens_bnd * self.param("lambda1", init, tokens_bnd.shape[-1:]).astype(tokens_bnd.dtype)
@@ -128,7 +124,7 @@ class MLP(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the tokens' update."""
         init = nn.initializers.normal(self.config.initializer_range)
         hidden_bnm = nn.Dense(self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="fc1")(tokens_bnd)
@@ -143,7 +139,7 @@ class SwiGLU(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, tokens_bnd: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the tokens' update."""
         init = nn.initializers.normal(self.config.initializer_range)
         both = nn.Dense(2 * self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="weights_in")(tokens_bnd)
@@ -160,8 +156,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_bnd: Float[Array, "batch tokens width"], deterministic: bool = True
-    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch heads tokens tokens"]]:
+        self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool = True
+    ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"]]:
         """Return the tokens and the attention weights."""
         config, dtype = self.config, self.dtype
         drop_path = nn.Dropout(config.drop_path_rate, broadcast_dims=(1, 2), deterministic=deterministic)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dajax.config import DepthAnythingConfig
 
-from .dinov2 import wide
+from .precision import wide
 from .resize import resize_align_corners
 
 

@@ -103,7 +103,7 @@ class Neck(nn.Module):
 
     @nn.compact
     def __call__(
-        self, taps: tuple[Float[Array, "batch tokens width"], ...], grid: tuple[int, int]
+        self, taps: tuple[Float[Array, "batch tokens dim"], ...], grid: tuple[int, int]
     ) -> tuple[Float[Array, "batch _ _ c"], ...]:
         """Return the fused maps from the coarsest level to the finest.
 

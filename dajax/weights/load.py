@@ -6,8 +6,9 @@ import os
 import re
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dajax.model.depth_anything import DepthAnything
 
 from .mapping import Source, recognise, sources, torch_shape
 from .report import raise_problems
-from .safetensors_io import SafetensorsFile, TensorInfo
+from .safetensors_io import FLOAT_DTYPES, SafetensorsFile, TensorInfo
 from .shapes import Shape, parameter_shapes
 from .tree import flatten, nest
 
@@ -98,15 +99,20 @@ def load(
 
 
 def _float_dtype(dtype: Any) -> np.dtype:
+    known = list(FLOAT_DTYPES.values())
     try:
         found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ConfigError(f"dtype must name a floating-point type such as 'bfloat16', got {dtype!r}") from error
-    if not jnp.issubdtype(found, jnp.floating):
-        raise ConfigError(f"dtype must be a floating-point type such as 'bfloat16', got {dtype!r}")
-    if found == np.float64 and not jax.config.read("jax_enable_x64"):
+    except (TypeError, ValueError, SyntaxError) as error:  # numpy parses strings
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, known))}, got {dtype!r}") from error
+    if found not in known:
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, known))}, got {dtype!r}")
+    if found == np.float64 and not _has_float64():
         raise ConfigError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
     return found
+
+
+def _has_float64() -> bool:
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
 def _find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> tuple[Path, Path | None]:
@@ -126,6 +132,13 @@ def _find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) ->
             locate(name, shard, **hub_options)
         return index, config
     path = Path(name)
+    try:
+        return _find_local(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _find_local(path: Path) -> tuple[Path, Path | None]:
     if path.is_dir():
         found = [file for file in WEIGHT_FILES if (path / file).exists() or (path / file).is_symlink()]
         if not found:
@@ -148,8 +161,8 @@ def _shard_names(index: Path) -> list[str]:
     names = sorted({str(file) for file in weight_map.values()})
     for file in names:
         # A bare file name cannot leave the folder, on any system.
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors", file):
-            raise WeightsError(f"{index} names {file!r}: a shard must be a .safetensors file in the same folder")
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}\.safetensors", file):
+            raise WeightsError(f"{index} names {file[:200]!r}: a shard must be a .safetensors file in the same folder")
     return names
 
 
@@ -158,7 +171,9 @@ def _shards(weights: Path) -> list[Path]:
         return [weights]
     folder = weights.parent
     shards = [folder / name for name in _shard_names(weights)]
-    allowed = {folder.resolve(), folder.resolve().parent.parent / "blobs"}  # the second is the Hub cache's own layout
+    allowed = {folder.resolve()}
+    if folder.resolve().parent.name == "snapshots":  # the Hub cache's own layout
+        allowed.add(folder.resolve().parent.parent / "blobs")
     problems = []
     for shard in shards:
         if not shard.exists():
@@ -220,9 +235,9 @@ def _plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan:
             want = torch_shape(source, shape)
             # Parts are joined along their first axis.
             joined = (sum(s[0] if s else 0 for s in found), *found[0][1:]) if len(found) > 1 else found[0]
-            if joined != want or len({s[1:] for s in found}) > 1:
-                names = " + ".join(source.names)
-                problems.append(f"wrong shape: {names}: the config asks for {list(want)}, the file has {list(joined)}")
+            if joined != want or len(set(found)) > 1:
+                names, have = " + ".join(source.names), " + ".join(str(list(s)) for s in found)
+                problems.append(f"wrong shape: {names}: the config asks for {list(want)}, the file has {have}")
     width = config.backbone_config.hidden_size
     raise_problems(
         f"{path} does not fit its config ({config.backbone_config.num_hidden_layers} layers of width {width})",
@@ -234,6 +249,7 @@ def _plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan:
 
 def _refuse_other_models(path: Path, tensors: Tensors) -> None:
     signs = {
+        "backbone.pretrained.": "Depth Anything 3",
         "rope": "DINOv3",
         "storage_tokens": "DINOv3",
         "register_tokens": "DINOv2 with registers",
@@ -253,33 +269,47 @@ def _read_all(
     place = _placement(sharding, plan)
     largest = max(info.stop - info.start for _, info in tensors.values())
     local = threading.local()
+    has_float64 = _has_float64()
 
-    def read(path: str) -> tuple[str, jax.Array]:
+    def read(path: str) -> np.ndarray:
         if not hasattr(local, "buffer"):
             local.buffer = np.empty(largest, np.uint8)
         source, shape = plan[path]
-        return path, place(path, _read_one(source, shape, tensors, dtype, local.buffer, check_finite))
+        as_dtype = _kept_dtype(source, tensors, has_float64) if dtype is None else dtype
+        return _read_one(source, shape, tensors, as_dtype, local.buffer, check_finite)
 
+    # Arrays are placed by the caller's thread: `with jax.default_device(...)` and the like hold for that one only.
+    params: dict[str, jax.Array] = {}
+    ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
-        return nest(dict(pool.map(read, plan)))
+        for path in plan:
+            ahead.append((path, pool.submit(read, path)))
+            if len(ahead) > _READERS:
+                first, future = ahead.popleft()
+                params[first] = place(first, future.result())
+        params |= {rest: place(rest, future.result()) for rest, future in ahead}
+    return nest(params)
+
+
+def _kept_dtype(source: Source, tensors: Tensors, has_float64: bool) -> np.dtype:
+    """Return the type of the file, as far as jax has it."""
+    dtypes = {tensors[name][1].dtype for name in source.names}
+    found = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    return np.dtype(np.float32) if found == np.float64 and not has_float64 else found
 
 
 def _read_one(
-    source: Source, shape: Shape, tensors: Tensors, dtype: np.dtype | None, buffer: np.ndarray, check_finite: bool
+    source: Source, shape: Shape, tensors: Tensors, dtype: np.dtype, buffer: np.ndarray, check_finite: bool
 ) -> np.ndarray:
     parts = [tensors[name] for name in source.names]
-    file_dtype = np.result_type(*(info.dtype for _, info in parts))
-    if dtype is None:
-        dtype = file_dtype
-        if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
-            dtype = np.dtype(np.float32)
     target = _aligned_empty(shape, dtype)
     # Seen with PyTorch's axes: what is read is cast and transposed in one pass, straight into its place.
     view, position = source.transform.to_torch(target), 0
     for name, (file, info) in zip(source.names, parts, strict=True):
         rows = info.shape[0] if len(parts) > 1 else None
         part = view if rows is None else view[position : position + rows]
-        np.copyto(part, file.read(name, buffer), casting="unsafe")
+        with np.errstate(over="ignore"):  # what becomes infinite is reported below
+            np.copyto(part, file.read(name, buffer), casting="unsafe")
         position += rows or 0
     if check_finite and not _is_finite(target):
         raise WeightsError(
@@ -312,5 +342,12 @@ def _placement(sharding: Any, plan: Plan) -> Callable[[str, np.ndarray], jax.Arr
     if isinstance(sharding, Mapping):
         flat = flatten(sharding)
         raise_problems("sharding does not fit the params", [f"missing: {path}" for path in plan if path not in flat])
-        return lambda path, array: jax.device_put(array, flat[path])
-    return lambda path, array: jax.device_put(array, sharding)
+        return lambda path, array: _put(path, array, flat[path])
+    return lambda path, array: _put(path, array, sharding)
+
+
+def _put(path: str, array: np.ndarray, sharding: Any) -> jax.Array:
+    try:
+        return jax.device_put(array, sharding)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"sharding does not fit {path} {list(array.shape)}: {error}") from error

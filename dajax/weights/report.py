@@ -16,7 +16,8 @@ def raise_problems(summary: str, problems: Sequence[str], advice: str = "") -> N
     """
     if not problems:
         return
-    listed = list(problems[: limits.MAX_LISTED_PROBLEMS])
+    # Names come from files: bounded, and on one line each.
+    listed = [repr(line[:500])[1:-1] for line in problems[: limits.MAX_LISTED_PROBLEMS]]
     if len(problems) > len(listed):
         listed.append(f"… and {len(problems) - len(listed):,} more")
     raise WeightsError("\n  ".join([f"{summary}:", *listed]) + (f"\n{advice}" if advice else ""))

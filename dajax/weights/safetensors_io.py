@@ -109,8 +109,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     head = file.read(8)
     if len(head) < 8:
         raise WeightsError(f"{path} has {size} bytes: too short for a safetensors file")
-    _refuse_disguise(head + file.read(56), path)
     length = int.from_bytes(head, "little")
+    if length > limits.MAX_SAFETENSORS_HEADER_BYTES:  # as a number, eight letters are more than any length
+        _refuse_disguise(head + file.read(56), path)
     if length == 0 or length > limits.MAX_SAFETENSORS_HEADER_BYTES:
         raise WeightsError(
             f"{path} is not a safetensors file, or is damaged: its header claims {length:,} bytes "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,7 +36,8 @@ def save(
     """Save a model so that `dajax.load` (both formats) and Transformers ("hf") open it.
 
     Parameters keep their type: float32 files come back bit for bit, half-precision ones too. Tensors that the network
-    does not use are kept. An interrupted save leaves no checkpoint that loads.
+    does not use are kept. An interrupted save leaves the old checkpoint, the new one, or (where their configs differ)
+    one that does not load; never a mixture.
 
     Args:
         directory: made if need be; a checkpoint in it is replaced.
@@ -76,13 +78,17 @@ def save(
         directory.mkdir(parents=True, exist_ok=True)
         if left := sorted(name for name in others | {"model.safetensors.index.json"} if (directory / name).exists()):
             raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
-        with _Staged(directory / filename) as weights:
-            write_safetensors(weights.file, infos, get, metadata=metadata)
-        # Without its config a directory does not load: so it is gone while weights and config are of two models.
-        (directory / "config.json").unlink(missing_ok=True)
-        weights.commit()
-        _write_json(directory / "preprocessor_config.json", _PREPROCESSOR)
-        _write_json(directory / "config.json", config)
+        config_path = directory / "config.json"
+        with _staged(directory / filename) as file:
+            write_safetensors(file, infos, get, metadata=metadata)
+            _to_disk(file)
+            # Without its config a directory does not load: so it is gone while weights and config are of two models.
+            if not (config_path.is_file() and config_path.read_bytes() == _json_bytes(config)):
+                config_path.unlink(missing_ok=True)
+        for path, value in ((directory / "preprocessor_config.json", _PREPROCESSOR), (config_path, config)):
+            with _staged(path) as file:
+                file.write(_json_bytes(value))
+                _to_disk(file)
     except OSError as error:
         raise WeightsError(f"{directory} cannot be written: {error.strerror or error}") from error
 
@@ -118,32 +124,23 @@ def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
         dtype_code(np.dtype(leaf.dtype))
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with _Staged(path) as staged:
-        staged.file.write((json.dumps(value, indent=2) + "\n").encode())
-    staged.commit()
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
-class _Staged:
-    """A file that is written beside its place and moved there when it is whole and on the disk."""
+@contextmanager
+def _staged(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path` that takes its place at the end, or is removed if anything fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
 
-    def __enter__(self) -> _Staged:
-        self.file: BinaryIO = self.temporary.open("wb")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
-            if kind is not None:
-                self.temporary.unlink(missing_ok=True)
-
-    def commit(self) -> None:
-        self.temporary.replace(self.path)
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

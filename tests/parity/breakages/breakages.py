@@ -1,0 +1,155 @@
+"""Mistakes that ports of this network make, each to be noticed by a test of parity."""
+
+from typing import NamedTuple
+
+
+class Breakage(NamedTuple):
+    """`old` stands exactly once in `file` and becomes `new`; the tests that `killers` selects (pytest -k) must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    killers: str
+
+
+# One small map is enough for most: the mistake is everywhere in it.
+MAP = "float64 and tiny-70x70"
+EVEN = "float64 and tiny-56x84"
+
+BREAKAGES = [
+    # Encoder
+    Breakage("tanh GELU", "model/dinov2.py", "approximate=False", "approximate=True", MAP),
+    Breakage("LayerNorm eps 1e-5", "model/dinov2.py", "self.config.layer_norm_eps", "1e-5", MAP),
+    Breakage(
+        "LayerScale left out",
+        "model/dinov2.py",
+        "return tokens_bnd * self.param",
+        "return tokens_bnd + 0 * self.param",
+        MAP,
+    ),
+    Breakage(
+        "taps not normalised", "model/dinov2.py", "taps = normed if config.apply_layernorm else taps", "pass", MAP
+    ),
+    Breakage(
+        "taps counted from 0", "model/dinov2.py", "hidden_states[i] for i in", "hidden_states[i - 1] for i in", MAP
+    ),
+    Breakage(
+        "taps in reverse", "model/dinov2.py", "for i in config.out_indices)", "for i in config.out_indices[::-1])", MAP
+    ),
+    Breakage(
+        "gate and up swapped",
+        "model/dinov2.py",
+        "gate_bnm, up_bnm = jnp",
+        "up_bnm, gate_bnm = jnp",
+        "float64 and swiglu",
+    ),
+    Breakage(
+        "sigmoid gate for SiLU", "model/dinov2.py", "nn.silu(gate_bnm)", "nn.sigmoid(gate_bnm)", "float64 and swiglu"
+    ),
+    Breakage(
+        "no scale in attention", "model/attention.py", "scores_bhnm * query_bnhd.shape[-1] ** -0.5", "scores_bhnm", MAP
+    ),
+    Breakage("scale by all heads' width", "model/attention.py", "query_bnhd.shape[-1] ** -0.5", "32**-0.5", MAP),
+    Breakage("softmax over queries", "model/attention.py", "axis=-1).astype", "axis=-2).astype", MAP),
+    Breakage("rows and columns of positions swapped", "model/dinov2.py", '"Hh,Ww,hwd->HWd"', '"Hh,Ww,whd->HWd"', EVEN),
+    Breakage("positions by the authors' +0.1", "model/dinov2.py", "grid / (n + offset)", "grid / (n + 0.1)", EVEN),
+    Breakage("bicubic a = -0.5", "resample.py", "a: float = -0.75,", "a: float = -0.5,", EVEN),
+    Breakage("patches of the wrong order", "model/dinov2.py", '"bhywxc,yxcd->bhwd"', '"bhywxc,xycd->bhwd"', MAP),
+    # Neck
+    Breakage("padding SAME", "model/neck.py", "stride, padding=1,", 'stride, padding="SAME",', EVEN),
+    Breakage("class token kept, last patch dropped", "model/neck.py", "tap_bnd[:, 1:]", "tap_bnd[:, :-1]", MAP),
+    Breakage("no ReLU before the convolutions", "model/neck.py", "name)(nn.relu(x))", "name)(x)", MAP),
+    Breakage("no skip in the residual unit", "model/neck.py", "return maps_bhwc + x", "return x", MAP),
+    Breakage(
+        "transposed convolution flipped",
+        "model/neck.py",
+        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel',
+        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel[::-1, ::-1]',
+        MAP,
+    ),
+    Breakage(
+        "half-pixel upsampling",
+        "resample.py",
+        "low, rest = np.divmod(np.arange(size_out, dtype=np.int64) * (size_in - 1), steps)",
+        "steps = 2 * size_out\n"
+        "    low, rest = np.divmod(np.clip((2 * np.arange(size_out) + 1) * size_in - size_out, 0, None), steps)\n"
+        "    low = np.minimum(low, size_in - 1)",
+        MAP,
+    ),
+    Breakage(
+        "finer level not refined", "model/neck.py", "maps_bhwc + unit1(finer_bhwc)", "maps_bhwc + finer_bhwc", MAP
+    ),
+    # Head
+    Breakage(
+        "max_depth forgotten",
+        "model/head.py",
+        "activation(x) * jnp.asarray(config.max_depth, x.dtype)",
+        "activation(x)",
+        "float64 and metric",
+    ),
+    Breakage(
+        "ReLU in the metric head",
+        "model/head.py",
+        "nn.sigmoid if config.is_metric else nn.relu",
+        "nn.relu",
+        "float64 and metric",
+    ),
+    Breakage(
+        "sigmoid in the relative head",
+        "model/head.py",
+        "nn.sigmoid if config.is_metric else nn.relu",
+        "nn.sigmoid",
+        MAP,
+    ),
+    Breakage("no ReLU before the last layer", "model/head.py", "(nn.relu(x))[..., 0]", "(x)[..., 0]", MAP),
+    # Weights
+    Breakage(
+        "query and key swapped",
+        "weights/mapping.py",
+        '_layer("backbone/layer_{i}/attention/{qkv}", f"{_V4}.attention.{{qkv}}", "linear")',
+        '_layer("backbone/layer_{i}/attention/query", f"{_V4}.attention.key", "linear"),\n'
+        '        *_layer("backbone/layer_{i}/attention/key", f"{_V4}.attention.query", "linear"),\n'
+        '        *_layer("backbone/layer_{i}/attention/{qkv}", f"{_V4}.attention.{{qkv}}", "linear")',
+        MAP,
+    ),
+    Breakage(
+        "linear layers not transposed",
+        "weights/mapping.py",
+        '"linear": Transform(lambda x: x.T, lambda x: x.T)',
+        '"linear": Transform(lambda x: x.reshape(x.shape[::-1]), lambda x: x.reshape(x.shape[::-1]))',
+        MAP,
+    ),
+    Breakage(
+        "kernels' height and width swapped",
+        "weights/mapping.py",
+        "x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)",
+        "x.transpose(3, 2, 1, 0), lambda x: x.transpose(3, 2, 1, 0)",
+        MAP,
+    ),
+    # Pictures
+    Breakage(
+        "BILINEAR for BICUBIC",
+        "images/processor.py",
+        "Image.Resampling(self.resample)",
+        "Image.Resampling.BILINEAR",
+        "processor",
+    ),
+    Breakage(
+        "mean and deviation of 0.5",
+        "images/processor.py",
+        "IMAGENET_MEAN = (0.485, 0.456, 0.406)",
+        "IMAGENET_MEAN = (0.5, 0.5, 0.5)",
+        "processor",
+    ),
+    Breakage(
+        "sides rounded down",
+        "images/recipes.py",
+        "round(multiples)",
+        "math.floor(multiples)",
+        "processor",
+    ),
+    Breakage(
+        "depth resized back bilinearly", "images/processor.py", "else resize_cubic", "else resize_linear", "pipeline"
+    ),
+]

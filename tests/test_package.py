@@ -1,0 +1,80 @@
+import importlib
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dajax
+
+ROOT = Path(dajax.__file__).parent.parent
+
+
+def ask(code):
+    """Return what a fresh interpreter prints, as JSON."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(run.stdout)
+
+
+def test_import_is_light():
+    code = """if True:
+        import json, sys
+        import dajax
+        dir(dajax), dajax.errors, dajax.list_models(), dajax.DepthAnythingConfig.small()
+        bridge = sys.modules.get("jax._src.xla_bridge")
+        print(json.dumps({"modules": list(sys.modules), "backends": list(bridge._backends) if bridge else []}))
+    """
+    found = ask(code)
+    heavy = {"optax", "huggingface_hub", "tyro", "PIL", "tqdm", "flax", "jax", "numpy", "safetensors"}
+    assert heavy.isdisjoint(found["modules"])
+    assert found["backends"] == []
+
+
+def test_the_network_starts_no_backend():
+    code = """if True:
+        import json, sys
+        import dajax
+        model = dajax.DepthAnything(dajax.DepthAnythingConfig.small())
+        dajax.load, dajax.save
+        from jax._src import xla_bridge
+        print(json.dumps({"modules": list(sys.modules), "backends": list(xla_bridge._backends)}))
+    """
+    found = ask(code)
+    assert {"huggingface_hub", "tyro", "PIL", "torch"}.isdisjoint(found["modules"])
+    assert found["backends"] == []
+
+
+def test_every_name_resolves():
+    for name in dajax.__all__:
+        assert getattr(dajax, name) is not None
+    assert dir(dajax) == dajax.__all__ == sorted(set(dajax.__all__))
+    assert dajax.errors is importlib.import_module("dajax.errors")
+
+
+def test_contract():
+    assert set(dajax.__all__) >= {
+        "DepthAnything", "DepthAnythingConfig", "DepthEstimationPipeline", "DepthEstimator", "DepthEstimatorOutput",
+        "DepthImageProcessor", "enable_compilation_cache", "errors", "list_models", "load", "pipeline", "save",
+    }  # fmt: skip
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'dajax' has no attribute 'laod'"):
+        dajax.laod  # noqa: B018
+
+
+def test_version():
+    project = ROOT / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("dajax is installed, not checked out")
+    assert dajax.__version__ == tomllib.loads(project.read_text())["project"]["version"]
+
+
+def test_errors_are_one_family():
+    errors = dajax.errors
+    family = {errors.ConfigError, errors.WeightsError, errors.ImageError, errors.HubError, errors.JobError}
+    assert all(issubclass(error, errors.DajaxError) for error in family)
+    with pytest.raises(errors.DajaxError, match="huge"):
+        dajax.DepthAnythingConfig.v1("huge")

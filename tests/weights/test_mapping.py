@@ -1,0 +1,159 @@
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
+
+from dajax import DepthAnything, DepthAnythingConfig
+from dajax.checkpoints import ALIASES
+from dajax.weights.mapping import TABLES, TRANSFORMS, recognise, sources, torch_shape
+from dajax.weights.random import random_params
+from dajax.weights.shapes import parameter_shapes
+from dajax.weights.tree import flatten, nest
+
+
+def with_backbone(config, **changes):
+    return replace(config, backbone_config=replace(config.backbone_config, **changes))
+
+
+SIZES = {
+    "small": DepthAnythingConfig.small(),
+    "base": DepthAnythingConfig.base(),
+    "large": DepthAnythingConfig.large(),
+    "giant": DepthAnythingConfig.giant(),
+}
+CONFIGS = SIZES | {
+    "tiny": tiny_config(),
+    "tiny metric": tiny_metric_config(),
+    "tiny swiglu": tiny_swiglu_config(),
+    "no qkv bias": with_backbone(tiny_config(), qkv_bias=False),
+    "no mask token": with_backbone(tiny_config(), use_mask_token=False),
+    "no layernorm": with_backbone(tiny_config(), apply_layernorm=False),
+    "mlp ratio": with_backbone(tiny_swiglu_config(), mlp_ratio=2.7),
+    "two taps": tiny_config(
+        backbone_config=replace(tiny_config().backbone_config, out_indices=(0, 4)),
+        reassemble_factors=(0.5, 3),
+        neck_hidden_sizes=(8, 12),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_are_those_of_init(name):
+    config = CONFIGS[name]
+    side = 2 * config.patch_size
+    variables = jax.eval_shape(DepthAnything(config).init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    found = {path: leaf.shape for path, leaf in flatten(variables["params"]).items()}
+    assert set(variables) == {"params"}
+    assert found == parameter_shapes(config)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+def test_released_have_the_shapes_of_their_size():
+    for row in ALIASES.values():
+        config = DepthAnythingConfig.from_pretrained(row.alias)
+        assert parameter_shapes(config) == parameter_shapes(SIZES[row.size])
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("small", 24_785_089), ("base", 97_470_785), ("large", 335_315_649), ("giant", 1_258_132_225)],
+)
+def test_parameter_counts(size, parameters):
+    shapes = parameter_shapes(SIZES[size])
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
+    # The bound that refuses absurd configs is near the truth.
+    assert 0.9 < SIZES[size].num_parameters_bound() / parameters < 1.1
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tables_are_bijective(name, table):
+    shapes = parameter_shapes(CONFIGS[name])
+    found = sources(table, shapes)
+    assert list(found) == list(shapes)  # every path has a row
+    names = list(itertools.chain.from_iterable(source.names for source in found.values()))
+    assert len(names) == len(set(names))  # and no two the same tensor
+    assert recognise(names, shapes) == table
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("name", ["tiny", "tiny swiglu", "two taps"])
+def test_every_value_arrives(name, table):
+    """There and back through each table, every element is at its place."""
+    config = CONFIGS[name]
+    flat = flatten(random_params(config))
+    for path, source in sources(table, flat).items():
+        tensor = source.transform.to_torch(flat[path])
+        assert tensor.shape == torch_shape(source, flat[path].shape)
+        np.testing.assert_array_equal(source.transform.to_flax(tensor), flat[path])
+
+
+# Written out by hand: the names that the Hub's files have, and those of the modules of Transformers 5.
+EXAMPLES = [
+    ("backbone/embeddings/cls_token", "backbone.embeddings.cls_token", None, (1, 1, 32)),
+    ("backbone/embeddings/mask_token", "backbone.embeddings.mask_token", None, (1, 32)),
+    ("backbone/embeddings/position_embeddings", "backbone.embeddings.position_embeddings", None, (1, 26, 32)),
+    ("backbone/embeddings/patch_embeddings/kernel", "backbone.embeddings.patch_embeddings.projection.weight", None,
+     (32, 3, 14, 14)),
+    ("backbone/layer_3/attention/query/kernel", "backbone.encoder.layer.3.attention.attention.query.weight",
+     ["backbone.encoder.layer.3.attention.q_proj.weight"], (32, 32)),
+    ("backbone/layer_0/attention/value/bias", "backbone.encoder.layer.0.attention.attention.value.bias",
+     ["backbone.encoder.layer.0.attention.v_proj.bias"], (32,)),
+    ("backbone/layer_0/attention/output/kernel", "backbone.encoder.layer.0.attention.output.dense.weight",
+     ["backbone.encoder.layer.0.attention.o_proj.weight"], (32, 32)),
+    ("backbone/layer_1/norm2/scale", "backbone.encoder.layer.1.norm2.weight", None, (32,)),
+    ("backbone/layer_1/layer_scale2/lambda1", "backbone.encoder.layer.1.layer_scale2.lambda1", None, (32,)),
+    ("backbone/layer_1/mlp/weights_in/kernel", "backbone.encoder.layer.1.mlp.weights_in.weight",
+     ["backbone.encoder.layer.1.mlp.gate_proj.weight", "backbone.encoder.layer.1.mlp.up_proj.weight"], (176, 32)),
+    ("backbone/layer_1/mlp/weights_in/bias", "backbone.encoder.layer.1.mlp.weights_in.bias",
+     ["backbone.encoder.layer.1.mlp.gate_proj.bias", "backbone.encoder.layer.1.mlp.up_proj.bias"], (176,)),
+    ("backbone/layer_1/mlp/weights_out/kernel", "backbone.encoder.layer.1.mlp.weights_out.weight",
+     ["backbone.encoder.layer.1.mlp.down_proj.weight"], (32, 88)),
+    ("backbone/layernorm/bias", "backbone.layernorm.bias", None, (32,)),
+    ("neck/reassemble_0/projection/kernel", "neck.reassemble_stage.layers.0.projection.weight", None, (8, 32, 1, 1)),
+    ("neck/reassemble_0/upsample/kernel", "neck.reassemble_stage.layers.0.resize.weight", None, (8, 8, 4, 4)),
+    ("neck/reassemble_3/downsample/bias", "neck.reassemble_stage.layers.3.resize.bias", None, (24,)),
+    ("neck/conv_2/kernel", "neck.convs.2.weight", None, (16, 16, 3, 3)),
+    ("neck/fusion_0/residual_layer1/convolution2/kernel",
+     "neck.fusion_stage.layers.0.residual_layer1.convolution2.weight", None, (16, 16, 3, 3)),
+    ("neck/fusion_3/projection/kernel", "neck.fusion_stage.layers.3.projection.weight", None, (16, 16, 1, 1)),
+    ("head/conv1/kernel", "head.conv1.weight", None, (8, 16, 3, 3)),
+    ("head/conv3/kernel", "head.conv3.weight", None, (1, 8, 1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "v4", "v5", "shape"), EXAMPLES)
+def test_names(path, v4, v5, shape):
+    shapes = parameter_shapes(tiny_swiglu_config())
+    old, new = (sources(table, shapes)[path] for table in ("huggingface", "huggingface-5"))
+    assert old.names == (v4,)
+    assert new.names == tuple(v5 or [v4])
+    assert torch_shape(old, shapes[path]) == torch_shape(new, shapes[path]) == shape
+
+
+def test_a_path_without_a_row_is_a_bug():
+    with pytest.raises(KeyError, match="backbone/unheard/of"):
+        sources("huggingface", ["backbone/unheard/of"])
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape"),
+    [("same", (3, 4)), ("linear", (5, 3)), ("pointwise", (5, 3, 1, 1)), ("conv", (5, 3, 2, 4)), ("deconv", (3, 5, 2, 4))],
+)
+def test_transforms_are_views(transform, shape):
+    """Loading writes through them, so none may copy."""
+    tensor = np.arange(np.prod(shape)).reshape(shape)
+    flax = TRANSFORMS[transform].to_flax(tensor)
+    back = TRANSFORMS[transform].to_torch(flax)
+    np.testing.assert_array_equal(back, tensor)
+    assert np.shares_memory(flax, tensor)
+    assert np.shares_memory(back, tensor)
+
+
+def test_tree():
+    assert nest({"a/b/c": 1, "a/d": 2, "e": 3}) == {"a": {"b": {"c": 1}, "d": 2}, "e": 3}
+    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a/b/c": 1, "a/d": 2, "e": 3}
