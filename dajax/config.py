@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from . import limits
 from .checkpoints import ALIASES, Checkpoint
-from .errors import ConfigError, WeightsError
+from .errors import ConfigError, WeightsError, shown
 from .hub import is_hub_id, locate
 
 Style = Literal["huggingface", "official"]
@@ -69,37 +69,28 @@ _OTHER_FAMILIES = {
 }
 
 
-def _shown(value: Any) -> str:
-    """Return a short form of a value from a file, for a message."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; lists within lists
-        return f"an extreme {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
 def _check_integer(owner: str, name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{owner}.{name} must be an integer, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be an integer, got {shown(value)}")
     if not low <= value <= high:
-        raise ConfigError(f"{owner}.{name} must be between {low} and {high}, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be between {low} and {high}, got {shown(value)}")
 
 
 def _check_number(owner: str, name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{owner}.{name} must be a number, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be a number, got {shown(value)}")
     if not low <= value <= high:  # NaN is not
-        raise ConfigError(f"{owner}.{name} must be a finite number between {low} and {high}, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be a finite number between {low} and {high}, got {shown(value)}")
 
 
 def _check_flag(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ConfigError(f"{owner}.{name} must be true or false, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be true or false, got {shown(value)}")
 
 
 def _as_tuple(owner: str, name: str, value: Any, length: int | None = None) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{owner}.{name} must be a list, got {_shown(value)}")
+        raise ConfigError(f"{owner}.{name} must be a list, got {shown(value)}")
     if not 1 <= len(value) <= limits.MAX_TAPS:
         raise ConfigError(f"{owner}.{name} must have 1 to {limits.MAX_TAPS} entries, got {len(value)}")
     if length is not None and len(value) != length:
@@ -122,7 +113,7 @@ def _known_fields(cls: type, given: Mapping[str, Any], also: frozenset[str] = fr
     unknown = [name for name in given if name not in known | _IGNORED_FIELDS | also]
     if unknown:
         hints = {name: difflib.get_close_matches(str(name), known, 1) for name in unknown[: limits.MAX_LISTED_PROBLEMS]}
-        listed = ", ".join(_shown(n) + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
+        listed = ", ".join(shown(n) + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
         warnings.warn(f"{cls.__name__} has no field for, and ignores: {listed}", UserWarning, stacklevel=3)
     values = {name: value for name, value in given.items() if name in known and value is not None}
     return values | {name: _square(values[name]) for name in ("image_size", "patch_size") if name in values}
@@ -190,7 +181,7 @@ class Dinov2Config:
             raise ConfigError(f"{me}.image_size ({self.image_size}) must be at least patch_size ({self.patch_size})")
         if self.hidden_act != "gelu":
             raise ConfigError(
-                f"{me}.hidden_act must be 'gelu' (exact), as in every DINOv2, got {_shown(self.hidden_act)}"
+                f"{me}.hidden_act must be 'gelu' (exact), as in every DINOv2, got {shown(self.hidden_act)}"
             )
         if self.reshape_hidden_states:
             raise ConfigError(f"{me}.reshape_hidden_states must be false: the neck takes tokens, not maps")
@@ -232,8 +223,8 @@ class Dinov2Config:
         config = cls(**{"out_indices": stages, **values})
         if config.out_indices != stages:
             raise ConfigError(
-                f"backbone_config.out_features {_shown(given['out_features'])} and out_indices "
-                f"{_shown(given['out_indices'])} name different layers"
+                f"backbone_config.out_features {shown(given['out_features'])} and out_indices "
+                f"{shown(given['out_indices'])} name different layers"
             )
         return config
 
@@ -253,7 +244,7 @@ def _stage_index(name: Any) -> int:
         return 0
     if isinstance(name, str) and re.fullmatch("stage[0-9]{1,4}", name):
         return int(name[5:])
-    raise ConfigError(f"backbone_config.out_features must be 'stem' or 'stageN', got {_shown(name)}")
+    raise ConfigError(f"backbone_config.out_features must be 'stem' or 'stageN', got {shown(name)}")
 
 
 def _refuse_other_family(given: Mapping[str, Any], expected: str) -> None:
@@ -264,7 +255,7 @@ def _refuse_other_family(given: Mapping[str, Any], expected: str) -> None:
         family = _OTHER_FAMILIES.get(model_type) if isinstance(model_type, str) else None
         family = f", that is {family}" if family else ""
         raise ConfigError(
-            f"model_type must be {expected!r}, got {_shown(model_type)}{family}: dajax builds Depth Anything V1 and V2"
+            f"model_type must be {expected!r}, got {shown(model_type)}{family}: dajax builds Depth Anything V1 and V2"
         )
 
 
@@ -321,7 +312,7 @@ class DepthAnythingConfig:
         _check_integer(me, "head_hidden_size", self.head_hidden_size, 1, limits.MAX_CHANNELS)
         if self.depth_estimation_type not in ("relative", "metric"):
             raise ConfigError(
-                f"{me}.depth_estimation_type must be 'relative' or 'metric', got {_shown(self.depth_estimation_type)}"
+                f"{me}.depth_estimation_type must be 'relative' or 'metric', got {shown(self.depth_estimation_type)}"
             )
         _check_number(me, "max_depth", self.max_depth, 1e-6, 1e6)
         if self.patch_size != backbone.patch_size:
@@ -375,7 +366,7 @@ class DepthAnythingConfig:
         values = _known_fields(cls, given)
         if values.get("backbone_config") is None and given.get("backbone") is not None:
             raise ConfigError(
-                f"config.backbone={_shown(given['backbone'])} names a backbone without its backbone_config"
+                f"config.backbone={shown(given['backbone'])} names a backbone without its backbone_config"
             )
         if values.get("depth_estimation_type") == "metric" and values.get("max_depth") is None:
             warnings.warn(

@@ -26,3 +26,12 @@ class HubError(DajaxError, OSError):
 
 class JobError(DajaxError, RuntimeError):
     """A job over many images cannot start or go on."""
+
+
+def shown(value: object) -> str:
+    """Return a short form of a value from outside, for a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists within lists
+        return f"an extreme {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"

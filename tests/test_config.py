@@ -64,11 +64,11 @@ def assert_refused(folder, value, match, error=ConfigError):
     """Refused, as a file, in under a second and without memory for what it describes."""
     written(folder, value)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(error, match=match) as caught:
             DepthAnythingConfig.from_pretrained(folder)
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert seconds < 1
@@ -178,7 +178,8 @@ BAD_BACKBONE = {
 BAD = {
     "patch_size": [16, 0, "14"],
     "reassemble_hidden_size": [768, 0, "384"],
-    "reassemble_factors": [[4, 2, 1], [], 4, [4, 2, 1, 0], [4, 2, 1, -1], [1e9, 2, 1, 1], [2.5, 2, 1, 1], ["4", 2, 1, 1]],
+    "reassemble_factors": [[4, 2, 1], [], 4, [4, 2, 1, 0], [4, 2, 1, -1], [1e9, 2, 1, 1], [2.5, 2, 1, 1],
+                           ["4", 2, 1, 1]],
     "neck_hidden_sizes": [[48, 96, 192], [48, 96, 192, 0], [48, 96, 192, 10**9], [48, 96, 192, 1.5], "48"],
     "fusion_hidden_size": [0, 1, -64, 10**9, "64", True, HUGE],
     "head_in_index": [4, -5, "0", 0.0],
@@ -245,7 +246,9 @@ def test_lists_in_lists(tmp_path, depth):
     """Parsed or not: near the interpreter's limit, showing or comparing a value may fail where reading it did not."""
     nested = b"[" * depth + b"]" * depth
     for field in (b"image_size", b"num_hidden_layers", b"model_type", b"out_indices"):
-        assert_refused(tmp_path, b'{"backbone_config": {"%s": %s}}' % (field, nested), "JSON|backbone_config|model_type")
+        assert_refused(
+            tmp_path, b'{"backbone_config": {"%s": %s}}' % (field, nested), "JSON|backbone_config|model_type"
+        )
     assert_refused(tmp_path, b'{"backbone_config": {"image_size": [%s, %s]}}' % (nested, nested), "JSON|image_size")
 
 
@@ -253,10 +256,10 @@ def test_100_megabytes(tmp_path):
     with open(tmp_path / "config.json", "wb") as file:
         file.write(b'{"architectures": ["')
         file.truncate(100_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError, match=r"config\.json has 100,000,000 bytes"):
         DepthAnythingConfig.from_pretrained(tmp_path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "dangling", "long name"])

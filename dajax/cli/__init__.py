@@ -5,30 +5,48 @@ Exit status: 0 all that was asked was done, 1 it failed, 2 bad usage, 3 partly d
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `dajax` with the given arguments (the process's own if None), and exit with its status."""
     import tyro
 
+    from dajax import __version__
     from dajax.errors import DajaxError
 
     from .models import models
     from .predict import predict
 
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if list(arguments) == ["--version"]:
+        print(f"dajax {__version__}")
+        sys.exit(0)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not fail what is done
     commands: dict[str, Callable[..., int]] = {"predict": predict, "models": models}
     try:
-        status: int = tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="dajax",
-            description="Depth Anything V2 in JAX: one photo in, one depth map out.",
-            args=arguments,
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog="dajax",
+                description=f"Depth Anything V2 in JAX: one photo in, one depth map out. Version {__version__}.",
+                args=arguments,
+            )
     except DajaxError as error:
         print(f"dajax: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(status)
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Without the line of code, which says nothing to those who only run it."""
+    print(f"dajax: warning: {message}", file=sys.stderr)

@@ -11,7 +11,9 @@ import tyro
 
 
 def predict(
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE", help_behavior_hint="")],
+    pictures: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES...", help_behavior_hint="")
+    ],
     /,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("."),
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
@@ -28,10 +30,13 @@ def predict(
     """Estimate the depth of pictures; write a coloured map for each.
 
     Near is red and far is blue, whatever the model's unit. `room.jpg` becomes `room_depth.png`; with --raw also the
-    depth itself: affine-invariant inverse depth (bigger is nearer), or metres for metric models.
+    depth itself: affine-invariant inverse depth (bigger is nearer), or metres for metric models. Maps of a former run
+    that are in a folder are passed over.
+
+    Exit status: 0 all done, 2 bad usage, 3 some pictures were left out (standard error says which and why).
 
     Args:
-        pictures: files, folders (searched for pictures) or patterns such as 'photos/*.jpg'.
+        pictures: files, folders or patterns such as 'photos/*.jpg'. Put -- before names that begin with a dash.
         output: folder for the maps; made if need be.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder or a .safetensors file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
@@ -40,31 +45,27 @@ def predict(
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
         batch_size: pictures of one size that are run together.
-        cache: keep compiled programs on disk, so that the next run starts faster.
+        cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
     """
-    from dajax.errors import DajaxError, ImageError
+    from dajax.errors import ConfigError, DajaxError, ImageError
 
     if not pictures:
         return _usage("name at least one picture, folder or pattern")
     start = time.perf_counter()
-    from dajax.images.colormap import colorize
     from dajax.inference.compilation_cache import enable_compilation_cache
     from dajax.inference.estimator import DepthEstimator
-    from dajax.inference.files import find_pictures, predict_files
+    from dajax.inference.files import check_output, find_pictures, predict_files
 
     try:
         paths = find_pictures(pictures, output)
-        colorize([[0.0]], colormap)
-        output.mkdir(parents=True, exist_ok=True)
+        check_output(output, colormap)
         if cache:
             enable_compilation_cache()
         estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
-    except ImageError as error:
+    except (ImageError, ConfigError) as error:
         return _usage(str(error))
     except DajaxError as error:
-        return _usage(f"--model {model}: {error}")
-    except OSError as error:
-        return _usage(f"--output {output}: {error.strerror}")
+        return _usage(f"--model: {error}{_similar_model(model)}")
 
     from tqdm import tqdm
 
@@ -73,15 +74,30 @@ def predict(
             estimator, paths, output, colormap=colormap, raw=raw, model=model, on_done=lambda path: bar.update()
         )
     for path, reason in report.rejects:
-        print(f"dajax: left out {path}: {reason}", file=sys.stderr)
+        print(f"dajax predict: left out {_printable(path)}: {reason}", file=sys.stderr)
     done = len(paths) - len(report.rejects)
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
-    files = str(report.written[0]) if len(report.written) == 1 else f"{len(report.written)} files to {output}"
+    count = len(report.written)
+    files = _printable(report.written[0]) if count == 1 else f"{count} files to {_printable(output)}"
     print(
         f"{done} of {len(paths)} picture{'s' * (len(paths) != 1)} in {time.perf_counter() - start:.1f} s, "
-        f"{model} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files}"
+        f"{_printable(model)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files}"
     )
     return 3 if report.rejects else 0
+
+
+def _printable(name: str | Path) -> str:
+    """Return the name, quoted if it has newlines or bytes that a terminal cannot show."""
+    return str(name) if str(name).isprintable() else repr(str(name))
+
+
+def _similar_model(name: str) -> str:
+    from difflib import get_close_matches
+
+    from dajax.checkpoints import ALIASES
+
+    similar = [] if name in ALIASES else get_close_matches(name, ALIASES, 1)
+    return f". Did you mean {similar[0]!r}?" if similar else ""
 
 
 def _usage(message: str) -> int:

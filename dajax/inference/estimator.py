@@ -18,7 +18,7 @@ from dajax.images.read import read_image
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.load import load
 
-# How many batches' worth of pictures wait for others of their size before a smaller batch is run.
+# A picture waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
 _WAITING_BATCHES = 4
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
@@ -33,7 +33,7 @@ class DepthEstimator:
         model: whatever `dajax.load` takes (alias, Hub id, path), or a pair (model, params).
         dtype: what to compute in, and the type of the params; None: float32, params as in the file.
         style: "huggingface" (numbers of Transformers) or "official" (of the authors' code); None: that of the given
-            pair, else "huggingface".
+            pair or processor, else "huggingface".
         input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
             14. None: what the checkpoint's processor says, 518.
         batch_size: how many pictures of one size are run together.
@@ -59,23 +59,27 @@ class DepthEstimator:
         **load_options: Any,
     ) -> None:
         self.batch_size = _check_batch_size(batch_size)
+        if processor is not None and input_size is not None:
+            raise ConfigError("input_size belongs to the processor that was given: set it there")
         if isinstance(model, tuple):
             if load_options:
                 raise ConfigError(f"{sorted(load_options)} only go with a name to load, not with (model, params)")
             self.model, self.params = _adapt(*model, dtype=dtype, style=style)
-        else:
-            self.model, self.params = load(model, dtype=dtype, style=style or "huggingface", **load_options)
-        if processor is None:
             style = "official" if self.model.config.backbone_config.interpolate_offset else "huggingface"
-            if isinstance(model, tuple):
+            if processor is None:
                 processor = DepthImageProcessor(style, 518 if input_size is None else input_size)
-            else:
+            _check_style(processor, style)
+        else:
+            # The processor first: what is wrong with it shows before a gigabyte is read.
+            if processor is None:
+                style = style or "huggingface"
                 hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
                 processor = DepthImageProcessor.from_pretrained(
                     model, style=style, input_size=input_size, **hub_options
                 )
-        elif input_size is not None:
-            raise ConfigError("input_size belongs to the processor that was given: set it there")
+            style = style or processor.style
+            _check_style(processor, style)
+            self.model, self.params = load(model, dtype=dtype, style=style, **load_options)
         self.processor = processor
         self._apply = jax.jit(self._depth)
 
@@ -101,7 +105,7 @@ class DepthEstimator:
         Args:
             images: a picture (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
                 sizes.
-            batch_size: instead of the estimator's.
+            batch_size: instead of the estimator's; one picture is always a batch of its own.
 
         Returns:
             float32 [height, width] in the picture's size, or a list of them: affine-invariant inverse depth, bigger is
@@ -112,7 +116,7 @@ class DepthEstimator:
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, batch_size=batch_size))
-        return next(self.stream([images], batch_size=1))
+        return next(self.stream([images], batch_size=batch_size))
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
         """Return the depth of normalised pixels, on the device, in their own size."""
@@ -161,8 +165,10 @@ class DepthEstimator:
             waiting.setdefault(size, []).append(_Picture(index, pixels, source_size))
             if len(waiting[size]) == batch_size:
                 run(size)
-            elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
-                run(min(waiting, key=lambda s: waiting[s][0].index))
+            # The first of `waiting` waits longest. However rare its size, it must not hold up the ones behind it.
+            oldest = next(iter(waiting), None)
+            if oldest is not None and index - waiting[oldest][0].index >= _WAITING_BATCHES * batch_size:
+                run(oldest)
             while next_out in done:
                 yield done.pop(next_out)
                 next_out += 1
@@ -186,6 +192,12 @@ class _Picture:
         self.index, self.pixels, self.source_size = index, pixels, source_size
 
 
+def _check_style(processor: DepthImageProcessor, style: str) -> None:
+    """One style for pixels, position embeddings and the resize back; a mixture is nobody's numbers."""
+    if processor.style != style:
+        raise ConfigError(f"the processor has style {processor.style!r} and the model {style!r}: give both the same")
+
+
 def _check_batch_size(batch_size: Any) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
@@ -203,6 +215,11 @@ def _adapt(
     if style is not None:
         model = model.clone(config=model.config.with_style(style))
     if dtype is not None:
-        dtype = jnp.dtype(dtype)
+        try:
+            dtype = jnp.dtype(dtype)
+        except TypeError as error:
+            raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype!r}") from error
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype}")
         model, params = model.clone(dtype=dtype), jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     return model, params

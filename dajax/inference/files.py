@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import unicodedata
@@ -9,12 +10,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dajax.errors import ImageError
+from dajax.errors import ConfigError, ImageError
+from dajax.images.colormap import colorize
 from dajax.images.read import find_images, read_image
 from dajax.images.write import write_color, write_npy, write_png16
 
@@ -22,6 +24,8 @@ from .estimator import DepthEstimator
 
 Raw = Literal["none", "npy", "png16"]
 SUFFIX = "_depth"
+# What is put behind a picture's name.
+_ENDINGS = {"color": f"{SUFFIX}.png", "npy": f"{SUFFIX}.npy", "png16": f"{SUFFIX}16.png"}
 _MAX_NAME_BYTES = 255  # of every common file system
 
 
@@ -41,25 +45,26 @@ class FilesReport:
 def find_pictures(patterns: Sequence[str | os.PathLike[str]], output: Path) -> list[Path]:
     """Return the picture files that are meant by files, folders and patterns, without what a former run wrote.
 
-    In folders, files in `output` and maps (`*_depth.png`) are passed over; a file that is named is always meant.
+    In folders and patterns, maps (`*_depth.png`, `*_depth16.png`) are passed over, and so is all that is in `output`
+    if that lies inside of them. A file that is named is always meant. Each file is returned once.
 
     Raises:
         ImageError: a file does not exist, or a folder or pattern has no picture.
     """
     named = {Path(pattern) for pattern in patterns}
-    inside = output.resolve()
-    # An output folder that is also an input folder is told apart by the names of the maps alone.
-    shared = any(path.is_dir() and path.resolve() == inside for path in named)
+    endings = tuple(_ENDINGS.values())
+    output = output.resolve()
+    folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
+    # Where the output folder is or holds an input folder, maps are known by their names alone.
+    is_apart = not any(output == folder or output in folder.parents for folder in folders)
 
     def is_own(path: Path) -> bool:
-        if path in named:
-            return False
-        return path.stem.endswith(SUFFIX) or (not shared and inside in path.resolve().parents and output != Path("."))
+        return path.name.endswith(endings) or (is_apart and output in path.resolve().parents)
 
-    found = [path for path in find_images(patterns) if not is_own(path)]
+    found = {os.path.abspath(path): path for path in find_images(patterns) if path in named or not is_own(path)}
     if not found:
         raise ImageError(f"{', '.join(map(str, patterns))}: nothing but depth maps of a former run")
-    return found
+    return list(found.values())
 
 
 def output_names(pictures: Sequence[Path]) -> list[Path]:
@@ -68,6 +73,8 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
     The picture's stem; where two have the same, its whole name; where that does not help either, its path below the
     folder that all have in common.
     """
+    if not pictures:
+        return []
     resolved = [Path(os.path.abspath(picture)) for picture in pictures]
     root = Path(os.path.commonpath([picture.parent for picture in resolved]))
     choices = (
@@ -114,8 +121,13 @@ def predict_files(
 
     Raises:
         ImageError: the colormap is not known, or the output folder cannot be made.
+        ConfigError: `raw` is not one of the above.
     """
     output = Path(output)
+    check_output(output, colormap)
+    if raw not in get_args(Raw):
+        raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
+    inputs = {os.path.abspath(picture) for picture in pictures}
     report = FilesReport()
     metric = estimator.model.config.is_metric
     in_work: deque[tuple[Path, Path]] = deque()
@@ -135,26 +147,56 @@ def predict_files(
             in_work.append((picture, output / name))
             yield image
 
-    def write(stem: Path, depth: Float32[np.ndarray, "height width"]) -> Iterator[Path]:
+    def write(stem: Path, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
+        paths = {
+            kind: stem.with_name(stem.name + ending) for kind, ending in _ENDINGS.items() if kind in ("color", raw)
+        }
+        for path in paths.values():
+            if os.path.abspath(path) in inputs:
+                raise ImageError(f"its map {str(path)!r} would replace another picture; choose another output folder")
         stem.parent.mkdir(parents=True, exist_ok=True)
-        yield (path := stem.with_name(f"{stem.name}{SUFFIX}.png"))
-        write_color(path, -depth if metric else depth, colormap)
+        # The values first: a coloured map without the values that were asked for would look finished.
         if raw == "npy":
-            yield (path := stem.with_name(f"{stem.name}{SUFFIX}.npy"))
-            write_npy(path, depth)
+            write_npy(paths[raw], depth)
         elif raw == "png16":
-            yield (path := stem.with_name(f"{stem.name}{SUFFIX}16.png"))
-            write_png16(path, depth, kind="metric" if metric else "relative", model=model)
+            write_png16(paths[raw], depth, kind="metric" if metric else "relative", model=model)
+        try:
+            write_color(paths["color"], -depth if metric else depth, colormap)
+        except BaseException:
+            if raw in paths:
+                paths[raw].unlink()
+            raise
+        return list(paths.values())
 
     for depth in estimator.stream(readable()):
         picture, stem = in_work.popleft()
         try:
-            report.written += list(write(stem, depth))
+            report.written += write(stem, depth)
         except (ImageError, OSError) as error:
             reject(picture, error)
         else:
             on_done(picture)
     return report
+
+
+def check_output(output: Path, colormap: str) -> None:
+    """Make the output folder, and see that the colormap exists.
+
+    Raises:
+        ImageError: the colormap is not known, or the output folder cannot be made.
+    """
+    colorize([[0.0]], colormap)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{str(output)!r}: the output folder cannot be made ({error.strerror})") from error
+
+
+def _searched_folder(pattern: Path) -> Path:
+    """Return the folder that is searched: what is named, or what stands before the first wildcard."""
+    if pattern.exists() or not glob.has_magic(str(pattern)):
+        return pattern
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _folded(name: Path) -> str:

@@ -58,9 +58,9 @@ class DepthEstimationPipeline:
         """
         if isinstance(inputs, list | tuple):
             return list(self._stream(inputs, batch_size))
-        if isinstance(inputs, Iterator):
+        if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):  # an open file is one picture
             return self._stream(inputs, batch_size)
-        return next(self._stream([inputs], 1))
+        return next(self._stream([inputs], batch_size))
 
     def _stream(self, inputs: Iterable[Any], batch_size: int | None) -> Iterator[dict[str, Any]]:
         for depth in self.estimator.stream(inputs, batch_size=batch_size):

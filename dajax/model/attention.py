@@ -39,11 +39,12 @@ class Attention(nn.Module):
         """Return the tokens' update and the attention weights."""
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        heads = (*tokens_bnd.shape[:2], config.num_attention_heads, -1)
+        heads = config.num_attention_heads
+        split = (*tokens_bnd.shape[:2], heads, config.hidden_size // heads)
 
         def project(name: str) -> Array:
             dense = nn.Dense(config.hidden_size, config.qkv_bias, dtype=self.dtype, kernel_init=init, name=name)
-            return dense(tokens_bnd).reshape(heads)
+            return dense(tokens_bnd).reshape(split)
 
         dropout = nn.Dropout(config.attention_probs_dropout_prob) if config.attention_probs_dropout_prob else None
         attended_bnhd, weights_bhnm = dot_product_attention(

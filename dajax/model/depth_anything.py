@@ -7,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Shaped
 
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, ImageError
@@ -30,10 +31,11 @@ class DepthEstimatorOutput:
         loss: scalar; None without labels.
     """
 
-    predicted_depth: Array
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
-    loss: Array | None = None
+    # Any: transformations put shapes, axes and placeholders where arrays stand.
+    predicted_depth: Any
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    loss: Any = None
 
 
 class DepthAnything(nn.Module):
@@ -55,21 +57,23 @@ class DepthAnything(nn.Module):
     @nn.compact
     def __call__(
         self,
-        pixels: Float[Array, "batch height width channels"],
+        pixels: Shaped[Array | np.ndarray, ...],
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        labels: Float[Array, "batch height width"] | None = None,
+        labels: Shaped[Array | np.ndarray, ...] | None = None,
         deterministic: bool = True,
     ) -> DepthEstimatorOutput:
         """Estimate depth.
 
         Args:
-            pixels: normalised pixels (`DepthImageProcessor`); height and width are multiples of the patch size, 14.
+            pixels: float [batch, height, width, 3], normalised (`DepthImageProcessor`); height and width are multiples
+                of the patch size, 14.
             output_hidden_states: also return the encoder's tokens.
             output_attentions: also return the encoder's attention weights.
-            labels: target depth, for a loss: metres (metric models; scale-invariant logarithmic loss) or inverse depth
-                (relative models; scale-and-shift-invariant loss). Pixels that are not finite or <= 0 are left out.
+            labels: float [batch, height, width], target depth, for a loss: metres (metric models; scale-invariant
+                logarithmic loss) or inverse depth (relative models; scale-and-shift-invariant loss). Pixels that are
+                not finite or <= 0 are left out.
             deterministic: False applies the config's dropout rates (all 0 in released checkpoints), with
                 `rngs={"dropout": key}`.
 
@@ -78,6 +82,7 @@ class DepthAnything(nn.Module):
             ConfigError: `dtype` is not a floating-point type.
         """
         config = self.config
+        pixels = jnp.asarray(pixels)
         dtype = jnp.dtype(self.dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ConfigError(f"dtype must be a floating-point type such as float32 or bfloat16, got {dtype}")
@@ -92,7 +97,7 @@ class DepthAnything(nn.Module):
             predicted_depth=depth_bhw,
             hidden_states=encoded.hidden_states if output_hidden_states else None,
             attentions=encoded.attentions if output_attentions else None,
-            loss=None if labels is None else _loss(depth_bhw, labels, config),
+            loss=None if labels is None else _loss(depth_bhw, jnp.asarray(labels), config),
         )
 
 

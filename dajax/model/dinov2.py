@@ -23,9 +23,7 @@ class PatchEmbeddings(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, pixels_bhwc: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch rows cols dim"]:
+    def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols dim"]:
         """Return one token for every patch."""
         config, p = self.config, self.config.patch_size
         shape = (p, p, config.num_channels, config.hidden_size)
@@ -56,10 +54,13 @@ class Embeddings(nn.Module):
         patches_bhwd = PatchEmbeddings(config, self.dtype, name="patch_embeddings")(pixels_bhwc)
         batch, rows, cols, _ = patches_bhwd.shape
         tokens_bnd = jnp.concatenate(
-            [jnp.broadcast_to(cls_token.astype(self.dtype), (batch, 1, width)), patches_bhwd.reshape(batch, -1, width)],
+            [
+                jnp.broadcast_to(cls_token.astype(self.dtype), (batch, 1, width)),
+                patches_bhwd.reshape(batch, rows * cols, width),
+            ],
             1,
         )
-        return tokens_bnd + resample_positions(positions, config, rows, cols).astype(self.dtype)
+        return tokens_bnd + resample_positions(jnp.asarray(positions), config, rows, cols).astype(self.dtype)
 
 
 def resample_positions(
@@ -84,7 +85,9 @@ def resample_positions(
         patch_positions.astype(jnp.float32).reshape(grid, grid, -1),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return jnp.concatenate([class_position, resampled.reshape(1, rows * cols, -1).astype(positions.dtype)], 1)
+    # Not back to a half-precision file's type: what computes in more keeps more.
+    dtype = wide(positions.dtype)
+    return jnp.concatenate([class_position.astype(dtype), resampled.reshape(1, rows * cols, -1).astype(dtype)], 1)
 
 
 class LayerNorm(nn.Module):

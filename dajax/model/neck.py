@@ -114,7 +114,7 @@ class Neck(nn.Module):
         config, dtype = self.config, self.dtype
         levels = []
         for i, tap_bnd in enumerate(taps):
-            maps_bhwd = tap_bnd[:, 1:].reshape(tap_bnd.shape[0], *grid, -1)
+            maps_bhwd = tap_bnd[:, 1:].reshape(tap_bnd.shape[0], *grid, tap_bnd.shape[2])
             width, factor = config.neck_hidden_sizes[i], config.reassemble_factors[i]
             maps_bhwc = Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(maps_bhwd)
             lateral = _conv3x3(config, dtype, config.fusion_hidden_size, f"conv_{i}", use_bias=False)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dajax.config import DepthAnythingConfig, read_json
-from dajax.errors import ConfigError, HubError, WeightsError
+from dajax.errors import ConfigError, HubError, WeightsError, shown
 from dajax.hub import is_hub_id, locate
 from dajax.model.depth_anything import DepthAnything
 
@@ -162,7 +162,7 @@ def _shard_names(index: Path) -> list[str]:
     for file in names:
         # A bare file name cannot leave the folder, on any system.
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}\.safetensors", file):
-            raise WeightsError(f"{index} names {file[:200]!r}: a shard must be a .safetensors file in the same folder")
+            raise WeightsError(f"{index} names {shown(file)}: a shard must be a .safetensors file in the same folder")
     return names
 
 
@@ -260,7 +260,7 @@ def _refuse_other_models(path: Path, tensors: Tensors) -> None:
     }
     for sign, family in signs.items():
         if found := next((name for name in tensors if sign in name), None):
-            raise WeightsError(f"{path} is {family} (it has {found!r}): dajax reads Depth Anything V1 and V2")
+            raise WeightsError(f"{path} is {family} (it has {shown(found)}): dajax reads Depth Anything V1 and V2")
 
 
 def _read_all(

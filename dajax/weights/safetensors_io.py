@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from dajax import limits
-from dajax.errors import WeightsError
+from dajax.errors import WeightsError, shown
 
 # In the order of the format's own enumeration, which decides the order of tensors in a file.
 FLOAT_DTYPES: dict[str, np.dtype] = {
@@ -73,7 +73,7 @@ class SafetensorsFile:
         while done < count:
             got = os.preadv(self._file.fileno(), [view[done:]], self._data_start + info.start + done)
             if not got:
-                raise WeightsError(f"{self.path}: the file became shorter while tensor {name!r} was read")
+                raise WeightsError(f"{self.path}: the file became shorter while tensor {shown(name)} was read")
             done += got
         return raw.view(info.dtype).reshape(info.shape)
 
@@ -146,7 +146,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {repeated!r} stands twice")
+        raise ValueError(f"key {shown(repeated)} stands twice")
     return found
 
 
@@ -165,7 +165,7 @@ def _check_header(header: Mapping[str, Any], data_size: int, path: Path) -> dict
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start != position:
             what = "overlaps the tensor before it" if info.start < position else "leaves a hole before it"
-            raise WeightsError(f"{path}: tensor {name!r} at bytes {info.start}..{info.stop} {what}")
+            raise WeightsError(f"{path}: tensor {shown(name)} at bytes {info.start}..{info.stop} {what}")
         position = info.stop
     if position != data_size:
         what = "cut off" if position > data_size else "followed by bytes that belong to no tensor"
@@ -175,21 +175,23 @@ def _check_header(header: Mapping[str, Any], data_size: int, path: Path) -> dict
 
 def _check_entry(name: str, entry: Any, path: Path) -> TensorInfo:
     def damaged(what: str) -> WeightsError:
-        return WeightsError(f"{path}: tensor {name!r}: {what}")
+        return WeightsError(f"{path}: tensor {shown(name)}: {what}")
 
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise damaged(f"expected dtype, shape and data_offsets, got {str(entry)[:200]}")
-    if entry["dtype"] not in FLOAT_DTYPES:
-        raise damaged(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {str(entry['dtype'])[:50]}")
+        raise damaged(f"expected dtype, shape and data_offsets, got {shown(entry)}")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in FLOAT_DTYPES:
+        raise damaged(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {shown(entry['dtype'])}")
     dtype = FLOAT_DTYPES[entry["dtype"]]
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or len(shape) > 32:
-        raise damaged(f"shape must be a list of sizes, got {str(shape)[:200]}")
+        raise damaged(f"shape must be a list of sizes, got {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise damaged(f"data_offsets must be two rising positions, got {str(offsets)[:200]}")
+        raise damaged(f"data_offsets must be two rising positions, got {shown(offsets)}")
     # Python's integers do not overflow, so a product past 2^64 is just wrong.
     if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
-        raise damaged(f"{entry['dtype']} of shape {shape} does not take the {offsets[1] - offsets[0]:,} bytes it has")
+        raise damaged(
+            f"{entry['dtype']} of shape {shown(shape)} does not take the {offsets[1] - offsets[0]:,} bytes it has"
+        )
     return TensorInfo(dtype, tuple(shape), *offsets)
 
 

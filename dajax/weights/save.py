@@ -50,6 +50,9 @@ def save(
         WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
             cannot be written.
     """
+    # Imported here: it brings Pillow, which loading needs as little as the network does.
+    from dajax.images.processor import DepthImageProcessor
+
     if format not in FORMATS:
         raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
     filename, table, metadata = FORMATS[format]
@@ -85,30 +88,15 @@ def save(
             # Without its config a directory does not load: so it is gone while weights and config are of two models.
             if not (config_path.is_file() and config_path.read_bytes() == _json_bytes(config)):
                 config_path.unlink(missing_ok=True)
-        for path, value in ((directory / "preprocessor_config.json", _PREPROCESSOR), (config_path, config)):
+        for path, value in (
+            (directory / "preprocessor_config.json", DepthImageProcessor().to_dict()),
+            (config_path, config),
+        ):
             with _staged(path) as file:
                 file.write(_json_bytes(value))
                 _to_disk(file)
     except OSError as error:
         raise WeightsError(f"{directory} cannot be written: {error.strerror or error}") from error
-
-
-# All released checkpoints have this one. Field names are those of Transformers' DPTImageProcessor.
-_PREPROCESSOR = {
-    "image_processor_type": "DPTImageProcessor",
-    "do_resize": True,
-    "size": {"height": 518, "width": 518},
-    "keep_aspect_ratio": True,
-    "ensure_multiple_of": 14,
-    "resample": 3,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-    "do_pad": False,
-    "size_divisor": None,
-}
 
 
 def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

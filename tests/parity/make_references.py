@@ -8,40 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "references")]
+sys.path[:0] = [str(TESTS), str(TESTS / "references"), str(TESTS / "parity")]
 
 from cases import CASES, LAYER_BY_LAYER, PICTURES, PIPELINE, thinned  # noqa: E402
+from reference import checkpoint_shapes, load_reference, run  # noqa: E402
 from seeded import PREPROCESSOR, picture, pixels, write_checkpoint  # noqa: E402
-
-
-def checkpoint_shapes(config: dict) -> dict:
-    """Names and shapes of the tensors that Transformers writes for a config."""
-    from safetensors import safe_open
-
-    with torch.device("cpu"), tempfile.TemporaryDirectory() as folder:
-        DepthAnythingForDepthEstimation(DepthAnythingConfig(**config)).save_pretrained(folder)
-        with safe_open(Path(folder) / "model.safetensors", "np") as file:
-            return {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
-
-
-def load_reference(folder: Path, dtype=torch.float64) -> DepthAnythingForDepthEstimation:
-    """Transformers' model, with eager attention, which can return its weights."""
-    model, info = DepthAnythingForDepthEstimation.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
-    )
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    return model.eval()
-
-
-def run(model, pixels_bhwc: np.ndarray, **options):
-    dtype = next(model.parameters()).dtype
-    with torch.no_grad():
-        return model(torch.from_numpy(pixels_bhwc.transpose(0, 3, 1, 2).copy()).to(dtype), **options)
 
 
 def references(folder: Path) -> tuple[dict, dict]:

@@ -142,7 +142,13 @@ def test_a_path_without_a_row_is_a_bug():
 
 @pytest.mark.parametrize(
     ("transform", "shape"),
-    [("same", (3, 4)), ("linear", (5, 3)), ("pointwise", (5, 3, 1, 1)), ("conv", (5, 3, 2, 4)), ("deconv", (3, 5, 2, 4))],
+    [
+        ("same", (3, 4)),
+        ("linear", (5, 3)),
+        ("pointwise", (5, 3, 1, 1)),
+        ("conv", (5, 3, 2, 4)),
+        ("deconv", (3, 5, 2, 4)),
+    ],
 )
 def test_transforms_are_views(transform, shape):
     """Loading writes through them, so none may copy."""
@@ -152,6 +158,17 @@ def test_transforms_are_views(transform, shape):
     np.testing.assert_array_equal(back, tensor)
     assert np.shares_memory(flax, tensor)
     assert np.shares_memory(back, tensor)
+
+
+def test_axes():
+    """Element by element: PyTorch's (out, in, rows, columns), transposed convolutions (in, out, rows, columns)."""
+    o, i, y, x = 4, 2, 1, 0
+    conv = np.random.default_rng(0).normal(size=(5, 3, 2, 4))
+    deconv = conv.swapaxes(0, 1)
+    assert TRANSFORMS["conv"].to_flax(conv)[y, x, i, o] == conv[o, i, y, x]
+    assert TRANSFORMS["deconv"].to_flax(deconv)[y, x, i, o] == deconv[i, o, y, x]
+    assert TRANSFORMS["linear"].to_flax(conv[:, :, y, x])[i, o] == conv[o, i, y, x]
+    assert TRANSFORMS["pointwise"].to_flax(conv[:, :, :1, :1])[i, o] == conv[o, i, 0, 0]
 
 
 def test_tree():

@@ -145,8 +145,8 @@ BREAKAGES = [
     Breakage(
         "sides rounded down",
         "images/recipes.py",
-        "round(multiples)",
-        "math.floor(multiples)",
+        "count = round(multiples)",
+        "count = math.floor(multiples)",
         "processor",
     ),
     Breakage(

@@ -1,0 +1,44 @@
+# Two commands set everything up: `make demo` and `make test`. PYTHON picks another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
+
+.PHONY: demo test lint picture clean
+
+demo: $(VENV)/.installed
+	@echo "Making a checkpoint of Small with RANDOM weights, to show without a download that everything runs ..."
+	@$(BIN)/python -m dajax.weights.random small build/random-small
+	@$(BIN)/dajax predict dajax/assets/scene.jpg --model build/random-small --output demo
+	@echo "The map of random weights is no depth. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
+
+picture: demo
+	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.png
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m "not slow and not network"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .venv-* build dist demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+# constraints.txt pins torch: without it pip takes a build with gigabytes of CUDA.
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,parity]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@

@@ -1,0 +1,14 @@
+"""Put the bundled picture and its map side by side for the README: `make picture`."""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+photo, depth, target = (Path(argument) for argument in sys.argv[1:])
+with Image.open(photo) as left, Image.open(depth) as right:
+    both = Image.new("RGB", (left.width + right.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+target.parent.mkdir(parents=True, exist_ok=True)
+both.quantize(256).save(target, optimize=True)

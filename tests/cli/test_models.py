@@ -1,0 +1,52 @@
+"""`dajax models`, and what `dajax` itself says."""
+
+import pytest
+
+import dajax
+from dajax.cli import main
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_table_has_a_row_for_each_model(capsys):
+    status, out, err = run(capsys, "models")
+    assert (status, err) == (0, "")
+    header, *rows = out.splitlines()
+    assert header.split() == ["ALIAS", "KIND", "PARAMETERS", "LICENCE", "HUB", "ID"]
+    models = dajax.list_models()
+    assert len(rows) == len(models)
+    for row, model in zip(rows, models, strict=True):
+        assert row.split()[0] == model.alias
+        assert row.split()[-1] == model.hub_id
+        assert f" {model.kind} " in row
+        assert f" {model.licence} " in row
+        assert f"{model.parameters / 1e6:.1f} M" in row
+    # Columns line up.
+    for column in ("KIND", "PARAMETERS", "LICENCE", "HUB ID"):
+        assert {line[header.index(column) - 2 : header.index(column)] for line in out.splitlines()} == {"  "}
+
+
+def test_help_names_the_commands(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert "predict" in out
+    assert "models" in out
+    assert dajax.__version__ in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"dajax {dajax.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["room.jpg"], ["predct", "room.jpg"], ["models", "small"], ["--verbose"]], ids=str
+)
+def test_bad_usage(capsys, arguments):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert "dajax" in err
+    assert "Traceback" not in err

@@ -1,0 +1,296 @@
+"""`dajax predict`: exit statuses, what it prints where, and which files it leaves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+from seeded import picture, write_checkpoint
+from tiny import tiny_config, tiny_metric_config
+
+import dajax
+from dajax.cli import main
+from dajax.images.colormap import colorize
+from dajax.images.write import read_png16
+
+ROOT = Path(dajax.__file__).parent.parent
+SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
+OPTIONS = (
+    "--output", "-o", "--model", "-m", "--colormap", "--raw", "--dtype", "--input-size", "--style", "--batch-size",
+    "--cache", "--no-cache", "--help", "-h",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny_config().to_dict(), SHAPES["tiny"])
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, capsys, monkeypatch):
+    """Run `dajax predict` in this process, in an empty folder, with the tiny model and no cache."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, model=("--model", str(checkpoint), "--input-size", "70", "--no-cache")):
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", *model, *map(str, arguments)])
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def save(path, height=60, width=80) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(height, width)).save(path, "PNG")
+    return path
+
+
+def files(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def process(*arguments, cwd, **environment):
+    base = {n: v for n, v in os.environ.items() if n not in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
+    return subprocess.run(
+        [sys.executable, "-m", "dajax", *map(str, arguments)],
+        capture_output=True,
+        cwd=cwd,
+        env={**base, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in environment.items()}},
+        timeout=120,
+    )
+
+
+# --- done ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_picture(run, checkpoint, tmp_path):
+    save("room.png")
+    status, out, err = run("room.png")
+    assert (status, err) == (0, "")
+    summary = (
+        rf"1 of 1 picture in \d+\.\d s, {re.escape(str(checkpoint))} \(inverse depth, bigger is nearer\), float32 on "
+    )
+    assert re.fullmatch(rf"{summary}{re.escape(jax.devices()[0].device_kind)}; wrote room_depth\.png\n", out)
+    assert files(tmp_path) == {"room.png", "room_depth.png"}
+    depth = dajax.DepthEstimator(checkpoint, input_size=70)("room.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("room_depth.png")), colorize(depth, "Spectral_r"))
+
+
+def test_folder_with_options(run, checkpoint):
+    save("in/a.png")
+    save("in/x/b.png", 61, 80)
+    save("in/notes.txt")
+    status, out, err = run("in", "-o", "out/new", "--raw", "npy", "--colormap", "inferno", "--batch-size", "2")
+    assert (status, err) == (0, "")
+    assert out.startswith("2 of 2 pictures in ")
+    assert out.endswith("; wrote 4 files to out/new\n")
+    assert files("out/new") == {"a_depth.png", "a_depth.npy", "b_depth.png", "b_depth.npy"}
+    values = np.load("out/new/b_depth.npy")
+    assert (values.shape, values.dtype) == ((61, 80), np.float32)
+    np.testing.assert_array_equal(np.asarray(Image.open("out/new/b_depth.png")), colorize(values, "inferno"))
+    # Again, into the folder that is read: no map is taken for a picture.
+    for _ in range(2):
+        status, out, _ = run("in", "-o", "in", "--raw", "png16")
+        assert (status, out.split(" in ")[0]) == (0, "2 of 2 pictures")
+    _, entries = read_png16("in/a_depth16.png")
+    assert (entries["kind"], entries["model"]) == ("relative", str(checkpoint))
+
+
+def test_options_reach_the_estimator(run, monkeypatch):
+    save("a.png")
+    seen = {}
+
+    class Stop(dajax.errors.DajaxError):
+        pass
+
+    def estimator(model, **options):
+        seen.update(options, model=model)
+        raise Stop("here")
+
+    monkeypatch.setattr("dajax.inference.estimator.DepthEstimator", estimator)
+    arguments = ["--dtype", "bfloat16", "--input-size", "140", "--style", "official", "--batch-size", "3", "-m", "base"]
+    assert run("a.png", *arguments, "--no-cache", model=())[0] == 2
+    assert seen == {"model": "base", "dtype": "bfloat16", "input_size": 140, "style": "official", "batch_size": 3}
+    run("a.png", "--no-cache", model=())
+    assert seen == {"model": "small", "dtype": "float32", "input_size": None, "style": "huggingface", "batch_size": 1}
+
+
+def test_metric_model_says_metres(run, tmp_path):
+    model = write_checkpoint(tmp_path / "metric", tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
+    save("a.png")
+    status, out, _ = run("a.png", model=("-m", str(model), "--input-size", "70", "--no-cache", "--dtype", "bfloat16"))
+    assert status == 0
+    assert "(metres), bfloat16 on " in out
+
+
+def test_names_with_dashes_newlines_and_bytes_that_are_no_text(run):
+    for name in ("-rf.png", "new\nline.png", "\udcff.png"):
+        save(Path("in") / name)
+    os.chdir("in")
+    for name in ("-rf.png", "new\nline.png", "\udcff.png"):
+        status, out, err = run("-o", "../out", "--", name)
+        assert (status, err) == (0, "")
+        assert out.count("\n") == 1
+        assert out.isascii()
+    assert files("../out") == {"-rf_depth.png", "new\nline_depth.png", "\udcff_depth.png"}
+    status, out, err = run("-rf.png")
+    assert (status, out) == (2, "")
+    assert "-rf.png" in err
+
+
+# --- partly done ---------------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_left_out(run):
+    save("in/a.png")
+    save("in/b.png")
+    Path("in/broken.jpg").write_bytes(b"no picture")
+    status, out, err = run("in", "-o", "out")
+    assert status == 3
+    assert out.startswith("2 of 3 pictures in ")
+    assert err.startswith("dajax predict: left out in/broken.jpg: ")
+    assert "not a picture" in err
+    assert err.count("\n") == 1
+    assert files("out") == {"a_depth.png", "b_depth.png"}
+    status, out, err = run("in/broken.jpg", "-o", "out")
+    assert status == 3
+    assert out.startswith("0 of 1 picture in ")
+
+
+def test_warnings_are_one_line_each(run):
+    Image.fromarray(picture(60, 80)).save("a.gif", save_all=True, append_images=[Image.fromarray(picture(61, 80))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, out, err = run("a.gif")
+    assert status == 0
+    assert out.count("\n") == 1
+    assert err == "dajax: warning: 'a.gif' has several frames or pages; the first is used\n"
+
+
+# --- bad usage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name at least one picture"),
+        (["none.jpg"], "'none.jpg': no such file or folder"),
+        (["*.jpeg"], "no file matches this pattern"),
+        (["empty"], "no pictures in this folder"),
+        (["https://host/a.jpg"], "Download the pictures first"),
+        (["a.png", "none.jpg"], "'none.jpg': no such file or folder"),
+        (["a.png", "--colormap", "foo"], "colour map 'foo'"),
+        (["a.png", "-o", "a.png"], "output folder cannot be made"),
+        (["a.png", "--batch-size", "0"], "batch_size must be a whole number of at least 1"),
+        (["a.png", "--input-size", "3"], "input_size"),
+        (["a.png", "--input-size", "big"], "--input-size"),
+        (["a.png", "--dtype", "float31"], "--dtype"),
+        (["a.png", "--raw", "tiff"], "--raw"),
+        (["a.png", "--raw"], "--raw"),
+        (["a.png", "--style", "offical"], "--style"),
+        (["a.png", "--colour", "gray"], "--colour"),
+        (["a.png", "-m", "smal"], "Did you mean 'small'?"),
+        (["a.png", "-m", "empty"], "holds no weights"),
+        (["a.png", "-m", "a.png"], "a.png"),
+        (["a.png", "-m", "nobody/nothing"], "nobody/nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage(run, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    save("a.png")
+    Path("empty").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, out, err = run(*arguments, "-o", "a.png" if "-o" in arguments else "out")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not files("out")
+
+
+def test_help_has_every_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for option in OPTIONS:
+        assert re.search(rf"(?<![\w-]){option}\b", out), option
+    for word in ("PICTURES", "Spectral_r", "png16", "bfloat16", "huggingface", "official", "518", "Exit status"):
+        assert word in out, word
+    # Every option has a word of help.
+    assert out.count("--") >= len(OPTIONS) - 2
+
+
+# --- the cache, and the command as it is called ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def _cache_restored():
+    options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    options += ("jax_persistent_cache_min_entry_size_bytes",)
+    before = {option: getattr(jax.config, option) for option in options}
+    yield
+    for option, value in before.items():
+        jax.config.update(option, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("_cache_restored")
+def test_no_cache(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    save("a.png")
+    assert run("a.png")[0] == 0
+    assert not (tmp_path / "jax").exists()
+    assert not (tmp_path / "xdg").exists()
+
+
+def test_as_a_process(checkpoint, tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png", 80, 60)
+    options = ("--model", checkpoint, "--input-size", 70)
+    home = {"HOME": tmp_path / "home"}
+
+    done = process("predict", "a.png", *options, cwd=tmp_path, XDG_CACHE_HOME=tmp_path / "xdg", **home)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"1 of 1 picture in ")
+    assert done.stdout.count(b"\n") == 1
+    kept = files(tmp_path / "xdg" / "dajax" / "compiled")
+    assert any(name.startswith("jit") for name in kept)
+
+    # jax's own variable comes first; the other cache is left alone.
+    cache = {"JAX_COMPILATION_CACHE_DIR": tmp_path / "jax", "XDG_CACHE_HOME": tmp_path / "xdg"}
+    done = process("predict", "b.png", "none.png", *options, cwd=tmp_path, **cache, **home)
+    assert (done.returncode, done.stdout) == (2, b"")
+    (tmp_path / "none.png").write_bytes(b"")
+    done = process("predict", "b.png", "none.png", *options, cwd=tmp_path, **cache, **home)
+    assert done.returncode == 3
+    assert b"none.png" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert files(tmp_path / "jax")
+    assert files(tmp_path / "xdg" / "dajax" / "compiled") == kept
+    assert not (tmp_path / "home").exists()
+
+
+def test_as_a_process_without_text_encoding(checkpoint, tmp_path):
+    path = save(tmp_path / "é\udcff.png")
+    done = process(
+        *("predict", "--model", checkpoint, "--input-size", 70, "--no-cache", "-o", "out", "--", path.name),
+        cwd=tmp_path,
+        PYTHONIOENCODING="ascii",
+        HOME=tmp_path / "home",
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert files(tmp_path / "out") == {"é\udcff_depth.png"}
+    assert not (tmp_path / "home").exists()

@@ -1,0 +1,478 @@
+"""Pictures to depth maps: what goes in, what comes out and in which order, and how often a program is compiled."""
+
+import io
+import itertools
+import json
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from seeded import error, picture, write_checkpoint
+from tiny import tiny_config, tiny_metric_config
+
+import dajax
+from dajax.errors import ConfigError, HubError, ImageError, WeightsError
+from dajax.inference.estimator import _check_batch_size
+
+SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
+# Across batch sizes; at one padded batch shape results are bit-equal.
+BATCHED = 3e-5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), tiny_config().to_dict(), SHAPES["tiny"])
+
+
+@pytest.fixture(scope="module")
+def estimator(checkpoint):
+    return dajax.DepthEstimator(checkpoint, input_size=70)
+
+
+def pictures(*sizes):
+    return [picture(*size) for size in sizes]
+
+
+def compiled(estimator) -> int:
+    return estimator._apply._cache_size()
+
+
+@pytest.fixture
+def quick(estimator, monkeypatch):
+    """An estimator whose network is a sum: nothing is compiled, and batches change no bit."""
+    monkeypatch.setattr(estimator, "predict", lambda pixels: np.asarray(pixels).sum(axis=-1, dtype=np.float32))
+    return estimator
+
+
+# --- one picture and many ------------------------------------------------------------------------------------------
+
+
+def test_one_picture_gives_one_map_and_a_list_gives_a_list(estimator):
+    image = picture(60, 80)
+    depth = estimator(image)
+    assert isinstance(depth, np.ndarray)
+    assert (depth.shape, depth.dtype) == ((60, 80), np.float32)
+    assert np.isfinite(depth).all()
+    assert depth.std() > 0.01
+    for many in ([image], (image,)):
+        result = estimator(many)
+        assert isinstance(result, list)
+        np.testing.assert_array_equal(result[0], depth)
+    assert estimator([]) == []
+
+
+def test_the_map_is_what_its_parts_give(checkpoint, estimator):
+    model, params = dajax.load(checkpoint)
+    processor = dajax.DepthImageProcessor(input_size=70)
+    image = picture(60, 80)
+    forward = jax.jit(lambda params, pixels: model.apply({"params": params}, pixels).predicted_depth)
+    output = forward(params, processor(image)["pixel_values"])
+    expected = processor.post_process_depth_estimation(output, [(60, 80)])[0]["predicted_depth"]
+    assert error(estimator(image), expected) <= BATCHED
+
+
+# The first size comes once only, and the last pictures leave batches unfilled.
+MIXED = ((33, 90), (60, 80), (61, 80), (80, 60), (60, 80), (81, 60), (62, 80), (70, 70), (80, 60))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8, 100])
+def test_mixed_sizes_keep_their_order(quick, batch_size):
+    images = pictures(*MIXED)
+    results = quick(images, batch_size=batch_size)
+    assert [result.shape for result in results] == [image.shape[:2] for image in images]
+    for result, image in zip(results, images, strict=True):
+        np.testing.assert_array_equal(result, quick(image))
+
+
+def test_mixed_sizes_equal_singles(estimator):
+    images = pictures((60, 80), (80, 60), (61, 80), (62, 80), (63, 80))
+    for result, image in zip(estimator(images, batch_size=4), images, strict=True):
+        assert error(result, estimator(image)) <= BATCHED
+
+
+def test_neighbours_in_a_batch_change_no_bit(estimator):
+    images = pictures((60, 80), (61, 80), (62, 80), (63, 80))
+    full = estimator(images, batch_size=4)
+    # Three are padded to four, and the fourth row is blank.
+    for result, expected in zip(estimator(images[:3], batch_size=4), full[:3], strict=True):
+        np.testing.assert_array_equal(result, expected)
+    for result, expected in zip(
+        estimator([images[0], *images[:0:-1]], batch_size=4), [full[0], *full[:0:-1]], strict=True
+    ):
+        assert error(result, expected) <= BATCHED
+
+
+def test_leftovers_are_padded_to_powers_of_two(checkpoint):
+    estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=8)
+    image = picture(60, 80)
+    for count, programs in ((8, 1), (16, 1), (5, 1), (7, 1), (3, 2), (4, 2), (12, 2), (1, 3), (9, 3)):
+        estimator([image] * count)
+        assert compiled(estimator) == programs, count
+
+
+def test_a_batch_is_never_more_than_the_batch_size(quick, monkeypatch):
+    seen = []
+    predict = quick.predict
+    monkeypatch.setattr(quick, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
+    quick([picture(60, 80)] * 17, batch_size=6)
+    assert seen == [6, 6, 6]
+    quick([picture(60, 80)] * 9, batch_size=6)
+    assert seen[3:] == [6, 4]
+
+
+def test_batch_size_of_the_call_comes_before_the_estimators(checkpoint):
+    estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=4)
+    estimator(pictures((60, 80), (60, 80)), batch_size=1)
+    estimator(picture(60, 80), batch_size=4)
+    assert compiled(estimator) == 1
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Endless pictures (a thousand, so that a failure ends), and how many of them were taken."""
+
+    def __init__(self, *sizes, then):
+        self.sizes, self.taken = itertools.chain(sizes, itertools.repeat(then)), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.taken += 1
+        assert self.taken < 1000
+        return picture(*next(self.sizes))
+
+
+def test_stream_reads_nothing_before_it_is_asked(quick):
+    endless = Counted(then=(60, 80))
+    stream = quick.stream(endless)
+    assert endless.taken == 0
+    next(stream)
+    assert endless.taken <= 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_stream_reads_a_few_batches_ahead_at_most(quick, batch_size):
+    endless = Counted(then=(60, 80))
+    stream = quick.stream(endless, batch_size=batch_size)
+    for done in range(1, 20):
+        next(stream)
+        assert endless.taken - done <= 2 * batch_size
+
+
+@pytest.mark.parametrize("sizes", [[(33, 90)], [(33, 90), (70, 70), (90, 33)]], ids=["one", "three"])
+def test_a_rare_size_does_not_hold_up_an_endless_stream(quick, sizes):
+    batch_size = 2
+    endless = Counted(*sizes, then=(60, 80))
+    stream = quick.stream(endless, batch_size=batch_size)
+    for done, size in enumerate([*sizes, *[(60, 80)] * 20]):
+        assert next(stream).shape == size
+        assert endless.taken - done <= 6 * batch_size + 1
+
+
+def test_stream_of_ever_new_sizes_is_bounded(quick):
+    sizes = [(60, 80), (80, 60), (70, 70), (60, 100), (100, 60), (60, 120)] * 2
+    endless = Counted(*sizes, then=(70, 70))
+    stream = quick.stream(endless, batch_size=2)
+    for done, size in enumerate(sizes):
+        assert next(stream).shape == size
+        assert endless.taken - done <= 10
+
+
+def test_stream_takes_any_iterable(quick):
+    images = pictures((60, 80), (70, 70))
+    for many in (iter(images), (image for image in images), {"a": images[0], "b": images[1]}.values()):
+        assert [depth.shape for depth in quick.stream(many)] == [(60, 80), (70, 70)]
+
+
+# --- what a picture may be -----------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_picture_gives_the_same_map(estimator, tmp_path):
+    image = picture(60, 80)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    floats = (image / 255).astype(np.float32)
+    expected = estimator(image)
+    kinds = [path, str(path), path.read_bytes(), Image.fromarray(image), floats, floats.astype(np.float64)]
+    for kind in [*kinds, jnp.asarray(image)]:
+        np.testing.assert_array_equal(estimator(kind), expected)
+    with path.open("rb") as stream:
+        np.testing.assert_array_equal(estimator(stream), expected)
+
+
+def test_inputs_are_not_changed(estimator):
+    image = picture(60, 80)
+    floats = (image / 255).astype(np.float32)
+    pil = Image.fromarray(image)
+    kept = image.copy(), floats.copy(), pil.copy()
+    for value in (image, floats):
+        value.flags.writeable = False
+    images = [image, floats, pil]
+    estimator(images)
+    assert len(images) == 3
+    np.testing.assert_array_equal(image, kept[0])
+    np.testing.assert_array_equal(floats, kept[1])
+    np.testing.assert_array_equal(np.asarray(pil), np.asarray(kept[2]))
+
+
+def test_photos_are_turned_upright_first(estimator, tmp_path):
+    stored = Image.fromarray(picture(60, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    data = io.BytesIO()
+    stored.save(data, "JPEG", exif=exif, quality=95)
+    (tmp_path / "a.jpg").write_bytes(data.getvalue())
+    upright = np.rot90(np.asarray(Image.open(data)), -1)
+    depth = estimator(tmp_path / "a.jpg")
+    assert depth.shape == (90, 60)
+    np.testing.assert_array_equal(depth, estimator(upright.copy()))
+    np.testing.assert_array_equal(depth, estimator(Image.open(tmp_path / "a.jpg")))
+
+
+def test_grey_and_transparent_pictures(estimator):
+    grey = picture(60, 80)[:, :, 0]
+    expected = estimator(np.repeat(grey[:, :, None], 3, axis=2))
+    for image in (grey, grey[:, :, None], Image.fromarray(grey)):
+        np.testing.assert_array_equal(estimator(image), expected)
+    hidden = np.dstack([picture(60, 80), np.zeros((60, 80), np.uint8)])
+    np.testing.assert_array_equal(estimator(hidden), estimator(np.full((60, 80, 3), 255, np.uint8)))
+
+
+def test_bad_pictures(quick, tmp_path):
+    estimator = quick
+    holed = np.full((60, 80, 3), 0.5, np.float32)
+    holed[3, 4, 1] = np.nan
+    with pytest.raises(ImageError, match=r"nan at index \[3, 4, 1\]"):
+        estimator(holed)
+    with pytest.raises(ImageError, match=r"\[0, 255\]|within \[0, 1\]"):
+        estimator(picture(60, 80).astype(np.float32))
+    with pytest.raises(ImageError, match="No such file"):
+        estimator(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="list\\(array\\)"):
+        estimator(np.stack(pictures((60, 80), (60, 80))))
+    with pytest.raises(ImageError, match="generator"):
+        estimator(image for image in pictures((60, 80)))
+    with pytest.raises(ImageError, match="URL"):
+        estimator("https://host/a.jpg")
+    # One bad picture says so; the ones before it were given already.
+    stream = estimator.stream(iter([picture(60, 80), picture(60, 80), holed]))
+    assert next(stream).shape == (60, 80)
+    with pytest.raises(ImageError, match="nan"):
+        list(stream)
+
+
+def test_too_many_patches(checkpoint):
+    official = dajax.DepthEstimator(checkpoint, style="official", input_size=70)
+    with pytest.raises(ImageError, match="patches; the limit is"):
+        official(np.zeros((1, 20_000, 3), np.uint8))
+
+
+def test_tiny_pictures_give_maps(estimator):
+    depth = estimator(picture(1, 1))
+    assert depth.shape == (1, 1)
+    assert np.isfinite(depth).all()
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (2, 3), (1, 300)])
+def test_narrow_pictures_give_maps(quick, size):
+    assert quick(picture(*size)).shape == size
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def test_pair_of_model_and_params(checkpoint, estimator):
+    image = picture(60, 80)
+    pair = dajax.DepthEstimator(dajax.load(checkpoint), input_size=70)
+    np.testing.assert_array_equal(pair(image), estimator(image))
+    assert pair.processor.size == {"height": 70, "width": 70}
+    assert dajax.DepthEstimator(dajax.load(checkpoint)).processor.size == {"height": 518, "width": 518}
+
+
+def test_path_may_be_a_string(checkpoint, estimator):
+    named = dajax.DepthEstimator(str(checkpoint), input_size=70)
+    np.testing.assert_array_equal(named(picture(60, 80)), estimator(picture(60, 80)))
+
+
+# Other maps are several deviations away.
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.3), (jnp.float16, 0.03)])
+def test_half_precision_is_close_and_gives_float32(checkpoint, estimator, dtype, bound):
+    image = picture(60, 80)
+    by_name = dajax.DepthEstimator(checkpoint, dtype=dtype, input_size=70)
+    by_pair = dajax.DepthEstimator(dajax.load(checkpoint), dtype=dtype, input_size=70)
+    for half in (by_name, by_pair):
+        assert half.dtype == half.model.dtype == jnp.dtype(dtype)
+        assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(dtype)}
+    depth = by_pair(image)
+    assert depth.dtype == np.float32
+    assert 1e-5 < error(depth, estimator(image)) <= bound
+
+
+def test_dtype_and_device(estimator):
+    assert estimator.dtype == "float32"
+    assert estimator.device == jax.devices()[0].device_kind
+
+
+def test_params_follow_the_sharding(checkpoint):
+    second = jax.devices()[1]
+    placed = dajax.DepthEstimator(checkpoint, input_size=70, sharding=second)
+    assert {device for leaf in jax.tree.leaves(placed.params) for device in leaf.devices()} == {second}
+    assert placed(picture(60, 80)).shape == (60, 80)
+
+
+def test_metric_model_is_in_metres(tmp_path):
+    write_checkpoint(tmp_path, tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
+    depth = dajax.DepthEstimator(tmp_path, input_size=70)(picture(60, 80))
+    assert 0 < depth.min() < depth.max() < 20
+
+
+# --- styles --------------------------------------------------------------------------------------------------------
+
+
+def test_style_sets_positions_and_pixels_together(checkpoint, estimator):
+    image = picture(60, 80)
+    official = dajax.DepthEstimator(checkpoint, style="official", input_size=70)
+    assert official.processor.style == "official"
+    assert official.model.config.backbone_config.interpolate_offset == 0.1
+    assert estimator.processor.style == "huggingface"
+    assert estimator.model.config.backbone_config.interpolate_offset == 0
+    assert error(official(image), estimator(image)) > 1e-3
+
+
+def test_style_of_a_pair(checkpoint):
+    kept = dajax.DepthEstimator(dajax.load(checkpoint, style="official"), input_size=70)
+    set_here = dajax.DepthEstimator(dajax.load(checkpoint), style="official", input_size=70)
+    for same in (kept, set_here):
+        assert same.processor.style == "official"
+        assert same.model.config.backbone_config.interpolate_offset == 0.1
+    back = dajax.DepthEstimator(dajax.load(checkpoint, style="official"), style="huggingface", input_size=70)
+    assert back.processor.style == "huggingface"
+    assert back.model.config.backbone_config.interpolate_offset == 0
+
+
+def test_processor_gives_its_style_to_a_model_that_is_loaded(checkpoint):
+    processor = dajax.DepthImageProcessor("official", 70)
+    official = dajax.DepthEstimator(checkpoint, processor=processor)
+    assert official.processor is processor
+    assert official.model.config.backbone_config.interpolate_offset == 0.1
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("input_size", "expected"), [(70, (56, 70)), (84, (56, 84)), ((98, 140), (98, 126)), ((140, 98), (70, 98))]
+)
+def test_input_size(checkpoint, monkeypatch, input_size, expected):
+    estimator = dajax.DepthEstimator(checkpoint, input_size=input_size)
+    seen = []
+    monkeypatch.setattr(
+        estimator, "predict", lambda pixels: seen.append(pixels.shape) or np.zeros(pixels.shape[:3], np.float32)
+    )
+    assert estimator(picture(60, 80)).shape == (60, 80)
+    assert seen == [(1, *expected, 3)]
+
+
+def test_without_input_size_the_checkpoints_file_says(checkpoint, tmp_path):
+    assert dajax.DepthEstimator(checkpoint).processor.size == {"height": 518, "width": 518}
+    write_checkpoint(tmp_path, tiny_config().to_dict(), SHAPES["tiny"])
+    fields = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    fields["size"] = {"height": 56, "width": 70}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
+    assert dajax.DepthEstimator(tmp_path).processor.size == {"height": 56, "width": 70}
+
+
+def test_predict_takes_pixels(estimator):
+    pixels = estimator.processor(pictures((60, 80), (60, 80)))["pixel_values"]
+    for given in (pixels, jnp.asarray(pixels)):
+        depth = estimator.predict(given)
+        assert isinstance(depth, jax.Array)
+        assert (depth.shape, depth.dtype) == (pixels.shape[:3], np.float32)
+    with pytest.raises(ImageError, match="multiples of 14"):
+        estimator.predict(np.zeros((1, 71, 70, 3), np.float32))
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+# The tests' checks of annotations (TypeError) are before those of dajax where the type is wrong.
+@pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "2", [2]])
+def test_batch_size_must_be_a_positive_whole_number(checkpoint, quick, batch_size):
+    kind = ConfigError if isinstance(batch_size, int) else (ConfigError, TypeError)
+    with pytest.raises(kind, match="batch_size"):
+        dajax.DepthEstimator(checkpoint, batch_size=batch_size)
+    for images in (picture(60, 80), [picture(60, 80)]):
+        with pytest.raises(kind, match="batch_size"):
+            quick(images, batch_size=batch_size)
+    with pytest.raises(ConfigError, match="batch_size"):
+        _check_batch_size(batch_size)
+
+
+def test_contradictions(checkpoint):
+    processor = dajax.DepthImageProcessor(input_size=70)
+    official = dajax.DepthImageProcessor("official", 70)
+    pair = dajax.load(checkpoint)
+    for model in (checkpoint, pair):
+        with pytest.raises(ConfigError, match="input_size belongs to the processor"):
+            dajax.DepthEstimator(model, processor=processor, input_size=70)
+        with pytest.raises(ConfigError, match=r"'huggingface'.*'official'"):
+            dajax.DepthEstimator(model, processor=processor, style="official")
+    with pytest.raises(ConfigError, match=r"'official'.*'huggingface'"):
+        dajax.DepthEstimator(pair, processor=official)
+    with pytest.raises(ConfigError, match=r"\['local_files_only', 'revision'\]"):
+        dajax.DepthEstimator(pair, revision="main", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "offical"}, "style"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"dtype": "float31"}, "dtype"),
+        ({"input_size": 3}, "input_size"),
+        ({"input_size": (70, 0)}, "input_size"),
+    ],
+    ids=str,
+)
+def test_bad_options(checkpoint, options, message):
+    for model in (checkpoint, dajax.load(checkpoint)):
+        with pytest.raises(ConfigError, match=message):
+            dajax.DepthEstimator(model, **options)
+
+
+def test_models_that_are_not_there(tmp_path):
+    with pytest.raises(WeightsError, match="alias"):
+        dajax.DepthEstimator(tmp_path / "none")
+    with pytest.raises(HubError, match="nobody/nothing"):
+        dajax.DepthEstimator("nobody/nothing", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_two_estimators_in_threads(checkpoint, estimator):
+    other = dajax.DepthEstimator(checkpoint, style="official", input_size=70)
+    images = pictures((60, 80), (61, 80))
+    expected = {id(e): e(images, batch_size=2) for e in (estimator, other)}
+    found, problems = {}, []
+
+    def work(place, e):
+        try:
+            found[place] = (e, e(images, batch_size=2))
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=work, args=(i, e)) for i, e in enumerate([estimator, other] * 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert len(found) == 6
+    for e, results in found.values():
+        for result, wanted in zip(results, expected[id(e)], strict=True):
+            np.testing.assert_array_equal(result, wanted)
