@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
@@ -21,6 +22,8 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "dajax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", os.fspath(directory))
+    # jax opens its cache once and then keeps to that directory.
+    compilation_cache.reset_cache()
     # jax's own thresholds leave out programs that compile in under a second, of which a start has many.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

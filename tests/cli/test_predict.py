@@ -250,8 +250,10 @@ def _cache_restored():
 def test_no_cache(run, monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    before = jax.config.jax_compilation_cache_dir
     save("a.png")
     assert run("a.png")[0] == 0
+    assert jax.config.jax_compilation_cache_dir == before
     assert not (tmp_path / "jax").exists()
     assert not (tmp_path / "xdg").exists()
 

@@ -55,6 +55,13 @@ def test_quick_programs_are_kept_too_even_after_others_were_compiled(tmp_path):
     assert [path for path in tmp_path.iterdir() if path.name.startswith("jit")]
 
 
+def test_another_directory_later(tmp_path):
+    for place in ("a", "b"):
+        dajax.enable_compilation_cache(tmp_path / place)
+        jax.jit(lambda x: x * 5.0 - 1.0)(jnp.ones(7, jnp.float32))
+        assert any(path.name.startswith("jit") for path in (tmp_path / place).iterdir())
+
+
 def test_importing_and_loading_switch_nothing_on(tmp_path):
     code = """if True:
         import jax, dajax
