@@ -193,8 +193,17 @@ def test_malformed_files(tmp_path, content, message):
 
 
 def test_directory_without_the_file(tmp_path):
-    with pytest.raises(ConfigError, match="has no preprocessor_config"):
-        DepthImageProcessor.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="has no preprocessor_config.json: the released"):
+        processor = DepthImageProcessor.from_pretrained(tmp_path)
+    assert processor.to_dict() == DepthImageProcessor().to_dict()
+
+
+def test_lone_file_of_weights_takes_the_config_beside_it(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    assert DepthImageProcessor.from_pretrained(weights).size == {"height": 518, "width": 518}
+    DepthImageProcessor(input_size=252).save_pretrained(tmp_path)
+    assert DepthImageProcessor.from_pretrained(weights).size == {"height": 252, "width": 252}
 
 
 def test_extra_fields_are_ignored(tmp_path):

@@ -95,7 +95,8 @@ def test_every_layer_equals_its_reference(checkpoints, name):
 def test_processor_gives_the_stored_pixels(size):
     values = dajax.DepthImageProcessor()(picture(*size))["pixel_values"]
     expected = stored()[f"processor/{size[0]}x{size[1]}"]
-    assert values.shape[1:3] == tuple(stored()[f"processor/{size[0]}x{size[1]}/size"])
+    target = tuple(stored()[f"processor/{size[0]}x{size[1]}/size"])
+    assert values.shape[1:3] == target, f"resized to {values.shape[1:3]}, not {target}"
     assert values.dtype == np.float32
     found = np.abs(values[0, ::13, ::13] - expected).max()
     assert found <= 1e-6, f"largest difference {found:.1e}"
