@@ -89,7 +89,9 @@ class DepthAnything(nn.Module):
         size = _check_pixels(pixels, config)
         grid = (size[0] // config.patch_size, size[1] // config.patch_size)
 
-        encoded = Dinov2(config.backbone_config, dtype, self.remat, name="backbone")(pixels, deterministic)
+        encoded = Dinov2(config.backbone_config, dtype, self.remat, name="backbone")(
+            pixels, deterministic, output_attentions
+        )
         maps = Neck(config, dtype, name="neck")(encoded.taps, grid)
         depth_bhw = Head(config, dtype, name="head")(maps[config.head_in_index], size)
 

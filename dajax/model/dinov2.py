@@ -159,14 +159,14 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool = True
-    ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"]]:
-        """Return the tokens and the attention weights."""
+        self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool, return_weights: bool
+    ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"] | None]:
+        """Return the tokens, and the attention weights if asked for."""
         config, dtype = self.config, self.dtype
         drop_path = nn.Dropout(config.drop_path_rate, broadcast_dims=(1, 2), deterministic=deterministic)
 
         normed_bnd = LayerNorm(config, dtype, name="norm1")(tokens_bnd)
-        update_bnd, weights_bhnm = Attention(config, dtype, name="attention")(normed_bnd, deterministic)
+        update_bnd, weights_bhnm = Attention(config, dtype, name="attention")(normed_bnd, deterministic, return_weights)
         tokens_bnd = tokens_bnd + drop_path(LayerScale(config, name="layer_scale1")(update_bnd))
 
         normed_bnd = LayerNorm(config, dtype, name="norm2")(tokens_bnd)
@@ -181,12 +181,12 @@ class EncoderOutput(NamedTuple):
     Attributes:
         taps: what the neck reads: normalised tokens after the layers `out_indices`, class token included.
         hidden_states: tokens before the first layer and after each layer, not normalised.
-        attentions: softmax weights of each layer.
+        attentions: softmax weights of each layer, or None where they were not asked for.
     """
 
     taps: tuple[Array, ...]
     hidden_states: tuple[Array, ...]
-    attentions: tuple[Array, ...]
+    attentions: tuple[Array | None, ...]
 
 
 class Dinov2(nn.Module):
@@ -202,16 +202,21 @@ class Dinov2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pixels_bhwc: Float[Array, "batch height width channels"], deterministic: bool = True
+        self,
+        pixels_bhwc: Float[Array, "batch height width channels"],
+        deterministic: bool = True,
+        return_weights: bool = False,
     ) -> EncoderOutput:
-        """Return taps, hidden states and attention weights; what the caller does not use costs nothing under jit."""
+        """Return taps, hidden states, and attention weights if asked for."""
         config = self.config
-        layer = nn.remat(Layer, static_argnums=(2,)) if self.remat else Layer
+        layer = nn.remat(Layer, static_argnums=(2, 3)) if self.remat else Layer
         tokens_bnd = Embeddings(config, self.dtype, name="embeddings")(pixels_bhwc)
         tokens_bnd = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)(tokens_bnd)
         hidden_states, attentions = [tokens_bnd], []
         for i in range(config.num_hidden_layers):
-            tokens_bnd, weights_bhnm = layer(config, self.dtype, name=f"layer_{i}")(tokens_bnd, deterministic)
+            tokens_bnd, weights_bhnm = layer(config, self.dtype, name=f"layer_{i}")(
+                tokens_bnd, deterministic, return_weights
+            )
             hidden_states.append(tokens_bnd)
             attentions.append(weights_bhnm)
         # One norm for all taps. A model that taps no layer still has it.

@@ -16,6 +16,7 @@ class Breakage(NamedTuple):
 # One small map is enough for most: the mistake is everywhere in it.
 MAP = "float64 and tiny-70x70"
 EVEN = "float64 and tiny-56x84"
+LAYERS = "every_layer and swiglu"
 
 BREAKAGES = [
     # Encoder
@@ -47,11 +48,24 @@ BREAKAGES = [
     Breakage(
         "sigmoid gate for SiLU", "model/dinov2.py", "nn.silu(gate_bnm)", "nn.sigmoid(gate_bnm)", "float64 and swiglu"
     ),
+    Breakage("no scale in attention", "model/attention.py", "scores_nm * query_nd.shape[-1] ** -0.5", "scores_nm", MAP),
+    Breakage("scale by all heads' width", "model/attention.py", "query_nd.shape[-1] ** -0.5", "32**-0.5", MAP),
     Breakage(
-        "no scale in attention", "model/attention.py", "scores_bhnm * query_bnhd.shape[-1] ** -0.5", "scores_bhnm", MAP
+        "softmax without its sum",
+        "model/attention.py",
+        "mixed_nd / unnormalised_nm.sum(-1, keepdims=True)",
+        "mixed_nd",
+        MAP,
     ),
-    Breakage("scale by all heads' width", "model/attention.py", "query_bnhd.shape[-1] ** -0.5", "32**-0.5", MAP),
-    Breakage("softmax over queries", "model/attention.py", "axis=-1).astype", "axis=-2).astype", MAP),
+    # Another way through attention: the one that returns its weights.
+    Breakage("softmax over queries", "model/attention.py", "axis=-1).astype", "axis=-2).astype", LAYERS),
+    Breakage(
+        "no scale in the returned weights",
+        "model/attention.py",
+        "scores_bhnm * query_bnhd.shape[-1] ** -0.5",
+        "scores_bhnm",
+        LAYERS,
+    ),
     Breakage("rows and columns of positions swapped", "model/dinov2.py", '"Hh,Ww,hwd->HWd"', '"Hh,Ww,whd->HWd"', EVEN),
     Breakage("positions by the authors' +0.1", "model/dinov2.py", "grid / (n + offset)", "grid / (n + 0.1)", EVEN),
     Breakage("bicubic a = -0.5", "resample.py", "a: float = -0.75,", "a: float = -0.5,", EVEN),
