@@ -22,6 +22,7 @@ from dajax.errors import ConfigError, HubError, WeightsError, shown
 from dajax.hub import is_hub_id, locate
 from dajax.model.depth_anything import DepthAnything
 
+from .layout import copy_rearranged
 from .mapping import Source, recognise, sources, torch_shape
 from .report import raise_problems
 from .safetensors_io import FLOAT_DTYPES, SafetensorsFile, TensorInfo
@@ -284,7 +285,7 @@ def _read_all(
     with ThreadPoolExecutor(_READERS) as pool:
         for path in plan:
             ahead.append((path, pool.submit(read, path)))
-            if len(ahead) > _READERS:
+            if len(ahead) > 2 * _READERS:
                 first, future = ahead.popleft()
                 params[first] = place(first, future.result())
         params |= {rest: place(rest, future.result()) for rest, future in ahead}
@@ -309,7 +310,7 @@ def _read_one(
         rows = info.shape[0] if len(parts) > 1 else None
         part = view if rows is None else view[position : position + rows]
         with np.errstate(over="ignore"):  # what becomes infinite is reported below
-            np.copyto(part, file.read(name, buffer), casting="unsafe")
+            copy_rearranged(part, file.read(name, buffer))
         position += rows or 0
     if check_finite and not _is_finite(target):
         raise WeightsError(

@@ -22,6 +22,8 @@ import numpy as np
 from dajax import limits
 from dajax.errors import WeightsError, shown
 
+from .layout import contiguous
+
 # In the order of the format's own enumeration, which decides the order of tensors in a file.
 FLOAT_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
@@ -240,5 +242,5 @@ def write_safetensors(
     file.write(text)
     for name in order:
         # Only C-contiguous arrays have their bytes in the order that the header promises.
-        array = np.ascontiguousarray(get(name))
+        array = contiguous(get(name))
         file.write(array.reshape(-1).view(np.uint8).data)
