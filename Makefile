@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@echo "The map of random weights is no depth. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
 
 picture: demo
-	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.png
+	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow and not network"

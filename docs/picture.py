@@ -11,4 +11,4 @@ with Image.open(photo) as left, Image.open(depth) as right:
     both.paste(left, (0, 0))
     both.paste(right, (left.width, 0))
 target.parent.mkdir(parents=True, exist_ok=True)
-both.quantize(256).save(target, optimize=True)
+both.save(target, quality=88)
