@@ -6,8 +6,6 @@ Hub leaves most of them out, and what it leaves out has to mean the same here.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,46 +16,15 @@ from typing import Any, Literal
 
 from . import limits
 from .checkpoints import ALIASES, Checkpoint
-from .errors import ConfigError, WeightsError, shown
+from .errors import ConfigError, shown
 from .hub import is_hub_id, locate
+from .validation import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
 
 Style = Literal["huggingface", "official"]
 
 # The authors' code (DINOv2, `interpolate_offset`) resamples the position embeddings by scale factors of (n + 0.1) / 37,
 # Transformers since 4.45 by size.
 INTERPOLATE_OFFSET: dict[str, float] = {"huggingface": 0.0, "official": 0.1}
-
-# Fields that every Transformers config may carry and that say nothing about the network.
-_IGNORED_FIELDS = frozenset(
-    {
-        "architectures",
-        "attn_implementation",
-        "auto_map",
-        "backbone",
-        "backbone_kwargs",
-        "chunk_size_feed_forward",
-        "dtype",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "semantic_loss_ignore_index",
-        "stage_names",
-        "tie_word_embeddings",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "use_pretrained_backbone",
-        "use_timm_backbone",
-        "_attn_implementation_autoset",
-        "_commit_hash",
-        "_name_or_path",
-    }
-)
 
 _OTHER_FAMILIES = {
     "dinov2_with_registers": "DINOv2 with registers",
@@ -67,56 +34,6 @@ _OTHER_FAMILIES = {
     "prompt_depth_anything": "Prompt Depth Anything",
     "depth_pro": "Depth Pro",
 }
-
-
-def _check_integer(owner: str, name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{owner}.{name} must be an integer, got {shown(value)}")
-    if not low <= value <= high:
-        raise ConfigError(f"{owner}.{name} must be between {low} and {high}, got {shown(value)}")
-
-
-def _check_number(owner: str, name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{owner}.{name} must be a number, got {shown(value)}")
-    if not low <= value <= high:  # NaN is not
-        raise ConfigError(f"{owner}.{name} must be a finite number between {low} and {high}, got {shown(value)}")
-
-
-def _check_flag(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{owner}.{name} must be true or false, got {shown(value)}")
-
-
-def _as_tuple(owner: str, name: str, value: Any, length: int | None = None) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{owner}.{name} must be a list, got {shown(value)}")
-    if not 1 <= len(value) <= limits.MAX_TAPS:
-        raise ConfigError(f"{owner}.{name} must have 1 to {limits.MAX_TAPS} entries, got {len(value)}")
-    if length is not None and len(value) != length:
-        raise ConfigError(f"{owner}.{name} must have {length} entries, one for each tap, got {len(value)}")
-    return tuple(value)
-
-
-def _square(value: Any) -> Any:
-    """Return 518 for the `[518, 518]` that Transformers allows."""
-    is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(n) is int for n in value)
-    if is_pair and value[0] == value[1]:
-        return value[0]
-    return value
-
-
-def _known_fields(cls: type, given: Mapping[str, Any], also: frozenset[str] = frozenset()) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{cls.__name__} must be a JSON object, got {type(given).__name__}")
-    known = {f.name for f in fields(cls)}
-    unknown = [name for name in given if name not in known | _IGNORED_FIELDS | also]
-    if unknown:
-        hints = {name: difflib.get_close_matches(str(name), known, 1) for name in unknown[: limits.MAX_LISTED_PROBLEMS]}
-        listed = ", ".join(shown(n) + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
-        warnings.warn(f"{cls.__name__} has no field for, and ignores: {listed}", UserWarning, stacklevel=3)
-    values = {name: value for name, value in given.items() if name in known and value is not None}
-    return values | {name: _square(values[name]) for name in ("image_size", "patch_size") if name in values}
 
 
 @dataclass(frozen=True)
@@ -157,21 +74,21 @@ class Dinov2Config:
 
     def __post_init__(self) -> None:
         me = "backbone_config"
-        _check_integer(me, "hidden_size", self.hidden_size, 1, limits.MAX_WIDTH)
-        _check_integer(me, "num_hidden_layers", self.num_hidden_layers, 1, limits.MAX_LAYERS)
-        _check_integer(me, "num_attention_heads", self.num_attention_heads, 1, limits.MAX_WIDTH)
-        _check_number(me, "mlp_ratio", self.mlp_ratio, 1e-3, limits.MAX_MLP_RATIO)
-        _check_integer(me, "image_size", self.image_size, 1, limits.MAX_IMAGE_SIZE)
-        _check_integer(me, "patch_size", self.patch_size, 1, limits.MAX_PATCH_SIZE)
-        _check_integer(me, "num_channels", self.num_channels, 1, limits.MAX_CHANNELS)
+        check_integer(me, "hidden_size", self.hidden_size, 1, limits.MAX_WIDTH)
+        check_integer(me, "num_hidden_layers", self.num_hidden_layers, 1, limits.MAX_LAYERS)
+        check_integer(me, "num_attention_heads", self.num_attention_heads, 1, limits.MAX_WIDTH)
+        check_number(me, "mlp_ratio", self.mlp_ratio, 1e-3, limits.MAX_MLP_RATIO)
+        check_integer(me, "image_size", self.image_size, 1, limits.MAX_IMAGE_SIZE)
+        check_integer(me, "patch_size", self.patch_size, 1, limits.MAX_PATCH_SIZE)
+        check_integer(me, "num_channels", self.num_channels, 1, limits.MAX_CHANNELS)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            _check_number(me, name, getattr(self, name), 0.0, 0.999)
-        _check_number(me, "initializer_range", self.initializer_range, 0.0, 1e3)
-        _check_number(me, "layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0)
-        _check_number(me, "layerscale_value", self.layerscale_value, -1e6, 1e6)
-        _check_number(me, "interpolate_offset", self.interpolate_offset, 0.0, 0.999)
+            check_number(me, name, getattr(self, name), 0.0, 0.999)
+        check_number(me, "initializer_range", self.initializer_range, 0.0, 1e3)
+        check_number(me, "layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0)
+        check_number(me, "layerscale_value", self.layerscale_value, -1e6, 1e6)
+        check_number(me, "interpolate_offset", self.interpolate_offset, 0.0, 0.999)
         for name in ("qkv_bias", "use_swiglu_ffn", "apply_layernorm", "reshape_hidden_states", "use_mask_token"):
-            _check_flag(me, name, getattr(self, name))
+            check_flag(me, name, getattr(self, name))
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"{me}.hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -190,9 +107,9 @@ class Dinov2Config:
     def _check_out_indices(self, me: str) -> None:
         # Transformers: without indices the last layer is the one tap; negative ones count from the end.
         given = self.out_indices
-        indices = (self.num_hidden_layers,) if given in ((), []) else _as_tuple(me, "out_indices", given)
+        indices = (self.num_hidden_layers,) if given in ((), []) else as_tuple(me, "out_indices", given)
         for index in indices:
-            _check_integer(me, "out_indices", index, -self.num_hidden_layers - 1, self.num_hidden_layers)
+            check_integer(me, "out_indices", index, -self.num_hidden_layers - 1, self.num_hidden_layers)
         indices = tuple(i % (self.num_hidden_layers + 1) for i in indices)
         if list(indices) != sorted(set(indices)):
             raise ConfigError(f"{me}.out_indices must be in rising order without repeats, got {list(given)}")
@@ -214,11 +131,11 @@ class Dinov2Config:
         """Read the `backbone_config` of a Transformers `config.json`; fields left out get Transformers' defaults."""
         if isinstance(given, Mapping):
             _refuse_other_family(given, "dinov2")
-        values = _known_fields(cls, given, also=frozenset({"out_features"}))
+        values = known_fields(cls, given, also=frozenset({"out_features"}))
         if given.get("out_features") is None:
             return cls(**values)
         stages = tuple(
-            _stage_index(name) for name in _as_tuple("backbone_config", "out_features", given["out_features"])
+            _stage_index(name) for name in as_tuple("backbone_config", "out_features", given["out_features"])
         )
         config = cls(**{"out_indices": stages, **values})
         if config.out_indices != stages:
@@ -297,24 +214,24 @@ class DepthAnythingConfig:
             raise ConfigError(f"{me}.backbone_config must be a Dinov2Config, got {type(backbone).__name__}")
         taps = len(backbone.out_indices)
         for name in ("reassemble_factors", "neck_hidden_sizes"):
-            object.__setattr__(self, name, _as_tuple(me, name, getattr(self, name), taps))
-        _check_integer(me, "patch_size", self.patch_size, 1, limits.MAX_PATCH_SIZE)
-        _check_number(me, "initializer_range", self.initializer_range, 0.0, 1e3)
-        _check_integer(me, "reassemble_hidden_size", self.reassemble_hidden_size, 1, limits.MAX_WIDTH)
+            object.__setattr__(self, name, as_tuple(me, name, getattr(self, name), taps))
+        check_integer(me, "patch_size", self.patch_size, 1, limits.MAX_PATCH_SIZE)
+        check_number(me, "initializer_range", self.initializer_range, 0.0, 1e3)
+        check_integer(me, "reassemble_hidden_size", self.reassemble_hidden_size, 1, limits.MAX_WIDTH)
         for factor in self.reassemble_factors:
-            _check_number(me, "reassemble_factors", factor, 1 / limits.MAX_RESAMPLE_FACTOR, limits.MAX_RESAMPLE_FACTOR)
+            check_number(me, "reassemble_factors", factor, 1 / limits.MAX_RESAMPLE_FACTOR, limits.MAX_RESAMPLE_FACTOR)
             if factor > 1 and factor != int(factor):
                 raise ConfigError(f"{me}.reassemble_factors above 1 must be whole numbers, got {factor}")
         for width in self.neck_hidden_sizes:
-            _check_integer(me, "neck_hidden_sizes", width, 1, limits.MAX_CHANNELS)
-        _check_integer(me, "fusion_hidden_size", self.fusion_hidden_size, 2, limits.MAX_CHANNELS)
-        _check_integer(me, "head_in_index", self.head_in_index, -taps, taps - 1)
-        _check_integer(me, "head_hidden_size", self.head_hidden_size, 1, limits.MAX_CHANNELS)
+            check_integer(me, "neck_hidden_sizes", width, 1, limits.MAX_CHANNELS)
+        check_integer(me, "fusion_hidden_size", self.fusion_hidden_size, 2, limits.MAX_CHANNELS)
+        check_integer(me, "head_in_index", self.head_in_index, -taps, taps - 1)
+        check_integer(me, "head_hidden_size", self.head_hidden_size, 1, limits.MAX_CHANNELS)
         if self.depth_estimation_type not in ("relative", "metric"):
             raise ConfigError(
                 f"{me}.depth_estimation_type must be 'relative' or 'metric', got {shown(self.depth_estimation_type)}"
             )
-        _check_number(me, "max_depth", self.max_depth, 1e-6, 1e6)
+        check_number(me, "max_depth", self.max_depth, 1e-6, 1e6)
         if self.patch_size != backbone.patch_size:
             raise ConfigError(
                 f"{me}.patch_size ({self.patch_size}) must be backbone_config.patch_size ({backbone.patch_size})"
@@ -363,7 +280,7 @@ class DepthAnythingConfig:
         """
         if isinstance(given, Mapping):
             _refuse_other_family(given, "depth_anything")
-        values = _known_fields(cls, given)
+        values = known_fields(cls, given)
         if values.get("backbone_config") is None and given.get("backbone") is not None:
             raise ConfigError(
                 f"config.backbone={shown(given['backbone'])} names a backbone without its backbone_config"
@@ -486,28 +403,3 @@ def _sized(size: str, changes: Mapping[str, Any]) -> DepthAnythingConfig:
         **changes,
     }
     return DepthAnythingConfig(**values)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON object from a file.
-
-    Raises:
-        WeightsError: there is no such regular file.
-        ConfigError: it is too large, not UTF-8, not JSON or not an object.
-    """
-    try:
-        if not path.is_file():
-            raise WeightsError(f"no file {path}: expected a {path.name} (is {path.parent} a checkpoint directory?)")
-        size = path.stat().st_size
-        if size > limits.MAX_JSON_BYTES:
-            raise ConfigError(f"{path} has {size:,} bytes; a {path.name} has at most {limits.MAX_JSON_BYTES:,}")
-        text = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value

@@ -19,12 +19,13 @@ from PIL import Image
 from dajax.checkpoints import ALIASES
 from dajax.errors import ConfigError, ImageError
 from dajax.hub import is_hub_id, locate
-from dajax.images.processor_file import FILE_DEFAULTS, check_numbers, parse_fields, read_fields
+from dajax.images.processor_file import FILE_DEFAULTS, check_numbers, parse_fields
 from dajax.images.read import read_image
 from dajax.images.recipes import lookup_tables, official_pixels, size_rule
 from dajax.images.write import write_atomically
 from dajax.limits import MAX_IMAGE_SIZE, MAX_PIXELS, MAX_TOKENS
 from dajax.resample import resize_cubic, resize_linear
+from dajax.validation import read_json
 
 Style = Literal["huggingface", "official"]
 
@@ -131,7 +132,7 @@ class DepthImageProcessor:
         path = _config_file(name, hub_options)
         if path is None:
             return cls(style, 518 if input_size is None else input_size)
-        return cls.from_dict(read_fields(path), style=style, input_size=input_size, source=str(path))
+        return cls.from_dict(read_json(path), style=style, input_size=input_size, source=str(path))
 
     @classmethod
     def from_dict(

@@ -1,12 +1,9 @@
 """Transformers' `preprocessor_config.json`: read within bounds, checked field by field."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 from dajax.errors import ConfigError
-from dajax.limits import MAX_JSON_BYTES
 
 # Class names that Transformers has written for this processor over the years.
 _KNOWN_TYPES = ("DPTImageProcessor", "DPTFeatureExtractor", "DPTImageProcessorFast", "DPTImageProcessorPil")
@@ -74,22 +71,3 @@ def check_numbers(field: str, values: Any, count: int) -> None:
     is_list = isinstance(values, list | tuple)
     if not is_list or [isinstance(v, int | float) and math.isfinite(v) for v in values] != [True] * count:
         raise ConfigError(f"{field} must be {count} finite number{'s' * (count > 1)}, got {values!r}")
-
-
-def read_fields(path: Path) -> dict[str, Any]:
-    """Read a JSON object of bounded size.
-
-    Raises:
-        ConfigError: The file is too large, is not JSON, or is not an object.
-    """
-    with path.open("rb") as stream:
-        data = stream.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise ConfigError(f"{str(path)!r}: is larger than {MAX_JSON_BYTES:,} bytes")
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(path)!r}: is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{str(path)!r}: expected a JSON object, found {type(fields).__name__}")
-    return fields

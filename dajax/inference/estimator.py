@@ -214,7 +214,9 @@ def _adapt(
 ) -> tuple[DepthAnything, Mapping[str, Any]]:
     if style is not None:
         model = model.clone(config=model.config.with_style(style))
-    if dtype is not None:
+    if dtype is None:
+        params = jax.tree.map(jnp.asarray, params)  # numpy's would be sent to the device at every call
+    else:
         try:
             dtype = jnp.dtype(dtype)
         except TypeError as error:

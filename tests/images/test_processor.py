@@ -179,10 +179,10 @@ def test_absent_fields_are_those_of_transformers():
         (b'{"rescale_factor": NaN}', "rescale_factor"),
         (b'{"size": 1000000000}', "input_size"),
         (b"[1]", "object"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 200_000, "not JSON"),
-        (b" " * 2_000_000, "larger than"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 200_000, "not valid JSON"),
+        (b" " * 2_000_000, "has at most"),
     ],
 )
 def test_malformed_files(tmp_path, content, message):
