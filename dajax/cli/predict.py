@@ -74,7 +74,8 @@ def predict(
             estimator, paths, output, colormap=colormap, raw=raw, model=model, on_done=lambda path: bar.update()
         )
     for path, reason in report.rejects:
-        print(f"dajax predict: left out {_printable(path)}: {reason}", file=sys.stderr)
+        named = reason if reason.startswith(repr(str(path))) else f"{_printable(path)}: {reason}"
+        print(f"dajax predict: left out {named}", file=sys.stderr)
     done = len(paths) - len(report.rejects)
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
