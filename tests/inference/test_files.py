@@ -288,7 +288,7 @@ def test_too_many_patches(estimator, monkeypatch, tmp_path):
     assert [path.name for path in report.written] == ["a_depth.png", "b_depth.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything: run the tests as another user")
 def test_no_permission_to_read(quick, tmp_path):
     paths = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
     paths[0].chmod(0)
