@@ -125,6 +125,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
         raise WeightsError(f"{path} has a header of {length:,} bytes: far more than any model's")
     file.seek(8)
     text = file.read(length)
+    # Before the JSON is parsed, which takes a second for the tensors of an attack. No name holds a bare quotation mark.
+    if (count := text.count(b'"dtype":')) > limits.MAX_TENSORS:
+        raise WeightsError(f"{path} holds {count:,} tensors; at most {limits.MAX_TENSORS:,} are read")
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:

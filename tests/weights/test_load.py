@@ -2,8 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from refusal import refused
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 import dajax
@@ -81,17 +80,7 @@ def assert_params(params, expected):
 
 def assert_refused(name, match, error=WeightsError, **options):
     """Refused in under a second and without memory for what it describes."""
-    tracemalloc.start()
-    start = time.process_time()
-    try:
-        with pytest.raises(error, match=f"(?s){match}") as caught:
-            dajax.load(name, **options)
-        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert seconds < 1
-    assert peak < 64e6
-    return str(caught.value)
+    return refused(lambda: dajax.load(name, **options), error, match)
 
 
 # --- what loads

@@ -1,0 +1,29 @@
+"""Bad input is refused quickly, in little memory, by one error."""
+
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+
+def refused(call: Callable[[], object], error: type[Exception], match: str) -> str:
+    """Return the message of the error that `call` raises, in under a second and 64 MB.
+
+    Called twice: to trace memory takes several times as long as the call itself.
+    """
+    start = time.process_time()
+    with pytest.raises(error, match=f"(?s){match}"):
+        call()
+    seconds = time.process_time() - start
+    tracemalloc.start()
+    try:
+        with pytest.raises(error) as caught:
+            call()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"{seconds * 1e3:.1f} ms, {peak / 1e6:.1f} MB")
+    assert seconds < 1, f"took {seconds:.2f} s"
+    assert peak < 64e6, f"took {peak / 1e6:.0f} MB"
+    return str(caught.value)
