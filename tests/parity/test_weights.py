@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from reference import load_reference, run
+from seeded import error, pixels
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation
 from transformers import DepthAnythingConfig as ReferenceConfig
@@ -138,3 +140,14 @@ def test_processor_file(tmp_path):
         found = getattr(processor, name)
         assert (list(found) if isinstance(found, tuple) else found) == fields[name], name
     assert dict(processor.size) == {"height": 518, "width": 518}
+
+
+@pytest.mark.parametrize("config", [tiny_config(), tiny_swiglu_config()], ids=["gelu", "swiglu"])
+def test_transformers_computes_the_same_from_what_is_saved(tmp_path, config):
+    """From params that never were a file of Transformers: a table wrong in both directions would still round-trip."""
+    model, params = dajax.DepthAnything(config), random_params(config, seed=5)
+    dajax.save(tmp_path, model, params)
+    theirs = run(load_reference(tmp_path), pixels(56, 84)).predicted_depth.numpy()
+    mine = jax.jit(lambda params, x: model.apply({"params": params}, x).predicted_depth)(params, pixels(56, 84))
+    assert theirs.std() > 0.1
+    assert error(mine, theirs) <= 5e-5, error(mine, theirs)
