@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -43,6 +44,57 @@ def _rows() -> list[Checkpoint]:
 
 
 ALIASES: dict[str, Checkpoint] = {row.alias: row for row in _rows()}
+
+
+class Original(NamedTuple):
+    """A checkpoint in the authors' own layout: the file of a repository, and the alias of the same weights."""
+
+    filename: str
+    alias: str
+
+
+def _originals() -> dict[str, Original]:
+    found = {}
+    for size in _PARAMETERS:
+        name, letter = size.capitalize(), size[0]
+        found[f"depth-anything/Depth-Anything-V2-{name}"] = Original(f"depth_anything_v2_vit{letter}.pth", size)
+        for place, dataset in (("indoor", "Hypersim"), ("outdoor", "VKITTI")):
+            found[f"depth-anything/Depth-Anything-V2-Metric-{dataset}-{name}"] = Original(
+                f"depth_anything_v2_metric_{dataset.lower()}_vit{letter}.pth", f"{size}-metric-{place}"
+            )
+        found[f"LiheYoung/depth_anything_vit{letter}14"] = Original("pytorch_model.bin", f"v1-{size}")
+    return found
+
+
+# By Hub id.
+ORIGINALS: dict[str, Original] = _originals()
+
+# The authors' names of files, without suffix -> alias. V1's are from its repository of code.
+_STEMS = {
+    original.filename.removesuffix(".pth"): original.alias
+    for original in ORIGINALS.values()
+    if original.filename.endswith(".pth")
+} | {f"depth_anything_vit{size[0]}14": f"v1-{size}" for size in _PARAMETERS}
+# What people append to the authors' names when they convert them.
+_PRECISION = re.compile(r"[_-](?:fp32|fp16|bf16)$")
+
+
+def alias_of_file(filename: str) -> str | None:
+    """Return the alias of the weights that the authors give in files of this name, whatever its suffix."""
+    stem = filename.rpartition(".")[0] or filename
+    return _STEMS.get(_PRECISION.sub("", stem.lower()))
+
+
+def official_stem(alias: str) -> str:
+    """Return the authors' name, without suffix, for the file of these weights."""
+    return next(stem for stem, known in _STEMS.items() if known == alias)
+
+
+def checkpoint_of(name: str) -> Checkpoint | None:
+    """Return the released checkpoint that an alias or a Hub id (of either layout) means."""
+    if name in ORIGINALS:
+        return ALIASES[ORIGINALS[name].alias]
+    return ALIASES.get(name) or next((row for row in ALIASES.values() if row.hub_id == name), None)
 
 
 def list_models() -> list[Checkpoint]:

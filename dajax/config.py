@@ -264,6 +264,11 @@ class DepthAnythingConfig:
         """Whether the output is in metres (else affine-invariant inverse depth)."""
         return self.depth_estimation_type == "metric"
 
+    @property
+    def style(self) -> str:
+        """Whose position embeddings it has: "huggingface" or "official"."""
+        return "official" if self.backbone_config.interpolate_offset else "huggingface"
+
     def with_style(self, style: str) -> DepthAnythingConfig:
         """Return this config with the position-embedding mode of `style`: "huggingface" or "official"."""
         if style not in INTERPOLATE_OFFSET:

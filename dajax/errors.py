@@ -28,6 +28,10 @@ class JobError(DajaxError, RuntimeError):
     """A job over many images cannot start or go on."""
 
 
+class LicenceWarning(UserWarning):
+    """The weights that are loaded do not come under a permissive licence, or under none that is stated."""
+
+
 def shown(value: object) -> str:
     """Return a short form of a value from outside, for a message."""
     try:

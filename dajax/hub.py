@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Sequence
 from os import PathLike
 from os.path import exists
 from pathlib import Path
+from typing import Any
 
 from .checkpoints import ALIASES
-from .errors import HubError
+from .errors import HubError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# The client makes paths of file names and revisions. Less than git allows: no part begins with a dot, none has what
+# separates folders or drives on any system.
+_PART = r"[^\x00-\x20\x7f~^:?*\[\\/.][^\x00-\x20\x7f~^:?*\[\\/]*"
+_RELATIVE_PATH = re.compile(rf"{_PART}(?:/{_PART})*")
+_TOKEN = re.compile(r"[!-~]+")
 
 
 def is_hub_id(name: str | PathLike[str]) -> bool:
@@ -20,56 +29,195 @@ def is_hub_id(name: str | PathLike[str]) -> bool:
     return name in ALIASES or (_HUB_ID.fullmatch(name) is not None and not exists(name))
 
 
-def locate(
+def locate(name: str | PathLike[str], filename: str, **hub_options: Any) -> Path:
+    """Return the local path of one file of a Hub repository, downloading it into the Hub's cache if need be.
+
+    Args:
+        name: an alias or a Hub id (owner/name).
+        filename: the file in the repository.
+        hub_options: as for `locate_first`.
+
+    Raises:
+        HubError: the file cannot be had, with what to try.
+    """
+    return locate_first(name, [filename], **hub_options)
+
+
+def locate_first(
     name: str | PathLike[str],
-    filename: str,
+    filenames: Sequence[str],
     *,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Return the local path of one file of a Hub repository, downloading it into the Hub's cache if need be.
+    """Return the local path of the first of several files that a Hub repository has, or (offline) the cache.
+
+    Only that a file is not there leads to the next one. A connection that fails, for example, does not: the files may
+    hold different things.
 
     Args:
         name: an alias or a Hub id (owner/name).
-        filename: the file in the repository.
+        filenames: files in the repository, in order of preference.
         revision: branch, tag or commit.
-        token: of a Hub account, for gated or private repositories.
+        token: of a Hub account, for gated or private repositories; False sends none, None the one that is stored.
         cache_dir: where downloads are kept (default: huggingface_hub's).
         local_files_only: never open a connection; use what is cached.
 
     Raises:
-        HubError: the file cannot be had, with what to try.
+        HubError: no file can be had, with what to try.
     """
     # Imported here: it takes a noticeable part of a second, and local files need none of it.
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name = str(name)
     repository = ALIASES[name].hub_id if name in ALIASES else name
+    _check_arguments(filenames, revision, token)
+    cache = _folder(cache_dir)
+    failure: Exception | None = None
+    for filename in filenames:
+        if _COMMIT.fullmatch(revision or "") and _is_known_missing(repository, filename, revision, cache):
+            continue
+        try:
+            path = hf_hub_download(
+                repository,
+                filename,
+                revision=revision,
+                token=token,
+                cache_dir=cache,
+                local_files_only=local_files_only,
+            )
+        # Errors of two HTTP libraries (by the client's version), of Xet, of the file system: they have no other base.
+        except Exception as error:
+            failure = error
+            if not (_is_missing(error) or _is_known_missing(repository, filename, revision, cache)):
+                reason = _reason(error, repository, revision, cache)
+                raise HubError(f"{filename} of {repository} could not be had: {reason}") from error
+        else:
+            return Path(path)
+    *others, last = filenames
+    files = f"{', '.join(others)} or {last}" if others else last
+    raise HubError(f"{files} of {repository} {_where_missing(failure, revision)}") from failure
+
+
+def _check_arguments(filenames: Sequence[str], revision: str | None, token: str | bool | None) -> None:
+    if not filenames:
+        raise HubError("no file was asked for")
+    for filename in filenames:
+        if not isinstance(filename, str) or not _RELATIVE_PATH.fullmatch(filename):
+            raise HubError(f"{shown(filename)} is not the name of a file in a repository")
+    if revision is not None and not (isinstance(revision, str) and _RELATIVE_PATH.fullmatch(revision)):
+        raise HubError(f"revision must be a branch, a tag or a commit, got {shown(revision)}")
+    # Never shown. The HTTP library would: it quotes a header that it refuses.
+    if isinstance(token, str) and not _TOKEN.fullmatch(token):
+        raise HubError("token is empty, or has a space, a newline or another character that no token has")
+    if not isinstance(token, str | bool | None):
+        raise HubError(f"token must be a string, True, False or None, got {type(token).__name__}")
+
+
+def _folder(cache_dir: str | PathLike[str] | None) -> Path | None:
     try:
-        path = hf_hub_download(
-            repository,
-            filename,
-            revision=revision,
-            token=token,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
-            local_files_only=local_files_only,
+        return None if cache_dir is None else Path(cache_dir).expanduser()
+    except (TypeError, RuntimeError) as error:  # not a path; a home that does not exist
+        raise HubError(f"cache_dir must be a folder, got {shown(cache_dir)}: {error}") from error
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether the repository has no such file or, offline, the cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):  # with a cause: the Hub should have been asked, and was not reached
+        return error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled)
+    return isinstance(error, RemoteEntryNotFoundError)
+
+
+def _is_known_missing(repository: str, filename: str, revision: str | None, cache: Path | None) -> bool:
+    """Whether the Hub has said before that the cached revision has no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    try:
+        return try_to_load_from_cache(repository, filename, cache_dir=cache, revision=revision) is _CACHED_NO_EXIST
+    except (OSError, ValueError):
+        return False
+
+
+def _where_missing(failure: Exception | None, revision: str | None) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not isinstance(failure, LocalEntryNotFoundError) or not _is_missing(failure):
+        return f"is not in the repository (revision {revision or 'main'})"
+    switch = "local_files_only" if failure.__cause__ is None else "HF_HUB_OFFLINE"
+    return (
+        f"is not in the local cache, and {switch} is set: download it once with a connection, or pass a local directory"
+    )
+
+
+def _reason(error: BaseException, repository: str, revision: str | None, cache: Path | None) -> str:
+    """Return why a file could not be had, and what to try."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, errors.GatedRepoError):
+        account = "the token's account" if error.response.status_code == 403 else "an account"
+        return (
+            f"the repository is gated: accept its terms at {constants.ENDPOINT}/{repository} with {account} and wait "
+            "to be let in, then pass token=… (or run: hf auth login)"
         )
-    except GatedRepoError as error:
-        raise HubError(f"{repository} is gated: accept its terms on its page, then pass token=…: {error}") from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"no repository {repository!r} on the Hub (or it is private: pass token=…). "
-            f"For a local folder that is not there either; dajax.list_models() lists the aliases: {error}"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{filename} of {repository} is not in the local cache and the Hub was not reached"
-            f"{' (local_files_only is set)' if local_files_only else ''}: "
-            f"download it once with a connection, or pass a local directory: {error}"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise HubError(f"{filename} of {repository} could not be had from the Hub: {error}") from error
-    return Path(path)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"no repository {repository!r} on the Hub (or it is private: pass token=…), and no local folder of that "
+            "name; dajax.list_models() lists the aliases"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the repository has no branch, tag or commit {revision or 'main'!r}"
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "token=True, but no token is stored: run: hf auth login, or pass the token itself"
+    if isinstance(error, errors.FileMetadataError):
+        return (
+            f"{constants.ENDPOINT} does not answer as the Hub does: is a proxy or a login page in between, or "
+            f"HF_ENDPOINT set? ({_brief(error)})"
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        return _http_reason(error.response.status_code, _brief(error), repository)
+    # The HTTP library's (httpx, or its successor). A RuntimeError is Xet's, or an early client's second attempt.
+    if isinstance(error, errors.HTTPError | RuntimeError):
+        return f"the connection to {constants.ENDPOINT} failed ({_brief(error)}). Try again: no part of a file is kept"
+    if isinstance(error, OSError) and error.errno is not None:
+        return _storage_reason(error, cache or Path(constants.HF_HUB_CACHE))
+    if isinstance(error, errors.HFValidationError):
+        return f"a repository is named owner/name, of letters, digits, '-', '_' and '.' ({_brief(error)})"
+    return _brief(error)
+
+
+def _http_reason(status: int, message: str, repository: str) -> str:
+    if status == 401:
+        return (
+            "the Hub refuses the token: it is mistyped, expired or revoked. Pass another with token=… (or run: "
+            f"hf auth login), or token=False to send none ({message})"
+        )
+    if status == 403:
+        return f"it is forbidden: may the token read {repository}, and no firewall stands before it? ({message})"
+    if status == 429:
+        return f"too many requests: wait some minutes; with token=… more are allowed ({message})"
+    if status >= 500:
+        return f"the Hub is out of order: try again later ({message})"
+    return message
+
+
+def _storage_reason(error: OSError, cache: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        problem = f"no space is left for it in {cache}"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        problem = f"no permission to write in {cache}"
+    else:
+        problem = f"{cache} cannot hold it ({_brief(error)})"
+    return f"{problem}: pass cache_dir=…, or set HF_HOME, to another folder"
+
+
+def _brief(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message, which may come from anywhere."""
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    printable = "".join(c for c in line if c.isprintable()).strip()
+    return f"{type(error).__name__}: {printable[:200]}".rstrip(": ")

@@ -30,3 +30,32 @@ MAX_IMAGE_BYTES = 1_200_000_000
 # Tokens (patches of 14x14) that one processed picture may have. Attention is quadratic in them: 16,384 tokens are
 # 1792x1792 pixels, twelve times the 1,369 of a 518x518 picture.
 MAX_TOKENS = 16_384
+
+# Pictures from URLs. A 200-megapixel photo of a phone is 60 to 90 MB; what is larger is better downloaded first.
+MAX_URL_BYTES = 100_000_000
+# Seconds for everything together, from the name's look-up to the last byte; and for one attempt to connect, so that
+# an address that does not answer leaves time for the host's other ones.
+URL_TIMEOUT = 30.0
+URL_CONNECT_TIMEOUT = 10.0
+MAX_URL_TIMEOUT = 86_400.0
+# From http to https, to www., to a storage host: three are common. Browsers stop at 20.
+MAX_REDIRECTS = 5
+# Request lines beyond 8 kB are refused by common servers.
+MAX_URL_LENGTH = 8_000
+# Shorter text is not tried as base64: it is the name of a file that does not exist. A PNG of one pixel has 92.
+MIN_BASE64_LENGTH = 32
+
+# PyTorch files. A training checkpoint of Giant with AdamW's state and a moving average has 5,000 records.
+MAX_TORCH_RECORDS = 20_000
+# One entry of the directory at the end of such a file: 46 bytes, a name with that of the file in it (at most 255), and
+# fields of sizes and padding.
+MAX_TORCH_ENTRY_BYTES = 500
+# data.pkl of a training checkpoint of Large (AdamW's state and a moving average) has 230 kB and 80,000 opcodes. Each
+# opcode puts at most one thing on the interpreter's stack, into its memo or into a container: this one number bounds
+# them all, and the time.
+MAX_TORCH_PICKLE_BYTES = 4_000_000
+MAX_TORCH_OPCODES = 200_000
+# numpy has at most 64 axes, parameters at most 5.
+MAX_TORCH_RANK = 32
+# `expand` makes a tensor of any size from one stored number. The largest matrix of Large has this many elements.
+MAX_TORCH_EXPANDED_ELEMENTS = 4_194_304

@@ -1,14 +1,59 @@
 """Strict JAX for every test: no silent promotion of types, two devices, full precision."""
 
+import sys
+
 import jax
 import pytest
+from loopback_hub import LoopbackHub
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests that take minutes or a connection run when they are asked for."""
+    if config.getoption("-m"):
+        return
+    for item in items:
+        for mark in ("slow", "network"):
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=f"run with: python -m pytest -m {mark}"))
+
+
 @pytest.fixture(autouse=True)
-def _no_hub(monkeypatch):
+def _no_hub(monkeypatch, request):
     """Tests of the main suite open no connection; those that want a Hub serve one themselves."""
+    if request.node.get_closest_marker("network"):
+        return
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "huggingface_hub" in sys.modules:  # it has read the environment already
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty Hub on loopback that the real client is pointed at; `hub.push(repository, folder)` fills it."""
+    from huggingface_hub import close_session
+
+    close_session()  # opened before, it may go through a proxy
+    with LoopbackHub() as hub:
+        hub.point_client(monkeypatch, tmp_path / "huggingface")
+        yield hub
+        close_session()
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """Folders with small checkpoints of every alias's kind, by Hub id."""
+    from released import write_released
+
+    return write_released(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture
+def released_hub(hub, released):
+    """The Hub on loopback with a small checkpoint under every alias."""
+    for repository, folder in released.items():
+        hub.push(repository, folder)
+    return hub

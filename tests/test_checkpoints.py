@@ -1,5 +1,7 @@
+import pytest
+
 import dajax
-from dajax.checkpoints import ALIASES, NOT_STATED
+from dajax.checkpoints import ALIASES, NOT_STATED, ORIGINALS, alias_of_file, checkpoint_of, official_stem
 from dajax.hub import is_hub_id
 
 
@@ -31,3 +33,44 @@ def test_licences():
     assert licences.pop("small") == "Apache-2.0"
     assert licences.pop("base") == licences.pop("large") == "CC-BY-NC-4.0"
     assert set(licences.values()) == {NOT_STATED}
+
+
+@pytest.mark.parametrize(
+    ("filename", "alias"),
+    [
+        ("depth_anything_v2_vits.pth", "small"),
+        ("depth_anything_v2_vitb.safetensors", "base"),
+        ("depth_anything_v2_metric_hypersim_vitl.pth", "large-metric-indoor"),
+        ("depth_anything_v2_metric_vkitti_vits.pth", "small-metric-outdoor"),
+        ("depth_anything_v2_metric_hypersim_vitl_fp32.safetensors", "large-metric-indoor"),
+        ("Depth_Anything_V2_vitl-FP16.pth", "large"),
+        ("depth_anything_vits14.pth", "v1-small"),
+        ("depth_anything_v2_vitg.pth", None),
+        ("depth_anything_v2_vits_finetuned.pth", None),
+        ("depth_anything_metric_depth_indoor.pt", None),
+        ("model.safetensors", None),
+        ("pytorch_model.bin", None),
+        ("", None),
+    ],
+)
+def test_what_a_file_is_by_its_name(filename, alias):
+    assert alias_of_file(filename) == alias
+
+
+def test_every_alias_has_an_official_name():
+    for alias in ALIASES:
+        assert alias_of_file(f"{official_stem(alias)}.pth") == alias
+
+
+def test_authors_repositories():
+    assert len(ORIGINALS) == 12
+    assert {original.alias for original in ORIGINALS.values()} == set(ALIASES)
+    assert ORIGINALS["depth-anything/Depth-Anything-V2-Metric-Hypersim-Base"] == (
+        "depth_anything_v2_metric_hypersim_vitb.pth",
+        "base-metric-indoor",
+    )
+    for name in ORIGINALS:
+        assert is_hub_id(name)
+        assert checkpoint_of(name) is ALIASES[ORIGINALS[name].alias]
+    assert checkpoint_of("depth-anything/Depth-Anything-V2-Base-hf") is checkpoint_of("base") is ALIASES["base"]
+    assert checkpoint_of("someone/something") is None

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dajax import __version__
     from dajax.errors import DajaxError
 
+    from .convert import convert
     from .models import models
     from .predict import predict
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not fail what is done
-    commands: dict[str, Callable[..., int]] = {"predict": predict, "models": models}
+    commands: dict[str, Callable[..., int]] = {"predict": predict, "convert": convert, "models": models}
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dajax.checkpoints import ALIASES
+from dajax.checkpoints import ALIASES, ORIGINALS
 from dajax.errors import ConfigError, ImageError
 from dajax.hub import is_hub_id, locate
 from dajax.images.processor_file import FILE_DEFAULTS, check_numbers, parse_fields
@@ -111,7 +111,7 @@ class DepthImageProcessor:
         cls,
         name: str | os.PathLike[str],
         *,
-        style: str = "huggingface",
+        style: str | None = None,
         input_size: int | tuple[int, int] | None = None,
         **hub_options: Any,
     ) -> "DepthImageProcessor":
@@ -121,7 +121,7 @@ class DepthImageProcessor:
             name: As for `dajax.load`: an alias (all released checkpoints share the defaults, so nothing is downloaded),
                 a Hub id, or a directory or file with a `preprocessor_config.json` beside it. A directory without one
                 gets the defaults, with a warning.
-            style: See the class.
+            style: See the class; None: what `save_pretrained` wrote, else "huggingface".
             input_size: Replaces the file's `size`.
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a Hub id.
 
@@ -131,7 +131,7 @@ class DepthImageProcessor:
         """
         path = _config_file(name, hub_options)
         if path is None:
-            return cls(style, 518 if input_size is None else input_size)
+            return cls(_default(style, "huggingface"), _default(input_size, 518))
         return cls.from_dict(read_json(path), style=style, input_size=input_size, source=str(path))
 
     @classmethod
@@ -139,7 +139,7 @@ class DepthImageProcessor:
         cls,
         fields: dict[str, Any],
         *,
-        style: str = "huggingface",
+        style: str | None = None,
         input_size: int | tuple[int, int] | None = None,
         source: str = "preprocessor config",
     ) -> "DepthImageProcessor":
@@ -147,7 +147,7 @@ class DepthImageProcessor:
 
         Args:
             fields: The parsed file. Fields that do not concern the pixels are ignored.
-            style: See the class.
+            style: See the class; None: the field `style`, else "huggingface".
             input_size: Replaces the `size` field.
             source: What error messages call the fields.
 
@@ -155,15 +155,16 @@ class DepthImageProcessor:
             ConfigError: A field is malformed, or the fields are those of another processor.
         """
         known = parse_fields(fields, source)
-        size = known.pop("size")
+        size, own_style = known.pop("size"), known.pop("style")
         try:
-            return cls(style, size if input_size is None else input_size, **known)
+            return cls(_default(style, own_style), _default(input_size, size), **known)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields as Transformers' `DPTImageProcessor` writes them; `style` is not among them."""
+        """Fields as Transformers' `DPTImageProcessor` writes them, and `style` where it is not Transformers'."""
         return {
+            **({} if self.style == "huggingface" else {"style": self.style}),
             "image_processor_type": "DPTImageProcessor",
             **{key: getattr(self, key) for key in FILE_DEFAULTS},
             "size": dict(self.size),
@@ -301,9 +302,14 @@ class DepthImageProcessor:
         return results
 
 
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
 def _config_file(name: str | os.PathLike[str], hub_options: dict[str, Any]) -> Path | None:
     """Find a checkpoint's preprocessor_config.json; None where the released checkpoints' defaults are meant."""
-    if name in ALIASES:
+    # The authors' repositories have none: their code has the same recipe written into it.
+    if name in ALIASES or name in ORIGINALS:
         return None
     if is_hub_id(name):
         return locate(name, "preprocessor_config.json", **hub_options)

@@ -30,7 +30,8 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
         source: What error messages call the file.
 
     Returns:
-        The fields of `FILE_DEFAULTS`, of the right types; "size" as (height, width). Bounds are not checked here.
+        The fields of `FILE_DEFAULTS` and "style", of the right types; "size" as (height, width). Bounds are not checked
+        here.
 
     Raises:
         ConfigError: A field is malformed, or the file is that of another processor.
@@ -44,6 +45,9 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
     for key in ("keep_aspect_ratio", "do_resize", "do_rescale", "do_normalize"):
         if not isinstance(known[key], bool):
             raise ConfigError(f"{source}: {key} must be true or false, got {known[key]!r}")
+    known["style"] = "huggingface" if fields.get("style") is None else fields["style"]
+    if not isinstance(known["style"], str):
+        raise ConfigError(f"{source}: style must be 'huggingface' or 'official', got {known['style']!r}")
     size = known["size"]
     if isinstance(size, int):
         size = {"height": size, "width": size}

@@ -6,19 +6,44 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dajax.errors import HubError, WeightsError, shown
-from dajax.hub import is_hub_id, locate
+from dajax.checkpoints import ORIGINALS, alias_of_file, checkpoint_of
+from dajax.errors import WeightsError, shown
+from dajax.hub import is_hub_id, locate, locate_first
 from dajax.validation import read_json
 
 from .report import raise_problems
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "params.safetensors")
+# In the order in which they are preferred, as Transformers does: a folder may hold the same weights in both.
+TRANSFORMERS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# What `save` writes. Without their config.json they do not load, so that a save that was cut short is not mistaken.
+FLAX_FILE = "params.safetensors"
+UNNAMED_FILE = "model.pth"
+LONE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
-def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> tuple[Path, Path | None]:
-    """Return the file of weights (or the index of its shards), and its config.json if there is one.
+class Files(NamedTuple):
+    """What a name stands for.
+
+    Attributes:
+        weights: the file of weights, or the index of its shards.
+        config: its config.json, if there is one.
+        alias: the released checkpoint that it is by its name, if any.
+    """
+
+    weights: Path
+    config: Path | None
+    alias: str | None
+
+
+def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> Files:
+    """Return the files of a checkpoint.
 
     Args:
         name: as for `dajax.load`.
@@ -29,19 +54,7 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
         HubError: the Hub does not give the files.
     """
     if is_hub_id(name):
-        config = locate(name, "config.json", **hub_options)
-        try:
-            return locate(name, "model.safetensors", **hub_options), config
-        except HubError:
-            try:
-                index = locate(name, "model.safetensors.index.json", **hub_options)
-            except HubError:
-                index = None
-            if index is None:
-                raise
-        for shard in _shard_names(index):
-            locate(name, shard, **hub_options)
-        return index, config
+        return _find_on_hub(str(name), hub_options)
     path = Path(name)
     try:
         return _find_local(path)
@@ -49,31 +62,67 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _find_local(path: Path) -> tuple[Path, Path | None]:
+def _find_on_hub(name: str, hub_options: Mapping[str, Any]) -> Files:
+    released = checkpoint_of(name)
+    alias = released.alias if released else None
+    if name in ORIGINALS:
+        return Files(locate(name, ORIGINALS[name].filename, **hub_options), None, alias)
+    config = locate(name, "config.json", **hub_options)
+    # All files of one commit, whatever is pushed meanwhile; and what is cached of a commit needs no connection.
+    if config.parent.parent.name == "snapshots":
+        hub_options = {**hub_options, "revision": config.parent.name}
+    weights = locate_first(name, TRANSFORMERS_FILES, **hub_options)
+    if weights.name.endswith(".index.json"):
+        for shard in _shard_names(weights):
+            locate(name, shard, **hub_options)
+    return Files(weights, config, alias)
+
+
+def _find_local(path: Path) -> Files:
     if path.is_dir():
-        found = [file for file in WEIGHT_FILES if (path / file).exists() or (path / file).is_symlink()]
-        if not found:
-            raise WeightsError(f"{path} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
-        if len(found) > 1:
-            raise WeightsError(f"{path} holds {' and '.join(found)}: name the one that is meant as a file")
-        return path / found[0], path / "config.json"
+        return _find_in_folder(path)
     if not path.exists():
         raise WeightsError(
             f"{path} is neither an alias (dajax.list_models()), nor a Hub id (owner/name), nor a file or folder here"
         )
-    config_path = path.parent / "config.json"
-    return path, config_path if config_path.exists() else None
+    return _lone(path)
+
+
+def _find_in_folder(folder: Path) -> Files:
+    known = [folder / name for name in (*TRANSFORMERS_FILES, FLAX_FILE, UNNAMED_FILE)]
+    found = [path for path in known if path.exists() or path.is_symlink()]
+    if found:
+        if len(found) > 1 and found[-1].name in (FLAX_FILE, UNNAMED_FILE):
+            names = " and ".join(path.name for path in found)
+            raise WeightsError(f"{folder} holds {names}: name the one that is meant as a file")
+        return Files(found[0], folder / "config.json", None)
+    others = sorted(path for path in folder.iterdir() if path.suffix in LONE_SUFFIXES)
+    if not others:
+        raise WeightsError(
+            f"{folder} holds no weights: expected one of {', '.join((*TRANSFORMERS_FILES, FLAX_FILE))}, "
+            f"or one file {', '.join(f'*{suffix}' for suffix in LONE_SUFFIXES)}"
+        )
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others[:10])
+        raise WeightsError(f"{folder} holds several files of weights ({names}): name the one that is meant")
+    return _lone(others[0])
+
+
+def _lone(path: Path) -> Files:
+    config = path.parent / "config.json"
+    return Files(path, config if config.exists() or config.is_symlink() else None, alias_of_file(path.name))
 
 
 def _shard_names(index: Path) -> list[str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index} must have a weight_map from tensor names to files")
+    suffix = ".safetensors" if index.name.startswith("model.safetensors") else ".bin"
     names = sorted({str(file) for file in weight_map.values()})
     for file in names:
         # A bare file name cannot leave the folder, on any system.
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}\.safetensors", file):
-            raise WeightsError(f"{index} names {shown(file)}: a shard must be a .safetensors file in the same folder")
+        if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,200}}\{suffix}", file):
+            raise WeightsError(f"{index} names {shown(file)}: a shard must be a {suffix} file in the same folder")
     return names
 
 

@@ -9,24 +9,27 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dajax.checkpoints import NOT_STATED, checkpoint_of
 from dajax.config import DepthAnythingConfig
-from dajax.errors import ConfigError, WeightsError, shown
+from dajax.errors import ConfigError, LicenceWarning, WeightsError
+from dajax.hub import is_hub_id
 from dajax.model.depth_anything import DepthAnything
-from dajax.validation import read_json
 
 from .files import find_files, find_shards
 from .layout import copy_rearranged
-from .mapping import Source, recognise, sources, torch_shape
+from .mapping import Source
+from .open import open_weights
+from .plan import Plan, Tensors, WeightsFile, all_tensors, choose_config, make_plan, refuse_other_models
 from .report import raise_problems
-from .safetensors_io import FLOAT_DTYPES, SafetensorsFile, TensorInfo
-from .shapes import Shape, parameter_shapes
+from .safetensors_io import FLOAT_DTYPES
+from .shapes import Shape
+from .torch_file import TorchFile
 from .tree import flatten, nest
 
 # Two are enough to read the next tensor while the last one is transposed; more only take memory.
@@ -39,7 +42,7 @@ def load(
     config: DepthAnythingConfig | None = None,
     dtype: Any = None,
     sharding: Any = None,
-    style: str = "huggingface",
+    style: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -52,14 +55,19 @@ def load(
 
     Args:
         name: an alias (`dajax.list_models()`), a Hub id, a directory (Transformers' layout, also sharded, with the
-            tensor names of Transformers 4 or 5; or `dajax.save(format="flax")`'s), or a .safetensors file. An alias is
-            an alias even if a folder has that name: write "./small" for the folder.
-        config: instead of the checkpoint's config.json.
-        dtype: of the params, and what the model computes in. None keeps the file's type and computes in float32.
+            tensor names of Transformers 4 or 5; or `dajax.save`'s), or a file: .safetensors, or PyTorch's .pth and
+            .bin, which are read without PyTorch and without running anything in them. Files may have the names of
+            Transformers, of the authors' code, or of a training script around it ("module.", optimizer state). An
+            alias is an alias even if a folder has that name: write "./small" for the folder.
+        config: instead of the checkpoint's config.json. A lone file's kind comes from here, from a config.json beside
+            it, or from its official file name (depth_anything_v2_metric_hypersim_vitl.pth, ...); otherwise V2,
+            relative, is assumed and a warning says so.
+        dtype: of the params, and what the model computes in. None keeps the file's type (float64 needs jax's
+            x64 mode) and computes in float32.
         sharding: where params go: one `jax.sharding.Sharding` or device for all, or a nested dict of them like the
             params. None: the default device.
         style: "huggingface" (numbers of Transformers) or "official" (of the authors' code): how position embeddings are
-            resampled. Use the same for the processor.
+            resampled. Use the same for the processor. None: "huggingface", unless dajax saved the model as "official".
         revision: branch, tag or commit on the Hub.
         token: of a Hub account.
         cache_dir: of the Hub's downloads.
@@ -81,20 +89,47 @@ def load(
     if config is not None and not isinstance(config, DepthAnythingConfig):
         raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}")
     wanted = None if dtype is None else _float_dtype(dtype)
-    weights, config_path = find_files(name, hub_options)
+    files = find_files(name, hub_options)
     with ExitStack() as stack:
-        files = [stack.enter_context(SafetensorsFile(path)) for path in find_shards(weights)]
-        tensors = _all_tensors(files)
-        if config is None:
-            config = (
-                _guess_config(weights, tensors)
-                if config_path is None
-                else DepthAnythingConfig.from_dict(read_json(config_path))
-            )
-        config = config.with_style(style)
-        plan = _plan(weights, tensors, config)
+        opened: list[WeightsFile] = []
+        for path in find_shards(files.weights):
+            opened.append(open_weights(path))
+            stack.callback(opened[-1].close)
+        tensors = all_tensors(opened)
+        refuse_other_models(files.weights, tensors)
+        config = choose_config(files, tensors, config)
+        config = config if style is None else config.with_style(style)
+        plan = make_plan(files.weights, tensors, config)
         params = _read_all(plan, tensors, wanted, sharding, check_finite)
+        for file in opened:
+            if isinstance(file, TorchFile):
+                file.verify_rest()
+    if wanted is None and not _has_float64() and any(tensor.dtype == np.float64 for tensor in tensors.values()):
+        warnings.warn(
+            f"{files.weights} has float64 tensors, which become float32: jax keeps them with "
+            'jax.config.update("jax_enable_x64", True); dtype="float32" says that float32 is meant',
+            UserWarning,
+            stacklevel=2,
+        )
+    _say_licence(name)
     return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
+
+
+# Checkpoints whose licence has been said in this process.
+_said: set[str] = set()
+
+
+def _say_licence(name: Any) -> None:
+    released = checkpoint_of(name) if isinstance(name, str) and is_hub_id(name) else None
+    if released is None or released.licence == "Apache-2.0" or released.alias in _said:
+        return
+    _said.add(released.alias)
+    terms = "state no licence" if released.licence == NOT_STATED else f"are under {released.licence}"
+    warnings.warn(
+        f"the weights of {released.alias!r} ({released.hub_id}) {terms}: see its page before you use them in a product",
+        LicenceWarning,
+        stacklevel=3,
+    )
 
 
 def _float_dtype(dtype: Any) -> np.dtype:
@@ -114,90 +149,11 @@ def _has_float64() -> bool:
     return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
-Tensors = dict[str, tuple[SafetensorsFile, TensorInfo]]
-
-
-def _all_tensors(files: list[SafetensorsFile]) -> Tensors:
-    tensors: Tensors = {}
-    problems = []
-    for file in files:
-        for name, info in file.tensors.items():
-            if name in tensors:
-                problems.append(f"{name} is in {tensors[name][0].path.name} and in {file.path.name}")
-            tensors[name] = (file, info)
-    raise_problems(f"{files[0].path.parent}: tensors stand in two shards", problems)
-    return tensors
-
-
-def _guess_config(path: Path, tensors: Tensors) -> DepthAnythingConfig:
-    shapes = {info.shape for _, info in tensors.values()}
-    for size in ("small", "base", "large", "giant"):
-        config: DepthAnythingConfig = getattr(DepthAnythingConfig, size)()
-        width, fusion = config.backbone_config.hidden_size, config.fusion_hidden_size
-        if (1, 1, width) in shapes and (fusion,) in shapes:
-            warnings.warn(
-                f"{path} comes without a config.json: taken for Depth Anything V2 {size}, relative. V1, V2 and metric "
-                "checkpoints have the same tensors: if it is another, pass config=…",
-                UserWarning,
-                stacklevel=3,
-            )
-            return config
-    raise WeightsError(f"{path} comes without a config.json and has no released size: pass config=…")
-
-
-Plan = dict[str, tuple[Source, Shape]]
-
-
-def _plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan:
-    """Return where each parameter comes from, having checked every tensor's name and shape."""
-    _refuse_other_models(path, tensors)
-    shapes = parameter_shapes(config)
-    table = recognise(tensors.keys(), shapes.keys())
-    plan = {flax: (source, shapes[flax]) for flax, source in sources(table, shapes).items()}
-    expected = {name for source, _ in plan.values() for name in source.names}
-    problems = [f"missing: {name}" for name in sorted(expected - tensors.keys())]
-    problems += [
-        f"not in the model: {name} {list(tensors[name][1].shape)}" for name in sorted(tensors.keys() - expected)
-    ]
-    for source, shape in plan.values():
-        if all(name in tensors for name in source.names):
-            found = [tensors[name][1].shape for name in source.names]
-            want = torch_shape(source, shape)
-            # Parts are joined along their first axis.
-            joined = (sum(s[0] if s else 0 for s in found), *found[0][1:]) if len(found) > 1 else found[0]
-            if joined != want or len(set(found)) > 1:
-                names, have = " + ".join(source.names), " + ".join(str(list(s)) for s in found)
-                problems.append(f"wrong shape: {names}: the config asks for {list(want)}, the file has {have}")
-    width = config.backbone_config.hidden_size
-    raise_problems(
-        f"{path} does not fit its config ({config.backbone_config.num_hidden_layers} layers of width {width})",
-        problems,
-        "Is it the config of another size? Pass config=… to replace it." if problems else "",
-    )
-    return plan
-
-
-def _refuse_other_models(path: Path, tensors: Tensors) -> None:
-    signs = {
-        "backbone.pretrained.": "Depth Anything 3",
-        "rope": "DINOv3",
-        "storage_tokens": "DINOv3",
-        "register_tokens": "DINOv2 with registers",
-        "prompt_depth": "Prompt Depth Anything",
-        "metric_head": "ZoeDepth (Depth Anything V1 metric)",
-        "motion_modules": "Video Depth Anything",
-        "readout_projects": "DPT",
-    }
-    for sign, family in signs.items():
-        if found := next((name for name in tensors if sign in name), None):
-            raise WeightsError(f"{path} is {family} (it has {shown(found)}): dajax reads Depth Anything V1 and V2")
-
-
 def _read_all(
     plan: Plan, tensors: Tensors, dtype: np.dtype | None, sharding: Any, check_finite: bool
 ) -> dict[str, Any]:
     place = _placement(sharding, plan)
-    largest = max(info.stop - info.start for _, info in tensors.values())
+    largest = max(tensor.nbytes for tensor in tensors.values())
     local = threading.local()
     has_float64 = _has_float64()
 
@@ -223,7 +179,7 @@ def _read_all(
 
 def _kept_dtype(source: Source, tensors: Tensors, has_float64: bool) -> np.dtype:
     """Return the type of the file, as far as jax has it."""
-    dtypes = {tensors[name][1].dtype for name in source.names}
+    dtypes = {tensors[name].dtype for name in source.names}
     found = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
     return np.dtype(np.float32) if found == np.float64 and not has_float64 else found
 
@@ -235,16 +191,19 @@ def _read_one(
     target = _aligned_empty(shape, dtype)
     # Seen with PyTorch's axes: what is read is cast and transposed in one pass, straight into its place.
     view, position = source.transform.to_torch(target), 0
-    for name, (file, info) in zip(source.names, parts, strict=True):
-        rows = info.shape[0] if len(parts) > 1 else None
-        part = view if rows is None else view[position : position + rows]
+    for part in parts:
+        rows = part.shape[0] if len(parts) > 1 else None
+        place = view if rows is None else view[position : position + rows]
+        values = part.file.read(part.name, buffer)
+        if source.part.of > 1:
+            values = values[source.part.number * len(view) :][: len(view)]
         with np.errstate(over="ignore"):  # what becomes infinite is reported below
-            copy_rearranged(part, file.read(name, buffer))
+            copy_rearranged(place, values)
         position += rows or 0
     if check_finite and not _is_finite(target):
         raise WeightsError(
-            f"{parts[0][0].path}: tensor {' + '.join(source.names)} has NaN or infinite values as {dtype}; "
-            "check_finite=False loads it all the same"
+            f"{parts[0].file.path}: tensor {' + '.join(part.name for part in parts)} has NaN or infinite values as "
+            f"{dtype}; check_finite=False loads it all the same"
         )
     return target
 

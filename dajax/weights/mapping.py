@@ -1,8 +1,8 @@
 """Names of tensors in checkpoints <-> paths of Flax parameters, as tables.
 
-A row says where one Flax parameter comes from: its path, the PyTorch tensors whose first axes are joined for it, and
-how their axes are rearranged. `{name}` stands for any part without a dot or slash, the same on both sides. Tables are
-read in both directions, so what loads can be saved.
+A row says where one Flax parameter comes from: its path, the PyTorch tensors whose first axes are joined for it (or
+which part of one it is), and how their axes are rearranged. `{name}` stands for any part without a dot or slash, the
+same on both sides. Tables are read in both directions, so what loads can be saved.
 """
 
 from __future__ import annotations
@@ -32,26 +32,38 @@ TRANSFORMS = {
 }
 
 
+class Part(NamedTuple):
+    """One of some equal parts of a tensor's first axis, counted from 0."""
+
+    number: int
+    of: int
+
+
+WHOLE = Part(0, 1)
+
+
 class Row(NamedTuple):
     """One row of a table."""
 
     flax: str
     torch: tuple[str, ...]
     transform: str = "same"
+    part: Part = WHOLE
 
 
 class Source(NamedTuple):
-    """Where one Flax parameter comes from."""
+    """Where one Flax parameter comes from: some tensors, joined, or a part of one."""
 
     names: tuple[str, ...]
     transform: Transform
+    part: Part = WHOLE
 
 
-def _layer(flax: str, torch: str, transform: str) -> list[Row]:
+def _layer(flax: str, torch: str, transform: str, part: Part = WHOLE) -> list[Row]:
     """Return the rows of a layer with weight and bias."""
     return [
-        Row(f"{flax}/kernel", (f"{torch}.weight",), transform),
-        Row(f"{flax}/bias", (f"{torch}.bias",)),
+        Row(f"{flax}/kernel", (f"{torch}.weight",), transform, part),
+        Row(f"{flax}/bias", (f"{torch}.bias",), "same", part),
     ]
 
 
@@ -79,6 +91,53 @@ _HF_COMMON = [
 _V4 = "backbone.encoder.layer.{i}.attention"
 _V5_MLP = "backbone.encoder.layer.{i}.mlp"
 
+_BLOCK = "pretrained.blocks.{i}"
+_SCRATCH = "depth_head.scratch"
+
+# The authors' code. `names` brings its variants (chunked blocks, wrapped models, Distill-Any-Depth) to these names.
+_OFFICIAL = [
+    Row("backbone/embeddings/cls_token", ("pretrained.cls_token",)),
+    Row("backbone/embeddings/position_embeddings", ("pretrained.pos_embed",)),
+    Row("backbone/embeddings/mask_token", ("pretrained.mask_token",)),
+    *_layer("backbone/embeddings/patch_embeddings", "pretrained.patch_embed.proj", "conv"),
+    *_norm("backbone/layer_{i}/{norm}", f"{_BLOCK}.{{norm}}"),
+    *_layer("backbone/layer_{i}/attention/query", f"{_BLOCK}.attn.qkv", "linear", Part(0, 3)),
+    *_layer("backbone/layer_{i}/attention/key", f"{_BLOCK}.attn.qkv", "linear", Part(1, 3)),
+    *_layer("backbone/layer_{i}/attention/value", f"{_BLOCK}.attn.qkv", "linear", Part(2, 3)),
+    *_layer("backbone/layer_{i}/attention/output", f"{_BLOCK}.attn.proj", "linear"),
+    Row("backbone/layer_{i}/layer_scale1/lambda1", (f"{_BLOCK}.ls1.gamma",)),
+    Row("backbone/layer_{i}/layer_scale2/lambda1", (f"{_BLOCK}.ls2.gamma",)),
+    *_layer("backbone/layer_{i}/mlp/weights_in", f"{_BLOCK}.mlp.w12", "linear"),
+    *_layer("backbone/layer_{i}/mlp/weights_out", f"{_BLOCK}.mlp.w3", "linear"),
+    *_layer("backbone/layer_{i}/mlp/{fc}", f"{_BLOCK}.mlp.{{fc}}", "linear"),
+    *_norm("backbone/layernorm", "pretrained.norm"),
+    *_layer("neck/reassemble_{i}/projection", "depth_head.projects.{i}", "pointwise"),
+    *_layer("neck/reassemble_{i}/upsample", "depth_head.resize_layers.{i}", "deconv"),
+    *_layer("neck/reassemble_{i}/downsample", "depth_head.resize_layers.{i}", "conv"),
+    # Levels are counted from 1, from the finest; fusion stages here from 0, from the coarsest.
+    *(Row(f"neck/conv_{i}/kernel", (f"{_SCRATCH}.layer{i + 1}_rn.weight",), "conv") for i in range(4)),
+    *(
+        row
+        for i in range(4)
+        for row in (
+            *_layer(f"neck/fusion_{i}/projection", f"{_SCRATCH}.refinenet{4 - i}.out_conv", "pointwise"),
+            *(
+                row
+                for unit in (1, 2)
+                for conv in (1, 2)
+                for row in _layer(
+                    f"neck/fusion_{i}/residual_layer{unit}/convolution{conv}",
+                    f"{_SCRATCH}.refinenet{4 - i}.resConfUnit{unit}.conv{conv}",
+                    "conv",
+                )
+            ),
+        )
+    ),
+    *_layer("head/conv1", f"{_SCRATCH}.output_conv1", "conv"),
+    *_layer("head/conv2", f"{_SCRATCH}.output_conv2.0", "conv"),
+    *_layer("head/conv3", f"{_SCRATCH}.output_conv2.2", "pointwise"),
+]
+
 # The first row that fits is taken, so that special rows stand before general ones.
 TABLES: dict[str, list[Row]] = {
     # What the Hub's files have, and what every version of Transformers reads and writes.
@@ -102,6 +161,7 @@ TABLES: dict[str, list[Row]] = {
         *_layer("backbone/layer_{i}/mlp/weights_out", f"{_V5_MLP}.down_proj", "linear"),
         *_HF_COMMON,
     ],
+    "official": _OFFICIAL,
     # dajax's own files: a parameter is named by its path.
     "flax": [Row("{path}", ("{path}",))],
 }
@@ -126,9 +186,22 @@ def recognise(names: Collection[str], paths: Collection[str]) -> str:
 
 
 def torch_shape(source: Source, shape: Shape) -> Shape:
-    """Return the shape of the (joined) PyTorch tensor of a Flax parameter of `shape`."""
+    """Return the shape of the (joined) PyTorch tensor that a Flax parameter of `shape` is, or is a part of."""
     # A view on one element has the right strides to be transposed, and takes no memory.
-    return source.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    rows, *rest = source.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    return (rows * source.part.of, *rest)
+
+
+def targets(found: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Return {PyTorch tensor: the Flax paths that are its parts, in order}: how to save what `sources` says.
+
+    Only for tables in which no parameter is joined from several tensors.
+    """
+    parts: dict[str, list[str]] = {}
+    for path in sorted(found, key=lambda path: found[path].part.number):
+        (name,) = found[path].names
+        parts.setdefault(name, []).append(path)
+    return parts
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -138,7 +211,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _source(rows: list[tuple[re.Pattern[str], Row]], path: str) -> Source:
     for pattern, row in rows:
         if match := pattern.fullmatch(path):
-            return Source(tuple(_fill(name, match.groupdict()) for name in row.torch), TRANSFORMS[row.transform])
+            names = tuple(_fill(name, match.groupdict()) for name in row.torch)
+            return Source(names, TRANSFORMS[row.transform], row.part)
     raise KeyError(f"no row of the table fits {path}")
 
 

@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import jax
 import numpy as np
 
+from dajax.checkpoints import ALIASES, official_stem
+from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
 
-from .mapping import sources, torch_shape
+from .files import FLAX_FILE, LONE_SUFFIXES, TRANSFORMERS_FILES, UNNAMED_FILE
+from .mapping import sources, targets, torch_shape
 from .report import raise_problems
 from .safetensors_io import dtype_code, write_safetensors
 from .shapes import parameter_shapes
+from .torch_write import write_torch
 from .tree import flatten
 
 if TYPE_CHECKING:
+    from dajax.images.processor import DepthImageProcessor
     from dajax.model.depth_anything import DepthAnything
 
-# What a directory is called by: file of weights, table of names, metadata of the file.
-FORMATS = {
-    "hf": ("model.safetensors", "huggingface", {"format": "pt"}),
-    "flax": ("params.safetensors", "flax", {"format": "flax"}),
-}
+# Format -> table of names.
+FORMATS = {"hf": "huggingface", "flax": "flax", "official": "official"}
 
 
 def save(
-    directory: str | os.PathLike[str], model: DepthAnything, params: Mapping[str, Any], format: str = "hf"
+    directory: str | os.PathLike[str],
+    model: DepthAnything,
+    params: Mapping[str, Any],
+    format: str = "hf",
+    *,
+    processor: DepthImageProcessor | None = None,
 ) -> None:
     """Save a model so that `dajax.load` (both formats) and Transformers ("hf") open it.
 
@@ -44,7 +51,10 @@ def save(
         model: gives the config.
         params: nested dict of arrays (jax or numpy), as from `dajax.load` or `model.init(...)["params"]`.
         format: "hf" writes model.safetensors with Transformers' names and layout; "flax" writes params.safetensors
-            keyed by Flax path. Both write config.json and preprocessor_config.json.
+            keyed by Flax path; "official" writes a .pth that the authors' code loads, under their name for it
+            (depth_anything_v2_vits.pth; model.pth for what they never released). All write config.json and
+            preprocessor_config.json.
+        processor: goes into preprocessor_config.json; None: that of the released checkpoints.
 
     Raises:
         WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
@@ -55,41 +65,48 @@ def save(
 
     if format not in FORMATS:
         raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
-    filename, table, metadata = FORMATS[format]
+    filename = weights_name(format, model.config)
     directory = Path(directory)
     flat = flatten(params)
     shapes = parameter_shapes(model.config)
     _check(flat, shapes)
-    table_sources = sources(table, shapes)
-
-    # Several Flax parameters never share a tensor in these tables, and each has exactly one.
-    owner = {source.names[0]: path for path, source in table_sources.items()}
+    if format == "official":
+        _check_official(model.config)
+    table = sources(FORMATS[format], shapes)
+    parts = targets(table)
     infos = {
-        name: (np.dtype(flat[path].dtype), torch_shape(table_sources[path], shapes[path]))
-        for name, path in owner.items()
+        name: (np.dtype(flat[paths[0]].dtype), torch_shape(table[paths[0]], shapes[paths[0]]))
+        for name, paths in parts.items()
     }
+    raise_problems(
+        "parameters that become one tensor must be of one type",
+        [" and ".join(paths) for paths in parts.values() if len({np.dtype(flat[path].dtype) for path in paths}) > 1],
+    )
 
     def get(name: str) -> np.ndarray:
-        return table_sources[owner[name]].transform.to_torch(np.asarray(jax.device_get(flat[owner[name]])))
+        arrays = [table[path].transform.to_torch(np.asarray(jax.device_get(flat[path]))) for path in parts[name]]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     config = model.config.to_dict()
     dtypes = {dtype for dtype, _ in infos.values()}
     if len(dtypes) == 1:
         config["torch_dtype"] = dtypes.pop().name
-    others = {name for name, _, _ in FORMATS.values()} - {filename}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if left := sorted(name for name in others | {"model.safetensors.index.json"} if (directory / name).exists()):
+        if left := _other_weights(directory, filename):
             raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
         config_path = directory / "config.json"
         with _staged(directory / filename) as file:
-            write_safetensors(file, infos, get, metadata=metadata)
+            if format == "official":
+                write_torch(file, infos, get)
+            else:
+                write_safetensors(file, infos, get, metadata={"format": "flax" if format == "flax" else "pt"})
             _to_disk(file)
             # Without its config a directory does not load: so it is gone while weights and config are of two models.
             if not (config_path.is_file() and config_path.read_bytes() == _json_bytes(config)):
                 config_path.unlink(missing_ok=True)
         for path, value in (
-            (directory / "preprocessor_config.json", DepthImageProcessor().to_dict()),
+            (directory / "preprocessor_config.json", (processor or DepthImageProcessor(model.config.style)).to_dict()),
             (config_path, config),
         ):
             with _staged(path) as file:
@@ -97,6 +114,33 @@ def save(
                 _to_disk(file)
     except OSError as error:
         raise WeightsError(f"{directory} cannot be written: {error.strerror or error}") from error
+
+
+def weights_name(format: str, config: DepthAnythingConfig) -> str:
+    """Return the name of the file of weights that `save` writes."""
+    if format != "official":
+        return FLAX_FILE if format == "flax" else TRANSFORMERS_FILES[0]
+    plain = config.with_style("huggingface")
+    released = (alias for alias in ALIASES if DepthAnythingConfig.from_pretrained(alias) == plain)
+    alias = next(released, None)
+    return f"{official_stem(alias)}.pth" if alias else UNNAMED_FILE
+
+
+def _check_official(config: DepthAnythingConfig) -> None:
+    """Refuse a neck that the authors' code, which has its four levels written into it, cannot have."""
+    if tuple(config.reassemble_factors) != (4, 2, 1, 0.5):
+        raise WeightsError(
+            f"reassemble_factors {list(config.reassemble_factors)} cannot be saved for the authors' code, which has "
+            "[4, 2, 1, 0.5]: save with format='hf'"
+        )
+
+
+def _other_weights(directory: Path, filename: str) -> list[str]:
+    known = {*TRANSFORMERS_FILES, FLAX_FILE, UNNAMED_FILE}
+    lone = {path.name for path in directory.iterdir() if path.suffix in LONE_SUFFIXES and not path.name.startswith(".")}
+    # Loading prefers files with these names; beside a .pth no other lone file may stand.
+    others = {name for name in known if (directory / name).exists()} | (lone if filename.endswith(".pth") else set())
+    return sorted(others - {filename})
 
 
 def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 import dajax
 from dajax import limits
 from dajax.config import DepthAnythingConfig
-from dajax.errors import ConfigError, WeightsError
-from dajax.weights.mapping import sources
+from dajax.errors import ConfigError, LicenceWarning, WeightsError
+from dajax.weights.mapping import sources, torch_shape
 from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import SafetensorsFile, write_safetensors
 from dajax.weights.shapes import parameter_shapes
+from dajax.weights.torch_write import write_torch
 from dajax.weights.tree import flatten, nest
 
 CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny_swiglu_config()}
@@ -30,12 +32,14 @@ CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny
 def tensors_of(config, table="huggingface", dtype="float32", seed=0):
     """A checkpoint's tensors, made without the code under test but for its table of names."""
     flat = flatten(random_params(config, seed))
-    tensors = {}
+    tensors, thirds = {}, {}
     for path, source in sources(table, flat).items():
         joined = source.transform.to_torch(flat[path]).astype(dtype)
         parts = np.split(joined, len(source.names))
         tensors |= dict(zip(source.names, parts, strict=True))
-    return tensors
+        if source.part.of > 1:
+            thirds.setdefault(source.names[0], {})[source.part.number] = joined
+    return tensors | {name: np.concatenate([parts[i] for i in sorted(parts)]) for name, parts in thirds.items()}
 
 
 def write_file(path, tensors, metadata=None):
@@ -87,10 +91,10 @@ def assert_refused(name, match, error=WeightsError, **options):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("table", ["huggingface", "huggingface-5"])
+@pytest.mark.parametrize("table", ["huggingface", "huggingface-5", "official"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_values(tmp_path, kind, table, dtype):
-    """Both generations of names give the same params: those that were written, bit for bit."""
+    """All names give the same params: those that were written, bit for bit."""
     config = CONFIGS[kind]
     folder = write_folder(tmp_path, config, tensors_of(config, table, dtype))
     model, params = dajax.load(folder)
@@ -204,7 +208,9 @@ def test_float64_file(tmp_path):
     flat = flatten(exact)
     tensors = {s.names[0]: s.transform.to_torch(flat[path]) for path, s in sources("huggingface", flat).items()}
     folder = write_folder(tmp_path, config, tensors)
-    assert_params(dajax.load(folder)[1], jax.tree.map(np.float32, exact))
+    with pytest.warns(UserWarning, match="float64 tensors, which become float32"):
+        assert_params(dajax.load(folder)[1], jax.tree.map(np.float32, exact))
+    assert_params(dajax.load(folder, dtype="float32")[1], jax.tree.map(np.float32, exact))
     assert_refused(folder, "float64 needs", ConfigError, dtype="float64")
     with enable_x64():
         model, params = dajax.load(folder)
@@ -451,12 +457,14 @@ def test_weights_of_another_size(tmp_path, weights, config):
     assert "Is it the config of another size" in message
 
 
-def sparse(path, config):
+def sparse(path, config, table="huggingface"):
     """A checkpoint of a released size whose values are all zero and take no room on the disk."""
     shapes = parameter_shapes(config)
     header, position = {}, 0
-    for flax, source in sources("huggingface", shapes).items():
-        shape = source.transform.to_torch(np.broadcast_to(np.float32(0), shapes[flax])).shape
+    for flax, source in sources(table, shapes).items():
+        if source.names[0] in header:  # another part of it
+            continue
+        shape = torch_shape(source, shapes[flax])
         stop = position + 4 * int(np.prod(shape))
         header[source.names[0]] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, stop]}
         position = stop
@@ -483,6 +491,97 @@ def test_other_families(tmp_path, name, family):
     assert_refused(write_folder(tmp_path, tiny_config(), tensors), rf"model\.safetensors is {family}.*{name}")
 
 
+# --- the names that training scripts leave
+
+
+WRAPPINGS = {
+    "DistributedDataParallel": lambda name: f"module.{name}",
+    "torch.compile": lambda name: f"_orig_mod.{name}",
+    "chunked blocks": lambda name: name.replace("pretrained.blocks.", "pretrained.blocks.0."),
+    "Distill-Any-Depth": lambda name: name.replace("pretrained.", "backbone.").replace(".blocks.", ".blocks.0."),
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrapped_names(tmp_path, wrapping):
+    config = tiny_config()
+    tensors = {WRAPPINGS[wrapping](name): tensor for name, tensor in tensors_of(config, "official").items()}
+    assert_params(dajax.load(write_folder(tmp_path, config, tensors))[1], random_params(config))
+
+
+@pytest.mark.parametrize("name", ["mine.pth", "mine.pt", "mine.ckpt", "pytorch_model.bin", "misnamed.safetensors"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_pytorch_files(tmp_path, name, dtype):
+    """The content decides; as a file, and as the only one of a folder. (Files of torch.save: tests/parity.)"""
+    config = tiny_swiglu_config()
+    folder = write_folder(tmp_path, config, {})
+    (folder / "model.safetensors").unlink()
+    write_torch_file(folder / name, tensors_of(config, "official", dtype))
+    expected = jax.tree.map(lambda x: x.astype(dtype), random_params(config))
+    for place in (folder / name, folder):
+        model, params = dajax.load(place)
+        assert model.config == config
+        assert_params(params, expected)
+
+
+def test_shards_of_pytorch(tmp_path):
+    config = tiny_config()
+    tensors = tensors_of(config)
+    folder = write_folder(tmp_path, config, {})
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for i in range(3):
+        part = {name: tensors[name] for name in list(tensors)[i::3]}
+        write_torch_file(folder / f"pytorch_model-{i}.bin", part)
+        weight_map |= dict.fromkeys(part, f"pytorch_model-{i}.bin")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_params(dajax.load(folder)[1], random_params(config))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}))
+    assert_refused(folder, "a shard must be a .bin file")
+
+
+def test_safetensors_is_preferred_as_by_transformers(tmp_path):
+    config = tiny_config()
+    folder = write_folder(tmp_path, config)
+    write_torch_file(folder / "pytorch_model.bin", tensors_of(config, seed=1))
+    assert_params(dajax.load(folder)[1], random_params(config))
+    assert_params(dajax.load(folder / "pytorch_model.bin")[1], random_params(config, 1))
+
+
+def test_damage_outside_of_the_model_is_noticed(tmp_path):
+    """A file that is not what was saved is not trusted for the rest."""
+    config = tiny_config()
+    tensors = tensors_of(config)
+    write_torch_file(tmp_path / "mine.pth", tensors)
+    content = bytearray((tmp_path / "mine.pth").read_bytes())
+    name = "neck.fusion_stage.layers.0.residual_layer1.convolution2.weight"
+    content[content.index(tensors[name].tobytes()) + 100] ^= 1
+    (tmp_path / "mine.pth").write_bytes(content)
+    assert_refused(tmp_path / "mine.pth", rf"checksum.*{name}", config=config)
+
+
+def write_torch_file(path, tensors):
+    infos = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    with Path(path).open("wb") as file:
+        write_torch(file, infos, tensors.__getitem__)
+
+
+def test_errors_have_the_names_of_the_file(tmp_path):
+    config = tiny_config()
+    tensors = {f"module.{name}": tensor for name, tensor in tensors_of(config, "official").items()}
+    qkv = "module.pretrained.blocks.1.attn.qkv.weight"
+    tensors |= {qkv: np.zeros((64, 32), np.float32), "module.extra": np.zeros(3, np.float32)}
+    folder = write_folder(tmp_path / "shape", config, tensors)
+    message = assert_refused(folder, rf"wrong shape: {qkv}: the config asks for \[96, 32\], the file has \[64, 32\]")
+    assert message.count(qkv) == 1  # once for its three parts
+    assert "not in the model: module.extra [3]" in message
+    tensors = {f"module.{name}": tensor for name, tensor in tensors_of(config, "official").items()}
+    tensors["module.depth_head.projects.0.bias"][3] = np.nan
+    assert_refused(
+        write_folder(tmp_path / "nan", config, tensors), r"tensor module\.depth_head\.projects\.0\.bias has NaN"
+    )
+
+
 # --- NaN and infinity
 
 
@@ -497,7 +596,7 @@ def test_not_finite(tmp_path, dtype, value):
     folder = write_folder(tmp_path, config, tensors)
     message = assert_refused(folder, rf"model\.safetensors: tensor {name} has NaN or infinite values")
     assert "check_finite=False" in message
-    params = dajax.load(folder, check_finite=False)[1]
+    params = dajax.load(folder, dtype="float32", check_finite=False)[1]
     kernel = np.asarray(params["backbone"]["layer_2"]["mlp"]["fc1"]["kernel"], np.float32)
     np.testing.assert_array_equal(kernel[7, 5], np.float32(value))
     assert np.isfinite(kernel).sum() == kernel.size - 1
@@ -553,14 +652,72 @@ def test_config_argument_replaces_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "giant"])
-def test_size_is_guessed_aloud(tmp_path, size, monkeypatch):
+@pytest.mark.parametrize("table", ["huggingface", "official"])
+def test_size_is_guessed_aloud(tmp_path, size, table, monkeypatch):
     config = getattr(DepthAnythingConfig, size)()
-    sparse(tmp_path / "mine.safetensors", config)
+    sparse(tmp_path / "mine.safetensors", config, table)
     monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
     with pytest.warns(UserWarning, match=f"taken for Depth Anything V2 {size}, relative") as caught:
         model, _ = dajax.load(tmp_path / "mine.safetensors")
     assert model.config == config
     assert caught[0].filename == __file__
+
+
+OFFICIAL_FILES = {
+    "depth_anything_v2_vits": DepthAnythingConfig.small(),
+    "depth_anything_v2_vitb": DepthAnythingConfig.base(),
+    "depth_anything_v2_vitl": DepthAnythingConfig.large(),
+    "depth_anything_v2_metric_hypersim_vits": DepthAnythingConfig.metric_indoor("small"),
+    "depth_anything_v2_metric_vkitti_vitl": DepthAnythingConfig.metric_outdoor("large"),
+    "depth_anything_vitb14": DepthAnythingConfig.v1("base"),
+    "Depth_Anything_V2_metric_hypersim_vitl_fp16": DepthAnythingConfig.metric_indoor("large"),
+}
+
+
+@pytest.mark.parametrize("stem", OFFICIAL_FILES)
+def test_official_file_names_say_what_they_are(tmp_path, stem, monkeypatch):
+    """Without a warning; as a file, and as the only one in a folder."""
+    config = OFFICIAL_FILES[stem]
+    sparse(tmp_path / f"{stem}.safetensors", config, "official")
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    assert dajax.load(tmp_path / f"{stem}.safetensors")[0].config == config
+    assert dajax.load(tmp_path)[0].config == config
+
+
+def test_a_config_is_above_the_file_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    path = tmp_path / "depth_anything_v2_metric_hypersim_vits.safetensors"
+    sparse(path, DepthAnythingConfig.small(), "official")
+    outdoor = DepthAnythingConfig.metric_outdoor("small")
+    # The tensors of all kinds are the same, so what contradicts can only be said.
+    says = r"by its name 'small-metric-indoor', and its config says metric with max_depth 80"
+    with pytest.warns(UserWarning, match=says) as caught:
+        assert dajax.load(path, config=outdoor)[0].config == outdoor
+    assert caught[0].filename == __file__
+    (tmp_path / "config.json").write_text(json.dumps(outdoor.to_dict()))
+    with pytest.warns(UserWarning, match=says):
+        assert dajax.load(path)[0].config == outdoor
+    indoor = DepthAnythingConfig.metric_indoor("small")
+    assert dajax.load(path, config=indoor)[0].config == indoor
+    assert_refused(path, "does not fit its config", config=DepthAnythingConfig.metric_indoor("large"))
+
+
+def test_official_file_without_a_mask_token(tmp_path, monkeypatch):
+    """The network does not use it, and some training code deletes it."""
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    config = DepthAnythingConfig.small()
+    config = replace(config, backbone_config=replace(config.backbone_config, use_mask_token=False))
+    for name in ("depth_anything_v2_vits.safetensors", "mine.safetensors"):
+        sparse(tmp_path / name, config, "official")
+    assert dajax.load(tmp_path / "depth_anything_v2_vits.safetensors")[0].config == config
+    with pytest.warns(UserWarning, match="taken for"):
+        assert dajax.load(tmp_path / "mine.safetensors")[0].config == config
+
+
+def test_several_lone_files_in_a_folder(tmp_path):
+    write_file(tmp_path / "a.safetensors", tensors_of(tiny_config()))
+    (tmp_path / "b.pth").write_bytes(b"")
+    assert_refused(tmp_path, r"several files of weights .a\.safetensors, b\.pth.: name the one that is meant")
 
 
 def test_both_formats_in_one_folder(tmp_path):
@@ -570,28 +727,92 @@ def test_both_formats_in_one_folder(tmp_path):
     assert_params(dajax.load(folder / "params.safetensors")[1], random_params(tiny_config()))
 
 
+# --- licences
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("small", None),
+        ("depth-anything/Depth-Anything-V2-Small-hf", None),
+        ("base", "'base' .depth-anything/Depth-Anything-V2-Base-hf. are under CC-BY-NC-4.0"),
+        ("depth-anything/Depth-Anything-V2-Large-hf", "'large' .* are under CC-BY-NC-4.0"),
+        ("small-metric-outdoor", "'small-metric-outdoor' .* state no licence"),
+        ("v1-small", "'v1-small' .* state no licence"),
+    ],
+)
+def test_licence_is_said_once(released_hub, monkeypatch, name, says):
+    monkeypatch.setattr("dajax.weights.load._said", set())
+    if says:
+        with pytest.warns(LicenceWarning, match=says) as caught:
+            dajax.load(name)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+    dajax.load(name)  # a warning would be an error here
+
+
+def test_no_licence_is_said_of_what_is_on_the_disk(tmp_path, monkeypatch):
+    write_folder(tmp_path / "base", tiny_config())
+    monkeypatch.chdir(tmp_path)
+    dajax.load("./base")
+
+
+# --- the authors' own repositories
+
+
+@pytest.mark.parametrize(
+    ("repository", "filename", "alias"),
+    [
+        ("depth-anything/Depth-Anything-V2-Small", "depth_anything_v2_vits.pth", "small"),
+        (
+            "depth-anything/Depth-Anything-V2-Metric-VKITTI-Small",
+            "depth_anything_v2_metric_vkitti_vits.pth",
+            "small-metric-outdoor",
+        ),
+        ("LiheYoung/depth_anything_vits14", "pytorch_model.bin", "v1-small"),
+    ],
+)
+def test_authors_repositories(hub, tmp_path, monkeypatch, repository, filename, alias):
+    """One file and no config.json that says what it is: the name of the repository does."""
+    monkeypatch.setattr("dajax.weights.load._said", set())
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    (tmp_path / "files").mkdir()
+    sparse(tmp_path / "files" / filename, DepthAnythingConfig.small(), "official")
+    (tmp_path / "files" / "config.json").write_text('{"encoder": "vits", "features": 64}')
+    hub.push(repository, tmp_path / "files")
+    with pytest.warns(LicenceWarning) if alias != "small" else nullcontext():
+        model, _ = dajax.load(repository)
+    assert model.config == DepthAnythingConfig.from_pretrained(alias)
+    assert not hub.asked(file="config.json")
+
+
 # --- files that are none
 
 
-@pytest.mark.parametrize("kind", ["empty", "only config", "pytorch_model.bin"])
+@pytest.mark.parametrize("kind", ["empty", "only config"])
 def test_folder_without_weights(tmp_path, kind):
     folder = write_folder(tmp_path, tiny_config())
     (folder / "model.safetensors").unlink()
     if kind == "empty":
         (folder / "config.json").unlink()
-    if kind == "pytorch_model.bin":
-        (folder / kind).write_bytes(b"PK\x03\x04\x00\x00\x08\x08" + bytes(100))
-        assert_refused(folder / kind, "zip archive")
     assert_refused(folder, "holds no weights: expected one of model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["model.pth", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "pytorch_model.bin"])
 @pytest.mark.parametrize(
-    "content", [b"PK\x03\x04\x00\x00\x08\x08" + bytes(100), b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M"]
+    ("content", "match"),
+    [
+        (b"", "0 bytes"),
+        (b"PK\x03\x04\x00\x00\x08\x08" + bytes(100), "is cut off, or something was appended"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M" + bytes(100), "format of PyTorch before 1.6"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-LFS pointer"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML or XML page"),
+    ],
+    ids=["empty", "zip", "legacy", "lfs", "html"],
 )
-def test_pytorch_files(tmp_path, name, content):
+def test_files_that_are_not_what_they_are_called(tmp_path, name, content, match):
     (tmp_path / name).write_bytes(content)
-    message = assert_refused(tmp_path / name, "not a safetensors file", config=tiny_config())
+    message = assert_refused(tmp_path / name, match, config=tiny_config())
     assert name in message
 
 

@@ -1,4 +1,3 @@
-import itertools
 from dataclasses import replace
 
 import jax
@@ -9,7 +8,7 @@ from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 from dajax import DepthAnything, DepthAnythingConfig
 from dajax.checkpoints import ALIASES
-from dajax.weights.mapping import TABLES, TRANSFORMS, recognise, sources, torch_shape
+from dajax.weights.mapping import TABLES, TRANSFORMS, recognise, sources, targets, torch_shape
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
 from dajax.weights.tree import flatten, nest
@@ -69,30 +68,81 @@ def test_parameter_counts(size, parameters):
     assert 0.9 < SIZES[size].num_parameters_bound() / parameters < 1.1
 
 
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("name", CONFIGS)
+# The authors' code has four levels: saving refuses others, and none of their files has them.
+FITTING = [(name, table) for name in CONFIGS for table in TABLES if (name, table) != ("two taps", "official")]
+
+
+@pytest.mark.parametrize(("name", "table"), FITTING)
 def test_tables_are_bijective(name, table):
     shapes = parameter_shapes(CONFIGS[name])
     found = sources(table, shapes)
     assert list(found) == list(shapes)  # every path has a row
-    names = list(itertools.chain.from_iterable(source.names for source in found.values()))
-    assert len(names) == len(set(names))  # and no two the same tensor
-    assert recognise(names, shapes) == table
+    parts = [(name, source.part) for source in found.values() for name in source.names]
+    assert len(parts) == len(set(parts))  # and no two the same part of the same tensor
+    for tensor in {name for name, _ in parts}:  # all of whose parts are somewhere
+        counts = {part.of for name, part in parts if name == tensor}
+        assert sorted(part.number for name, part in parts if name == tensor) == list(range(counts.pop()))
+    assert recognise([name for name, _ in parts], shapes) == table
 
 
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("name", ["tiny", "tiny swiglu", "two taps"])
+@pytest.mark.parametrize(("name", "table"), [f for f in FITTING if f[0] in ("tiny", "tiny swiglu", "two taps")])
 def test_every_value_arrives(name, table):
     """There and back through each table, every element is at its place."""
     config = CONFIGS[name]
     flat = flatten(random_params(config))
     for path, source in sources(table, flat).items():
         tensor = source.transform.to_torch(flat[path])
-        assert tensor.shape == torch_shape(source, flat[path].shape)
+        rows, *rest = torch_shape(source, flat[path].shape)
+        assert tensor.shape == (rows // source.part.of, *rest)
         np.testing.assert_array_equal(source.transform.to_flax(tensor), flat[path])
 
 
-# Written out by hand: the names that the Hub's files have, and those of the modules of Transformers 5.
+# Written out by hand: the names that the Hub's files have, those of the authors' code, and those of the modules of
+# Transformers 5.
+OFFICIAL_EXAMPLES = [
+    ("backbone/embeddings/cls_token", "pretrained.cls_token", (0, 1), (1, 1, 32)),
+    ("backbone/embeddings/position_embeddings", "pretrained.pos_embed", (0, 1), (1, 26, 32)),
+    ("backbone/embeddings/patch_embeddings/kernel", "pretrained.patch_embed.proj.weight", (0, 1), (32, 3, 14, 14)),
+    ("backbone/layer_3/attention/query/kernel", "pretrained.blocks.3.attn.qkv.weight", (0, 3), (96, 32)),
+    ("backbone/layer_3/attention/key/bias", "pretrained.blocks.3.attn.qkv.bias", (1, 3), (96,)),
+    ("backbone/layer_3/attention/value/kernel", "pretrained.blocks.3.attn.qkv.weight", (2, 3), (96, 32)),
+    ("backbone/layer_0/attention/output/bias", "pretrained.blocks.0.attn.proj.bias", (0, 1), (32,)),
+    ("backbone/layer_1/layer_scale2/lambda1", "pretrained.blocks.1.ls2.gamma", (0, 1), (32,)),
+    ("backbone/layer_1/norm1/scale", "pretrained.blocks.1.norm1.weight", (0, 1), (32,)),
+    ("backbone/layer_1/mlp/weights_in/kernel", "pretrained.blocks.1.mlp.w12.weight", (0, 1), (176, 32)),
+    ("backbone/layer_1/mlp/weights_out/bias", "pretrained.blocks.1.mlp.w3.bias", (0, 1), (32,)),
+    ("backbone/layernorm/scale", "pretrained.norm.weight", (0, 1), (32,)),
+    ("neck/reassemble_2/projection/kernel", "depth_head.projects.2.weight", (0, 1), (16, 32, 1, 1)),
+    ("neck/reassemble_1/upsample/kernel", "depth_head.resize_layers.1.weight", (0, 1), (12, 12, 2, 2)),
+    ("neck/reassemble_3/downsample/kernel", "depth_head.resize_layers.3.weight", (0, 1), (24, 24, 3, 3)),
+    ("neck/conv_0/kernel", "depth_head.scratch.layer1_rn.weight", (0, 1), (16, 8, 3, 3)),
+    ("neck/conv_3/kernel", "depth_head.scratch.layer4_rn.weight", (0, 1), (16, 24, 3, 3)),
+    ("neck/fusion_0/projection/kernel", "depth_head.scratch.refinenet4.out_conv.weight", (0, 1), (16, 16, 1, 1)),
+    ("neck/fusion_3/residual_layer1/convolution2/bias", "depth_head.scratch.refinenet1.resConfUnit1.conv2.bias",
+     (0, 1), (16,)),
+    ("head/conv1/kernel", "depth_head.scratch.output_conv1.weight", (0, 1), (8, 16, 3, 3)),
+    ("head/conv2/bias", "depth_head.scratch.output_conv2.0.bias", (0, 1), (8,)),
+    ("head/conv3/kernel", "depth_head.scratch.output_conv2.2.weight", (0, 1), (1, 8, 1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "name", "part", "shape"), OFFICIAL_EXAMPLES)
+def test_official_names(path, name, part, shape):
+    shapes = parameter_shapes(tiny_swiglu_config())
+    source = sources("official", shapes)[path]
+    assert (source.names, source.part) == ((name,), part)
+    assert torch_shape(source, shapes[path]) == shape
+
+
+def test_targets():
+    """The inverse of a table: which parameters a tensor is made of, in their order."""
+    shapes = parameter_shapes(tiny_config())
+    found = targets(sources("official", reversed(list(shapes))))
+    layer = "backbone/layer_2/attention"
+    assert found["pretrained.blocks.2.attn.qkv.bias"] == [f"{layer}/{name}/bias" for name in ("query", "key", "value")]
+    assert sorted(path for paths in found.values() for path in paths) == sorted(shapes)
+
+
 EXAMPLES = [
     ("backbone/embeddings/cls_token", "backbone.embeddings.cls_token", None, (1, 1, 32)),
     ("backbone/embeddings/mask_token", "backbone.embeddings.mask_token", None, (1, 32)),

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -16,11 +17,15 @@ from safetensors.numpy import save_file
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 import dajax
+from dajax.checkpoints import alias_of_file
+from dajax.config import DepthAnythingConfig
 from dajax.errors import DajaxError, WeightsError
 from dajax.images.processor import DepthImageProcessor
 from dajax.weights.mapping import sources
 from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import SafetensorsFile
+from dajax.weights.save import weights_name
+from dajax.weights.torch_file import TorchFile
 from dajax.weights.tree import flatten, nest
 
 CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny_swiglu_config()}
@@ -96,6 +101,73 @@ def test_flax_there_and_back(tmp_path, kind, dtype):
         assert file.tensors.keys() == flatten(params).keys()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_official_there_and_back(tmp_path, kind, dtype):
+    config = CONFIGS[kind]
+    params = save_random(tmp_path / "first", config, dtype=dtype, format="official")
+    assert names(tmp_path / "first") == {"config.json", "model.pth", "preprocessor_config.json"}
+    model, loaded = dajax.load(tmp_path / "first")
+    assert model.config == config
+    assert_params(loaded, params)
+    dajax.save(tmp_path / "second", model, loaded, format="official")
+    for name in names(tmp_path / "first"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    with TorchFile(tmp_path / "first" / "model.pth") as file:
+        assert len(file.tensors) == len(flatten(params)) - 2 * 2 * 4  # one qkv weight and bias for three, in 4 layers
+        assert file.tensors["pretrained.blocks.0.attn.qkv.weight"].shape == (96, 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (DepthAnythingConfig.small(), "depth_anything_v2_vits.pth"),
+        (DepthAnythingConfig.large().with_style("official"), "depth_anything_v2_vitl.pth"),
+        (DepthAnythingConfig.metric_indoor("base"), "depth_anything_v2_metric_hypersim_vitb.pth"),
+        (DepthAnythingConfig.metric_outdoor("small"), "depth_anything_v2_metric_vkitti_vits.pth"),
+        (DepthAnythingConfig.v1("large"), "depth_anything_vitl14.pth"),
+        (DepthAnythingConfig.giant(), "model.pth"),
+        (replace(DepthAnythingConfig.metric_indoor("small"), max_depth=10), "model.pth"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_official_names_of_files(config, name):
+    """A name that the authors use says what the file is; what they did not release gets none of theirs."""
+    assert weights_name("official", config) == name
+    assert (alias_of_file(name) is None) == (name == "model.pth")
+
+
+def test_official_file_with_parts_of_several_types(tmp_path):
+    params = random_params(tiny_config())
+    params["backbone"]["layer_1"]["attention"]["key"]["bias"] = np.zeros(32, np.float16)
+    message = assert_refused(tmp_path / "folder", "become one tensor must be of one type", params, format="official")
+    assert "layer_1/attention/query/bias and backbone/layer_1/attention/key/bias" in message
+    assert not (tmp_path / "folder").exists()
+    dajax.save(
+        tmp_path / "folder", dajax.DepthAnything(tiny_config()), params
+    )  # in Transformers' layout they are three
+
+
+def test_neck_that_the_authors_code_cannot_have(tmp_path):
+    config = tiny_config(reassemble_factors=(2, 1, 1, 0.5))
+    with pytest.raises(WeightsError, match="cannot be saved for the authors' code"):
+        dajax.save(tmp_path / "folder", dajax.DepthAnything(config), random_params(config), format="official")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_unnamed_file_without_its_config_does_not_load(tmp_path):
+    """It could be anything: so a save that was cut short is not taken for a relative model."""
+    save_random(tmp_path, tiny_metric_config(), format="official")
+    (tmp_path / "config.json").unlink()
+    assert load_or_none(tmp_path) is None
+
+
+def test_processor_goes_along(tmp_path):
+    processor = DepthImageProcessor(input_size=252)
+    dajax.save(tmp_path, dajax.DepthAnything(tiny_config()), random_params(tiny_config()), processor=processor)
+    assert DepthImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+
+
 def test_mixed_types(tmp_path):
     config = tiny_config()
     flat = flatten(random_params(config))
@@ -156,7 +228,9 @@ def test_config_and_processor_files(tmp_path):
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["model_type"], written["max_depth"]) == ("depth_anything", 20)
     assert dajax.DepthAnythingConfig.from_pretrained(tmp_path) == config
-    assert DepthImageProcessor.from_pretrained(tmp_path).to_dict() == DepthImageProcessor().to_dict()
+    assert DepthImageProcessor.from_pretrained(tmp_path).to_dict() == DepthImageProcessor("official").to_dict()
+    assert dajax.load(tmp_path)[0].config == config
+    assert dajax.load(tmp_path, style="huggingface")[0].config == tiny_metric_config()
     for name in ("config.json", "preprocessor_config.json"):
         assert (tmp_path / name).read_bytes().endswith(b"}\n")
 
@@ -210,12 +284,11 @@ def test_unknown_format(tmp_path):
     assert_refused(tmp_path / "folder", "format must be one of", random_params(tiny_config()), format="msgpack")
 
 
-@pytest.mark.parametrize("first", ["hf", "flax"])
-def test_other_format_in_the_folder(tmp_path, first):
+@pytest.mark.parametrize(("first", "other"), [*itertools.permutations(["hf", "flax", "official"], 2)])
+def test_other_format_in_the_folder(tmp_path, first, other):
     """Two files of weights in one folder would be two truths."""
     params = save_random(tmp_path, format=first)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-    other = {"hf": "flax", "flax": "hf"}[first]
     assert_refused(tmp_path, "already holds", random_params(tiny_config(), 1), format=other)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
     assert_params(dajax.load(tmp_path)[1], params)
