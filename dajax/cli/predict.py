@@ -23,7 +23,10 @@ def predict(
     input_size: Annotated[
         int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
     ] = None,
-    style: Literal["huggingface", "official"] = "huggingface",
+    style: Annotated[
+        Literal["huggingface", "official"] | None,
+        tyro.conf.arg(help_behavior_hint="(default: the checkpoint's, huggingface)"),
+    ] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     cache: bool = True,
 ) -> int:
@@ -31,14 +34,16 @@ def predict(
 
     Near is red and far is blue, whatever the model's unit. `room.jpg` becomes `room_depth.png`; with --raw also the
     depth itself: affine-invariant inverse depth (bigger is nearer), or metres for metric models. Maps of a former run
-    that are in a folder are passed over.
+    that are in a folder are passed over. The picture of a URL is downloaded without a proxy, up to 100 MB and 30
+    seconds, and its map is named after the end of the URL's path.
 
     Exit status: 0 all done, 2 bad usage, 3 some pictures were left out (standard error says which and why).
 
     Args:
-        pictures: files, folders or patterns such as 'photos/*.jpg'. Put -- before names that begin with a dash.
+        pictures: files, folders or patterns such as 'photos/*.jpg', and at most one http(s) URL. Put -- before names
+            that begin with a dash.
         output: folder for the maps; made if need be.
-        model: an alias (see `dajax models`), a Hub id, a checkpoint folder or a .safetensors file.
+        model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
         raw: also write the depth: npy (float32) or png16 (16-bit PNG with its scale in the metadata).
         dtype: what to compute in.
@@ -50,14 +55,15 @@ def predict(
     from dajax.errors import ConfigError, DajaxError, ImageError
 
     if not pictures:
-        return _usage("name at least one picture, folder or pattern")
+        return _usage("name at least one picture, folder, pattern or URL")
     start = time.perf_counter()
+    from dajax.images.urls import is_url, redacted
     from dajax.inference.compilation_cache import enable_compilation_cache
     from dajax.inference.estimator import DepthEstimator
     from dajax.inference.files import check_output, find_pictures, predict_files
 
     try:
-        paths = find_pictures(pictures, output)
+        found = find_pictures(pictures, output, allow_urls=True)
         check_output(output, colormap)
         if cache:
             enable_compilation_cache()
@@ -69,19 +75,27 @@ def predict(
 
     from tqdm import tqdm
 
-    with tqdm(total=len(paths), unit="picture", disable=None if len(paths) > 1 else True) as bar:
+    with tqdm(total=len(found), unit="picture", disable=None if len(found) > 1 else True) as bar:
         report = predict_files(
-            estimator, paths, output, colormap=colormap, raw=raw, model=model, on_done=lambda path: bar.update()
+            estimator,
+            found,
+            output,
+            allow_urls=True,
+            colormap=colormap,
+            raw=raw,
+            model=model,
+            on_done=lambda picture: bar.update(),
         )
-    for path, reason in report.rejects:
-        named = reason if reason.startswith(repr(str(path))) else f"{_printable(path)}: {reason}"
+    for picture, reason in report.rejects:
+        quoted = redacted(picture) if is_url(picture) else repr(str(picture))
+        named = reason if reason.startswith(quoted) else f"{quoted}: {reason}"
         print(f"dajax predict: left out {named}", file=sys.stderr)
-    done = len(paths) - len(report.rejects)
+    done = len(found) - len(report.rejects)
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
     files = _printable(report.written[0]) if count == 1 else f"{count} files to {_printable(output)}"
     print(
-        f"{done} of {len(paths)} picture{'s' * (len(paths) != 1)} in {time.perf_counter() - start:.1f} s, "
+        f"{done} of {len(found)} picture{'s' * (len(found) != 1)} in {time.perf_counter() - start:.1f} s, "
         f"{_printable(model)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files}"
     )
     return 3 if report.rejects else 0

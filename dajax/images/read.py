@@ -1,17 +1,15 @@
-"""One picture, from wherever it is, to 8-bit RGB; and lists of picture files from folders and patterns.
+"""One picture, from a file, bytes, a PIL image or an array, to 8-bit RGB. No network: that is `fetch`.
 
 Pillow raises many kinds of exception for damaged files (about one corrupt file in twenty raises something other than
 `OSError`), so everything that happens between opening and RGB is turned into one `ImageError` here.
 """
 
-import glob
 import io
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +18,25 @@ from PIL import Image
 
 from dajax.errors import ImageError
 from dajax.images.pixels import Colour, ValueRange, channels_last, rgb_from_array, rgb_from_pil
+from dajax.images.urls import is_url, redacted
 from dajax.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 # Formats that may reach a decoder, whatever a file's name says. Not among them are those that run programs (EPS) or
 # are no photos (PSD, FITS, PDF, DDS, ...). MPO comes through JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
-        *("ppm", "pgm", "pbm", "pnm", "mpo", "heic", "heif"),
-    )
-)
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 Stream = io.BytesIO | io.BufferedReader
 
 # Pillow's own pixel limit is a global variable; ours is an argument. See `_open_picture`.
 _PILLOW_LIMIT_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """What `read_image` gave. It takes these back as they are; an array it would check and copy once more."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
 
 
 def read_image(
@@ -48,6 +47,7 @@ def read_image(
     allow_truncated: bool = False,
     layout: str | None = None,
     value_range: ValueRange | None = None,
+    name: str | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read one picture as 8-bit RGB, in the orientation in which viewers show it.
 
@@ -69,6 +69,7 @@ def read_image(
             HWC and CHW.
         value_range: (black, white): the values that become 0 and 255, for arrays of any number type and for greyscale
             files of 16 bits or more. Values outside become black or white.
+        name: What error messages call the picture; its path or kind if None.
 
     Returns:
         uint8 [height, width, 3], RGB, a new array.
@@ -76,7 +77,10 @@ def read_image(
     Raises:
         ImageError: Nothing there, not a picture, damaged, too large, or an array that is not clearly one picture.
     """
-    name = _describe(source)
+    if isinstance(source, ReadPicture):
+        return source.pixels
+    if name is None:
+        name = _describe(source)
     _check_background(background)
     notes: list[str] = []
     try:
@@ -109,6 +113,8 @@ def read_image(
 
 def _describe(source: Any) -> str:
     """Name the source for error messages. `repr` keeps newlines and undecodable bytes of a path readable."""
+    if is_url(source):
+        return redacted(source)
     if isinstance(source, str | os.PathLike):
         return repr(os.fspath(source))
     if isinstance(source, Image.Image):
@@ -144,8 +150,11 @@ def _as_array(source: Any, name: str) -> np.ndarray:
 
 def _open_stream(source: Any, name: str) -> Stream:
     """Open a path, bytes or file object as a seekable binary stream. Never waits on a FIFO or device."""
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        raise ImageError(f"{name}: URLs are not read here. Download the picture first and pass the file or its bytes.")
+    if is_url(source):
+        raise ImageError(
+            f"{name}: only dajax.pipeline and `dajax predict` read URLs. Download the picture first and pass the "
+            f"file or its bytes."
+        )
     if isinstance(source, str | os.PathLike):
         return _open_regular_file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -258,61 +267,3 @@ def _orientation(image: Image.Image, notes: list[str]) -> int | None:
     except Exception as error:  # EXIF is not needed to see the picture; viewers ignore what they cannot parse
         notes.append(f"has unreadable EXIF data, so it is shown as stored ({type(error).__name__}: {error})")
         return None
-
-
-def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List picture files from files, folders and glob patterns.
-
-    Files that are named are kept whatever their suffix. Folders are searched recursively for the suffixes of pictures,
-    in sorted order, without following links to folders. A pattern (`*`, `?`, `[...]`, `**`) stands for the files that
-    it matches, sorted; a file whose name merely looks like a pattern is that file. Nothing is opened: pipes and
-    dangling links are listed, and reading them is what fails.
-
-    Args:
-        paths: One path or several.
-
-    Returns:
-        Paths in the order given, each once.
-
-    Raises:
-        ImageError: A path does not exist, a folder cannot be listed, or a folder or pattern yields nothing.
-    """
-    entries = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found: dict[Path, None] = {}
-    for entry in entries:
-        text = os.fspath(entry)
-        if text.lower().startswith(("http://", "https://")):
-            raise ImageError(f"{text!r}: URLs are not listed here. Download the pictures first.")
-        if os.path.isdir(text):
-            matches = _in_folder(text)
-            nothing = "no pictures in this folder"
-        elif os.path.lexists(text):
-            matches, nothing = [text], ""
-        elif glob.has_magic(text):
-            matches = sorted(match for match in _expand(text) if not os.path.isdir(match))
-            nothing = "no file matches this pattern"
-        else:
-            matches, nothing = [], "no such file or folder"
-        if not matches:
-            raise ImageError(f"{text!r}: {nothing}")
-        found.update(dict.fromkeys(Path(match) for match in matches))
-    return list(found)
-
-
-def _expand(pattern: str) -> list[str]:
-    if "**" not in pattern:
-        return glob.glob(pattern)
-    # glob.glob would follow links to folders here, and two that point upwards keep it busy for ever.
-    path = Path(pattern, "*") if pattern.endswith("**") else Path(pattern)
-    return [str(match) for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))]
-
-
-def _in_folder(folder: str) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename!r}: the folder cannot be listed ({error.strerror})") from error
-
-    matches = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        matches += [os.path.join(parent, f) for f in sorted(files) if os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES]
-    return matches

@@ -5,24 +5,31 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from dajax.errors import ConfigError, ImageError
 from dajax.images.colormap import colorize
-from dajax.images.read import find_images, read_image
+from dajax.images.find import find_images
+from dajax.images.read import ReadPicture
+from dajax.images.sources import read_source
+from dajax.images.urls import is_url
 from dajax.images.write import write_color, write_npy, write_png16
 
 from .estimator import DepthEstimator
 
 Raw = Literal["none", "npy", "png16"]
+# A file, or text that is a URL.
+Picture = Path | str
 SUFFIX = "_depth"
 # What is put behind a picture's name.
 _ENDINGS = {"color": f"{SUFFIX}.png", "npy": f"{SUFFIX}.npy", "png16": f"{SUFFIX}16.png"}
@@ -39,18 +46,27 @@ class FilesReport:
     """
 
     written: list[Path] = field(default_factory=list)
-    rejects: list[tuple[Path, str]] = field(default_factory=list)
+    rejects: list[tuple[Picture, str]] = field(default_factory=list)
 
 
-def find_pictures(patterns: Sequence[str | os.PathLike[str]], output: Path) -> list[Path]:
-    """Return the picture files that are meant by files, folders and patterns, without what a former run wrote.
+def find_pictures(
+    patterns: Sequence[str | os.PathLike[str]], output: Path, *, allow_urls: bool = False
+) -> list[Picture]:
+    """Return the pictures that are meant by files, folders and patterns, without what a former run wrote.
 
     In folders and patterns, maps (`*_depth.png`, `*_depth16.png`) are passed over, and so is all that is in `output`
-    if that lies inside of them. A file that is named is always meant. Each file is returned once.
+    if that lies inside of them. A file that is named is always meant. Each file is returned once. With `allow_urls` one
+    of the patterns may be a URL; it comes last.
 
     Raises:
-        ImageError: a file does not exist, or a folder or pattern has no picture.
+        ImageError: a file does not exist, a folder or pattern has no picture, or there are several URLs.
     """
+    urls = [pattern for pattern in patterns if is_url(pattern)]
+    if urls and allow_urls:
+        if len(urls) > 1:
+            raise ImageError(f"{len(urls)} URLs; one is read at a time. Download the pictures first.")
+        files = [pattern for pattern in patterns if not is_url(pattern)]
+        return [*(find_pictures(files, output) if files else []), *urls]
     named = {Path(pattern) for pattern in patterns}
     endings = tuple(_ENDINGS.values())
     output = output.resolve()
@@ -93,27 +109,40 @@ def output_names(pictures: Sequence[Path]) -> list[Path]:
             names[i] = choice[i]
             taken.add(_folded(choice[i]))
         left = [i for i in left if i not in set(alone)]
-    for i in left:  # only case or Unicode form tells them apart
-        names[i] = choices[2][i].with_name(f"{choices[2][i].name}-{_digest(str(resolved[i]))}")
+    for i in left:  # only case or Unicode form tells them apart, or nothing: a URL and the file that its path names
+        number = resolved[:i].count(resolved[i])
+        names[i] = choices[2][i].with_name(f"{choices[2][i].name}-{_digest(f'{resolved[i]}' + '+' * number)}")
     return [_shortened(name) for name in names]
+
+
+def url_as_path(url: str) -> Path:
+    """Return a relative path, host and file name, that is safe to name files after; nothing has to be there."""
+    try:
+        parts = urlsplit(url)
+        host, path = parts.hostname or "", unquote(parts.path)
+    except ValueError:  # not a valid URL
+        host, path = "", ""
+    return Path(_safe(host) or "host") / (_safe(re.split(r"[/\\]", path)[-1]) or "picture")
 
 
 def predict_files(
     estimator: DepthEstimator,
-    pictures: Sequence[Path],
+    pictures: Sequence[Picture],
     output: str | os.PathLike[str],
     *,
+    allow_urls: bool = False,
     colormap: str = "Spectral_r",
     raw: Raw = "none",
     model: str = "",
-    on_done: Callable[[Path], None] = lambda path: None,
+    on_done: Callable[[Picture], None] = lambda picture: None,
 ) -> FilesReport:
     """Write a coloured depth map (and the depth itself) for each picture; what cannot be done is reported, not lost.
 
     Args:
         estimator: what estimates.
-        pictures: the files.
+        pictures: the files; or text that is a URL, whose maps are named after the end of its path.
         output: folder for the maps; made if need be.
+        allow_urls: download the URLs; without it they are left out.
         colormap: of the coloured maps. Near has the map's upper end, for metric models too.
         raw: also write the depth as "npy" (float32) or "png16" (16-bit PNG with scale and offset in its metadata).
         model: name to put into the metadata.
@@ -127,25 +156,27 @@ def predict_files(
     check_output(output, colormap)
     if raw not in get_args(Raw):
         raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
-    inputs = {os.path.abspath(picture) for picture in pictures}
+    pictures = [picture if is_url(picture) else Path(picture) for picture in pictures]
+    inputs = {os.path.abspath(picture) for picture in pictures if not is_url(picture)}
     report = FilesReport()
     metric = estimator.model.config.is_metric
-    in_work: deque[tuple[Path, Path]] = deque()
+    in_work: deque[tuple[Picture, Path]] = deque()
 
-    def reject(picture: Path, error: Exception) -> None:
+    def reject(picture: Picture, error: Exception) -> None:
         report.rejects.append((picture, str(error)))
         on_done(picture)
 
-    def readable() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        for picture, name in zip(pictures, output_names(pictures), strict=True):
+    def readable() -> Iterator[ReadPicture]:
+        names = output_names([url_as_path(picture) if is_url(picture) else Path(picture) for picture in pictures])
+        for picture, name in zip(pictures, names, strict=True):
             try:
-                image = read_image(picture)
+                image = read_source(picture, allow_urls=allow_urls)
                 estimator.processor.target_size(image.shape[0], image.shape[1])
             except ImageError as error:
                 reject(picture, error)
                 continue
             in_work.append((picture, output / name))
-            yield image
+            yield ReadPicture(image)
 
     def write(stem: Path, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
         paths = {
@@ -197,6 +228,11 @@ def _searched_folder(pattern: Path) -> Path:
     if pattern.exists() or not glob.has_magic(str(pattern)):
         return pattern
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
+
+
+def _safe(name: str) -> str:
+    """Replace what some file system or terminal does not take, and leave no name that is hidden or means a folder."""
+    return re.sub(r'[<>:"|?*/\\]', "_", "".join(c if c.isprintable() else "_" for c in name)).strip(". ")
 
 
 def _folded(name: Path) -> str:

@@ -15,8 +15,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from seeded import picture, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
+from web import answer, serve
 
 import dajax
+from dajax import limits
 from dajax.cli import main
 from dajax.images.colormap import colorize
 from dajax.images.write import read_png16
@@ -121,7 +123,7 @@ def test_options_reach_the_estimator(run, monkeypatch):
     assert run("a.png", *arguments, "--no-cache", model=())[0] == 2
     assert seen == {"model": "base", "dtype": "bfloat16", "input_size": 140, "style": "official", "batch_size": 3}
     run("a.png", "--no-cache", model=())
-    assert seen == {"model": "small", "dtype": "float32", "input_size": None, "style": "huggingface", "batch_size": 1}
+    assert seen == {"model": "small", "dtype": "float32", "input_size": None, "style": None, "batch_size": 1}
 
 
 def test_metric_model_says_metres(run, tmp_path):
@@ -175,6 +177,49 @@ def test_warnings_are_one_line_each(run):
     assert err == "dajax: warning: 'a.gif' has several frames or pages; the first is used\n"
 
 
+# --- URLs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_run(run, monkeypatch):
+    """The network is a sum: nothing is compiled."""
+    monkeypatch.setattr(dajax.DepthEstimator, "predict", lambda _, pixels: np.asarray(pixels).sum(-1, dtype=np.float32))
+    return run
+
+
+def test_a_url_among_the_pictures(quick_run):
+    data = save("in/a.png").read_bytes()
+    with serve({"/x/room%201.png?key=secret": answer(data)}) as site:
+        url = f"{site.url}/x/room%201.png?key=secret"
+        status, out, err = quick_run(url, "-o", "maps")
+        assert (status, err) == (0, "")
+        assert out.startswith("1 of 1 picture in ")
+        assert out.endswith("; wrote maps/room 1_depth.png\n")
+        status, out, err = quick_run(url, "in", "-o", "maps")
+        assert (status, err) == (0, "")
+        assert out.startswith("2 of 2 pictures in ")
+    assert files("maps") == {"room 1_depth.png", "a_depth.png"}
+    assert Path("maps/room 1_depth.png").read_bytes() == Path("maps/a_depth.png").read_bytes()
+
+
+def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
+    save("a.png")
+    page = answer(b"<!doctype html><html>Sign in</html>")
+    with serve({"/page?key=secret": page, "/none?key=secret": answer(b"", status="403 Forbidden")}) as site:
+        for path, reason in {"page": "is an HTML page", "none": "the server answers 403 'Forbidden'"}.items():
+            url = f"{site.url}/{path}?key=secret".replace("//", "//user:secret@")
+            status, out, err = quick_run("a.png", url, "-o", "maps")
+            assert status == 3
+            assert out.startswith("1 of 2 pictures in ")
+            assert err.startswith(f"dajax predict: left out '{site.url}/{path}?…': {reason}")
+            assert err.count("\n") == 1
+            assert "secret" not in out + err
+    assert files("maps") == {"a_depth.png"}
+    status, _, err = quick_run("https://user:secret@host/a.png?secret", "http://host/b.png?secret")
+    assert status == 2
+    assert "secret" not in err
+
+
 # --- bad usage -----------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +230,7 @@ def test_warnings_are_one_line_each(run):
         (["none.jpg"], "'none.jpg': no such file or folder"),
         (["*.jpeg"], "no file matches this pattern"),
         (["empty"], "no pictures in this folder"),
-        (["https://host/a.jpg"], "Download the pictures first"),
+        (["https://host/a.jpg", "a.png", "https://host/b.jpg"], "2 URLs; one is read at a time"),
         (["a.png", "none.jpg"], "'none.jpg': no such file or folder"),
         (["a.png", "--colormap", "foo"], "colour map 'foo'"),
         (["a.png", "-o", "a.png"], "output folder cannot be made"),
@@ -225,8 +270,21 @@ def test_help_has_every_option(capsys):
     assert err == ""
     for option in OPTIONS:
         assert re.search(rf"(?<![\w-]){option}\b", out), option
-    for word in ("PICTURES", "Spectral_r", "png16", "bfloat16", "huggingface", "official", "518", "Exit status"):
+    for word in (
+        "PICTURES",
+        "URL",
+        "Spectral_r",
+        "png16",
+        "bfloat16",
+        "huggingface",
+        "official",
+        "518",
+        "Exit status",
+    ):
         assert word in out, word
+    assert f"{limits.MAX_URL_BYTES / 1e6:g} MB and {limits.URL_TIMEOUT:g}" in " ".join(
+        re.sub("[│╎|]", " ", out).split()
+    )
     # Every option has a word of help.
     assert out.count("--") >= len(OPTIONS) - 2
 

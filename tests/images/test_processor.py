@@ -146,6 +146,21 @@ def test_configuration_round_trip(tmp_path):
     assert DepthImageProcessor.from_dict(processor.to_dict()).to_dict() == processor.to_dict()
 
 
+def test_style_is_saved(tmp_path):
+    official = DepthImageProcessor("official", input_size=280)
+    official.save_pretrained(tmp_path / "official")
+    again = DepthImageProcessor.from_pretrained(tmp_path / "official")
+    assert (again.style, again.to_dict()) == ("official", official.to_dict())
+    image = picture(40, 50)
+    np.testing.assert_array_equal(again(image)["pixel_values"], official(image)["pixel_values"])
+    # Whoever opens it may choose; Transformers' own files have no such field.
+    assert DepthImageProcessor.from_pretrained(tmp_path / "official", style="huggingface").style == "huggingface"
+    assert "style" not in DepthImageProcessor().to_dict()
+    assert DepthImageProcessor.from_dict({**official.to_dict(), "style": None}).style == "huggingface"
+    assert DepthImageProcessor.from_pretrained("small").style == "huggingface"
+    assert DepthImageProcessor.from_pretrained("small", style="official").style == "official"
+
+
 def test_released_checkpoints_have_the_defaults():
     # The fields that every released Depth Anything file holds.
     published = {
@@ -178,6 +193,9 @@ def test_absent_fields_are_those_of_transformers():
         (b'{"rescale_factor": "x"}', "rescale_factor"),
         (b'{"rescale_factor": NaN}', "rescale_factor"),
         (b'{"size": 1000000000}', "input_size"),
+        (b'{"style": "offical"}', "style must be 'huggingface' or 'official'"),
+        (b'{"style": ""}', "style must be"),
+        (b'{"style": ["official"]}', "style must be"),
         (b"[1]", "object"),
         (b"{", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from dajax.errors import ImageError
 from dajax.images import read as read_module
-from dajax.images.read import find_images, read_image
+from dajax.images.read import ReadPicture, read_image
 
 
 def picture(height=6, width=8, channels=3, seed=0):
@@ -109,12 +109,13 @@ def test_what_is_not_a_picture(tmp_path, content, message):
         read_image(content)
 
 
-@pytest.mark.parametrize("url", ["http://host/a.jpg", "https://host/a.jpg", "HTTPS://host/a.jpg"])
+@pytest.mark.parametrize(
+    "url", ["http://host/a.jpg", "https://user:secret@host/a.jpg?key=secret", "HTTPS://host/a.jpg"]
+)
 def test_urls_are_not_read(url):
-    with pytest.raises(ImageError, match="Download"):
+    with pytest.raises(ImageError, match="Download") as caught:
         read_image(url)
-    with pytest.raises(ImageError, match="Download"):
-        find_images([url])
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", [None, 3, [picture()], {"a": 1}, io.StringIO("text")])
@@ -160,7 +161,6 @@ def test_odd_names(tmp_path, name):
     path = os.path.join(tmp_path, os.fsdecode(name))
     Path(path).write_bytes(encoded(picture()))
     np.testing.assert_array_equal(read_image(path), picture())
-    assert find_images(tmp_path) == [Path(path)]
     Path(path).write_bytes(b"nothing")
     with pytest.raises(ImageError) as caught:
         read_image(path)
@@ -547,62 +547,27 @@ def test_arrays_are_never_changed_or_shared():
         np.testing.assert_array_equal(source, before)
 
 
-# --- lists of files ------------------------------------------------------------------------------------------------
+# --- what is handed on ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("b.jpg", "a.PNG", "sub/c.webp", "sub/.hidden.png", "notes.txt", "[x].png", "odd"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "sub" / "back").symlink_to(tmp_path)
-    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
-    return tmp_path
+def test_what_was_read_is_taken_as_it_is():
+    pixels = picture(3, 5)  # as an array, its axes would be ambiguous
+    with pytest.raises(ImageError, match="layout"):
+        read_image(pixels)
+    assert read_image(ReadPicture(pixels)) is pixels
 
 
-def names(folder, paths):
-    return [str(path.relative_to(folder)) for path in paths]
-
-
-def test_find_images(folder):
-    everything = ["[x].png", "a.PNG", "b.jpg", "dangling.png", "sub/.hidden.png", "sub/c.webp"]
-    assert names(folder, find_images(folder)) == everything
-    assert names(folder, find_images([folder / "odd", folder / "b.jpg", folder])) == [
-        "odd",
-        "b.jpg",
-        *(name for name in everything if name != "b.jpg"),
-    ]
-    assert names(folder, find_images(str(folder / "*.jpg"))) == ["b.jpg"]
-    (folder / "sub" / "again").symlink_to(folder)  # two links upwards: following them never ends
-    assert names(folder, find_images(f"{folder}/**/*.webp")) == ["sub/c.webp"]
-    assert names(folder, find_images(f"{folder}/sub/**")) == ["sub/.hidden.png", "sub/c.webp"]
-    assert names(folder, find_images(folder / "[x].png")) == ["[x].png"]
-    assert names(folder, find_images([folder / "b.jpg", f"{folder}/./b.jpg"])) == ["b.jpg"]
-    assert find_images([]) == []
-
-
-def test_find_images_finds_nothing(folder):
-    (folder / "empty").mkdir()
-    for path, message in {"empty": "no pictures", "*.bmp": "no file matches", "missing.jpg": "no such file"}.items():
-        with pytest.raises(ImageError, match=message):
-            find_images([folder / path])
-
-
-def test_unreadable_folders_are_not_passed_over(folder, monkeypatch):
-    real = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(ImageError, match="cannot be listed"):
-        find_images(folder)
+def test_errors_use_the_name_that_is_given(tmp_path):
+    for source in (b"text", tmp_path / "missing.jpg", np.ones((4, 4)) * 7):
+        with pytest.raises(ImageError, match=r"^frame 7: "):
+            read_image(source, name="frame 7")
+    (tmp_path / "a.gif").write_bytes(encoded(picture(), "GIF", save_all=True, append_images=[Image.new("L", (8, 6))]))
+    with pytest.warns(UserWarning, match=r"^frame 7 has several frames"):
+        read_image(tmp_path / "a.gif", name="frame 7")
 
 
 def test_this_room_starts_without_jax():
-    rooms = "dajax.images.read, dajax.images.processor, dajax.images.write, dajax.images.colormap"
+    rooms = "dajax.images.sources, dajax.images.find, dajax.images.fetch, dajax.images.processor, dajax.images.write"
     code = f"import sys, {rooms}; print('jax' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -1,5 +1,6 @@
 """Picture files in, depth files out: names that never meet, and pictures that cannot be done."""
 
+import base64
 import json
 import os
 import unicodedata
@@ -10,13 +11,14 @@ import pytest
 from PIL import Image
 from seeded import picture, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
+from web import answer, serve
 
 import dajax
 from dajax.errors import ConfigError, ImageError
 from dajax.images.colormap import colorize
 from dajax.images.write import read_png16
 from dajax.inference import files as files_module
-from dajax.inference.files import find_pictures, output_names, predict_files
+from dajax.inference.files import find_pictures, output_names, predict_files, url_as_path
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 
@@ -190,6 +192,69 @@ def test_nothing_to_find(tmp_path):
         find_pictures(["https://host/a.jpg"], tmp_path / "out")
 
 
+# --- URLs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://host/x/room.jpg?key=1#end", "host/room.jpg"),
+        ("https://user:pass@Host:8/room", "host/room"),
+        ("https://host", "host/picture"),
+        ("https://host/x/", "host/picture"),
+        ("https://host/..", "host/picture"),
+        ("https://host/.bashrc", "host/bashrc"),
+        ("https://host/a%2F..%2F..%2Fetc%2Fpasswd", "host/passwd"),
+        ("https://host/a%5C..%5Cb.jpg", "host/b.jpg"),
+        ("https://host/a%00%0A%1B[2Jb%3A%22c.jpg", "host/a___[2Jb__c.jpg"),
+        ("https://host/%FF%C3%A9.jpg", "host/\ufffdé.jpg"),
+        ("https://../a.jpg", "host/a.jpg"),
+        ("https://[::1]/a.jpg", "__1/a.jpg"),
+        ("https://[1:2/a.jpg", "host/picture"),
+    ],
+)
+def test_maps_of_urls_are_named_after_the_end_of_their_path(url, path):
+    assert str(url_as_path(url)) == path
+
+
+def test_urls_and_files_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = url_as_path("https://host/room.jpg")
+    assert names(url, "attic.jpg") == ["room", "attic"]
+    assert names(url, "room.jpg") == ["host/room.jpg", "room.jpg"]
+    assert len({*names(url, "host/room.jpg", "HOST/ROOM.JPG", "room.jpg")}) == 4
+
+
+def test_one_url_may_be_among_the_pictures(tmp_path):
+    path, url = save(tmp_path / "a.png"), "https://host/a.png"
+    assert find_pictures([url, path], tmp_path / "out", allow_urls=True) == [path, url]
+    assert find_pictures([url], tmp_path / "out", allow_urls=True) == [url]
+    with pytest.raises(ImageError, match="2 URLs; one is read at a time"):
+        find_pictures([url, path, "http://host/b.png"], tmp_path / "out", allow_urls=True)
+
+
+def test_urls_are_downloaded_where_that_is_allowed(quick, tmp_path):
+    path = save(tmp_path / "in" / "a.png")
+    with serve({"/b.png": answer(path.read_bytes())}) as site:
+        url, missing = f"{site.url}/b.png", f"{site.url}/c.png"
+        report = predict_files(quick, [path, url], tmp_path / "out")
+        assert [(picture, "allow_urls" in reason) for picture, reason in report.rejects] == [(url, True)]
+        assert not site.requests
+        done = []
+        report = predict_files(quick, [path, url, missing], tmp_path / "out", allow_urls=True, on_done=done.append)
+    assert [(picture, "404" in reason) for picture, reason in report.rejects] == [(missing, True)]
+    assert sorted(map(str, done)) == sorted([str(path), url, missing])
+    maps = contents(tmp_path / "out")
+    assert maps.keys() == {"a_depth.png", "b_depth.png"}
+    assert len({*maps.values()}) == 1
+
+
+def test_base64_is_for_pipelines(quick, tmp_path):
+    text = base64.b64encode(save(tmp_path / "a.png").read_bytes()).decode()
+    report = predict_files(quick, [text[:200]], tmp_path / "out")
+    assert "base64" not in report.rejects[0][1]
+
+
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
@@ -336,6 +401,13 @@ def test_an_encoder_that_fails_leaves_no_temporary_file(quick, monkeypatch, tmp_
     report = predict_files(quick, paths, tmp_path / "out", raw="npy")
     assert "No space" in report.rejects[0][1]
     assert contents(tmp_path / "out") == {}
+
+
+def test_flat_pictures(quick, tmp_path):
+    """As arrays, three rows of RGB could be three channels."""
+    report = predict_files(quick, [save(tmp_path / f"{height}.png", height) for height in (1, 3)], tmp_path / "out")
+    assert not report.rejects
+    assert [np.asarray(Image.open(path)).shape[:2] for path in report.written] == [(1, 80), (3, 80)]
 
 
 def test_a_folder_in_the_way_of_a_map(quick, tmp_path):

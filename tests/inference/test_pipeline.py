@@ -1,7 +1,10 @@
 """The interface of Transformers' depth-estimation pipeline; tests/parity compares the numbers."""
 
+import base64
 import inspect
 import json
+import socket
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 from seeded import picture, write_checkpoint
 from tiny import tiny_config
+from web import answer, redirect, serve
 
 import dajax
 from dajax.errors import ConfigError, ImageError, WeightsError
@@ -78,14 +82,150 @@ def test_generators_give_generators(quick):
     assert next(quick(iter([picture(70, 70)])))["depth"].size == (70, 70)
 
 
-def test_paths_bytes_and_open_files(quick, tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(picture(60, 80)).save(path)
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """`photo.png` in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(60, 80)).save("photo.png")
+    return Path("photo.png")
+
+
+def test_whatever_a_picture_is_in(quick, photo, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
     expected = quick(picture(60, 80))["predicted_depth"]
-    for source in (path, str(path), path.read_bytes()):
+    for name in ("socket", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    text = base64.b64encode(photo.read_bytes()).decode()
+    sources = (photo, str(photo), photo.read_bytes(), text, f"data:image/png;base64,{text}", Image.open(photo))
+    for source in (*sources, picture(60, 80), picture(60, 80) / 255):
         np.testing.assert_array_equal(quick(source)["predicted_depth"], expected)
-    with path.open("rb") as stream:  # an iterator over lines, but one picture
+        np.testing.assert_array_equal(quick([source])[0]["predicted_depth"], expected)
+    with photo.open("rb") as stream:  # an iterator over lines, but one picture
         np.testing.assert_array_equal(quick(stream)["predicted_depth"], expected)
+
+
+@pytest.mark.parametrize("height", [1, 3, 4])
+def test_flat_pictures(quick, tmp_path, height):
+    """Their arrays could be taken for [channels, height, width]; files say what they are."""
+    path = tmp_path / "flat.png"
+    Image.fromarray(picture(height, 80)).save(path)
+    assert quick(path)["predicted_depth"].shape == (height, 80)
+    assert quick(picture(height, 80), layout="HWC")["depth"].size == (80, height)
+
+
+def test_declared_arrays(quick, checkpoint):
+    image = picture(60, 80)
+    expected = quick(image)["predicted_depth"]
+    planes = image.transpose(2, 0, 1)
+    declared = dajax.pipeline(model=quick.estimator, layout="CHW", value_range=(-1, 1))
+    for result in (
+        quick(planes, layout="CHW"),
+        quick([planes], parameters={"layout": "CHW"})[0],
+        quick(planes.astype(np.float32) / 127.5 - 1, layout="CHW", value_range=(-1, 1)),
+        declared(planes / 127.5 - 1),
+        next(declared(iter([image / 127.5 - 1]), layout="HWC")),
+        declared(image, parameters={"layout": "HWC", "value_range": (0, 255)}),
+        quick(image.astype(np.uint16) * 257, layout="HWC"),
+    ):
+        np.testing.assert_array_equal(result["predicted_depth"], expected)
+    for wrong, match in ((planes, "channels"), (image * 1.0, "within"), (image[None], "four axes")):
+        with pytest.raises(ImageError, match=match):
+            quick(wrong)
+        with pytest.raises(ImageError, match=rf"^inputs\[1\]: .*{match}"):
+            quick([image, wrong])
+    with pytest.raises(ImageError, match="layout"):
+        quick(planes, layout="CWH")
+
+
+class DataSet:
+    """What torch's data sets have; an index past the end is no IndexError."""
+
+    def __init__(self, length=3):
+        self.length, self.taken = length, []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.taken.append(index)
+        return picture(60, 80 + index)
+
+
+def test_data_sets_are_streamed(quick):
+    data = DataSet(1_000_000)
+    results = quick(data)
+    assert inspect.isgenerator(results)
+    assert not data.taken
+    assert [next(results)["depth"].size for _ in range(3)] == [(80, 60), (81, 60), (82, 60)]
+    assert data.taken[:3] == [0, 1, 2]
+    assert len(data.taken) < 10
+    for length in (0, 3):
+        assert len(list(islice(quick(DataSet(length)), 9))) == length
+
+
+def test_iterables_are_streamed(quick):
+    class Iterable:
+        def __iter__(self):
+            return repeat(picture(60, 80))
+
+    for many in (Iterable(), map(np.asarray, Iterable()), {"a": picture(60, 80)}.values()):
+        results = quick(many)
+        assert inspect.isgenerator(results)
+        assert next(results)["depth"].size == (80, 60)
+
+
+def test_names_of_the_argument(quick):
+    image = picture(60, 80)
+    expected = quick(image)["predicted_depth"]
+    np.testing.assert_array_equal(quick(inputs=image)["predicted_depth"], expected)
+    np.testing.assert_array_equal(quick(images=image)["predicted_depth"], expected)
+    for arguments in ({}, {"inputs": image, "images": image}):
+        with pytest.raises(ImageError, match="one of them"):
+            quick(**arguments)
+
+
+# --- URLs ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_url_is_downloaded(quick, photo):
+    with serve({"/a.png": answer(photo.read_bytes()), "/b": redirect("/a.png")}) as site:
+        expected = quick(photo)["predicted_depth"]
+        np.testing.assert_array_equal(quick(f"{site.url}/a.png")["predicted_depth"], expected)
+        np.testing.assert_array_equal(quick(images=f"{site.url}/a.png", timeout=9)["predicted_depth"], expected)
+        for path, message in {"/none": "404 'Not Found'", "/b": "not a public address"}.items():
+            with pytest.raises(ImageError, match=message):
+                quick(site.url + path)
+
+
+def test_urls_among_many_are_not(quick, photo):
+    with serve({"/a.png": answer(photo.read_bytes())}) as site:
+        url = f"{site.url}/a.png"
+        for many in ([url], (photo, url), iter([url])):
+            with pytest.raises(ImageError, match=rf"^inputs\[\d\]: '{url}': .*allow_urls=True"):
+                list(quick(many))
+        assert not site.requests
+        allowing = dajax.pipeline(model=quick.estimator, allow_urls=True)
+        for results in (quick([photo, url], allow_urls=True), allowing([photo, url]), list(allowing(iter([url])))):
+            np.testing.assert_array_equal(results[-1]["predicted_depth"], quick(photo)["predicted_depth"])
+        with pytest.raises(ImageError, match="allow_urls=True"):
+            allowing([url], allow_urls=False)
+
+
+def test_timeouts(quick):
+    with serve({"/a": lambda connection: connection.recv(1)}) as site:
+        patient = dajax.pipeline(model=quick.estimator, timeout=0.2)
+        for call in (
+            lambda: patient(f"{site.url}/a"),
+            lambda: quick(f"{site.url}/a", timeout=0.2),
+            lambda: quick(f"{site.url}/a", timeout=9, parameters={"timeout": 0.2}),
+        ):
+            with pytest.raises(ImageError, match="not there within"):
+                call()
+
+
+# --- results -------------------------------------------------------------------------------------------------------
 
 
 def test_constant_depth_is_a_black_picture(pipe, monkeypatch):
@@ -130,6 +270,22 @@ def test_what_is_refused(checkpoint, pipe, tmp_path):
         for images in (picture(60, 80), [picture(60, 80)]):
             with pytest.raises(ConfigError, match="batch_size"):
                 pipe(images, batch_size=batch_size)
-    for bad in (None, 3, {"image": picture(60, 80)}, "https://host/a.jpg", tmp_path / "none.jpg"):
+    for bad in (None, 3, {"image": picture(60, 80)}, "none.jpg", "photo", tmp_path / "none.jpg"):
         with pytest.raises(ImageError):
             pipe(bad)
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [("device", "sharding="), ("device_map", "mesh="), ("torch_dtype", "dtype="), ("image_processor", "processor=")],
+)
+def test_arguments_that_only_transformers_has(checkpoint, argument, instead):
+    with pytest.raises(ConfigError, match=f"^{argument} is an argument of Transformers' pipeline; .*{instead}"):
+        dajax.pipeline("depth-estimation", model=checkpoint, **{argument: "cpu"})
+
+
+def test_arguments_that_nobody_has(quick):
+    with pytest.raises(TypeError, match="nonsense"):
+        quick(picture(60, 80), nonsense=3)
+    with pytest.raises(ConfigError, match=r"\['nonsense'\].*allow_urls.*timeout"):
+        quick(picture(60, 80), parameters={"nonsense": 3, "timeout": 5})
