@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dajax.errors import ConfigError
@@ -17,6 +18,8 @@ from dajax.images.processor import DepthImageProcessor
 from dajax.images.read import read_image
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.load import load
+
+from .parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
 
 # A picture waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
 _WAITING_BATCHES = 4
@@ -36,14 +39,22 @@ class DepthEstimator:
             pair or processor, else "huggingface".
         input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
             14. None: what the checkpoint's processor says, 518.
-        batch_size: how many pictures of one size are run together.
+        batch_size: how many pictures of one size are run together, on all devices; each gets the same number, so that
+            it is best a multiple of theirs. None: one for each device.
+        mesh: the devices. None: the default one, or where the params of a pair are; "local": all of this process; or a
+            `jax.sharding.Mesh`. Batches are cut over its axes named "data" and "batch", or over all if there is none.
+        parallel: "jit": params are whole on every device, or stay as the caller has sharded them
+            (`dajax.inference.parallel.param_shardings`); or "pmap": `jax.pmap`, params whole.
         processor: instead of the checkpoint's own.
         load_options: `revision`, `token`, `cache_dir`, `local_files_only`, `config`, `sharding` for `dajax.load`.
 
     Attributes:
-        model, params, processor: what it runs.
+        model, params, processor: what it runs; params have been placed on the devices.
+        mesh: the devices, or None.
+        batch_size: how many pictures are run together.
 
     Raises:
+        ConfigError: options that cannot be used, or that contradict each other.
         WeightsError, ConfigError, HubError: see `dajax.load`.
     """
 
@@ -54,34 +65,41 @@ class DepthEstimator:
         dtype: Any = None,
         style: str | None = None,
         input_size: int | tuple[int, int] | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
+        mesh: Mesh | str | None = None,
+        parallel: str = "jit",
         processor: DepthImageProcessor | None = None,
         **load_options: Any,
     ) -> None:
-        self.batch_size = _check_batch_size(batch_size)
+        self.mesh = resolve_mesh(mesh, parallel)
+        self.batch_size = shares(self.mesh) if batch_size is None else _check_batch_size(batch_size)
         if processor is not None and input_size is not None:
             raise ConfigError("input_size belongs to the processor that was given: set it there")
         if isinstance(model, tuple):
             if load_options:
                 raise ConfigError(f"{sorted(load_options)} only go with a name to load, not with (model, params)")
-            self.model, self.params = _adapt(*model, dtype=dtype, style=style)
-            style = "official" if self.model.config.backbone_config.interpolate_offset else "huggingface"
+            self.model, params = _adapt(*model, dtype=dtype, style=style)
+            style = self.model.config.style
             if processor is None:
                 processor = DepthImageProcessor(style, 518 if input_size is None else input_size)
             _check_style(processor, style)
         else:
             # The processor first: what is wrong with it shows before a gigabyte is read.
             if processor is None:
-                style = style or "huggingface"
                 hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
                 processor = DepthImageProcessor.from_pretrained(
                     model, style=style, input_size=input_size, **hub_options
                 )
             style = style or processor.style
             _check_style(processor, style)
-            self.model, self.params = load(model, dtype=dtype, style=style, **load_options)
+            if self.mesh is not None and load_options.get("sharding") is None:
+                load_options["sharding"] = whole(self.mesh)
+            self.model, params = load(model, dtype=dtype, style=style, **load_options)
         self.processor = processor
-        self._apply = jax.jit(self._depth)
+        self.params = place_params(params, self.mesh, parallel)
+        leaf = jax.tree.leaves(self.params)[0]
+        self._devices = list(leaf.devices() if self.mesh is None else self.mesh.devices.flat)
+        self._apply = distribute(self._depth, self.mesh, parallel, self.params)
 
     def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
         output: Any = self.model.apply({"params": params}, pixels)
@@ -89,10 +107,9 @@ class DepthEstimator:
 
     @property
     def device(self) -> str:
-        """Kind of the device that the params are on."""
-        leaf = jax.tree.leaves(self.params)[0]
-        device = next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else jax.devices()[0]
-        return str(device.device_kind)
+        """How many devices of what kind the params are on."""
+        kind = str(self._devices[0].device_kind)
+        return kind if len(self._devices) == 1 else f"{len(self._devices)} x {kind}"
 
     @property
     def dtype(self) -> str:
@@ -119,8 +136,9 @@ class DepthEstimator:
         return next(self.stream([images], batch_size=batch_size))
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
-        """Return the depth of normalised pixels, on the device, in their own size."""
-        return self._apply(self.params, pixels)
+        """Return the depth of normalised pixels, on the devices, in their own size."""
+        with running_on(self._devices[0]):
+            return self._apply(self.params, pixels)
 
     def stream(self, images: Iterable[Any], *, batch_size: int | None = None) -> Iterator[np.ndarray]:
         """Yield the depth map of each picture, in order.
@@ -145,10 +163,11 @@ class DepthEstimator:
 
         def run(size: tuple[int, int]) -> None:
             pictures = waiting.pop(size)
-            pixels = np.zeros((_padded(len(pictures), batch_size), *size, 3), np.float32)
+            rows = _padded(len(pictures), batch_size, shares(self.mesh))
+            pixels = np.zeros((rows, *size, 3), np.float32)
             for row, picture in enumerate(pictures):
                 pixels[row] = picture.pixels
-            running.append((pictures, self.predict(jnp.asarray(pixels))))
+            running.append((pictures, self.predict(pixels)))
             # One batch stays on the device while the host prepares the next.
             if len(running) > 1:
                 collect()
@@ -204,9 +223,10 @@ def _check_batch_size(batch_size: Any) -> int:
     return batch_size
 
 
-def _padded(count: int, batch_size: int) -> int:
-    """Return the batch to run for `count` pictures: the next power of two, so that few programs are compiled."""
-    return min(1 << (count - 1).bit_length(), batch_size)
+def _padded(count: int, batch_size: int, devices: int) -> int:
+    """Return the batch to run for `count` pictures: a power of two on each device, for few programs."""
+    on_each, at_most = -(-count // devices), -(-batch_size // devices)
+    return devices * min(1 << (on_each - 1).bit_length(), at_most)
 
 
 def _adapt(
@@ -214,14 +234,18 @@ def _adapt(
 ) -> tuple[DepthAnything, Mapping[str, Any]]:
     if style is not None:
         model = model.clone(config=model.config.with_style(style))
-    if dtype is None:
-        params = jax.tree.map(jnp.asarray, params)  # numpy's would be sent to the device at every call
-    else:
+    if dtype is not None:
         try:
             dtype = jnp.dtype(dtype)
         except TypeError as error:
             raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype!r}") from error
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype}")
-        model, params = model.clone(dtype=dtype), jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise ConfigError(f'dtype {dtype} needs jax.config.update("jax_enable_x64", True)')
+        # numpy's are cast where they are: only what is wanted goes to the devices.
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype), params
+        )
+        model = model.clone(dtype=dtype)
     return model, params

@@ -436,6 +436,7 @@ def test_contradictions(checkpoint):
         ({"style": "offical"}, "style"),
         ({"dtype": "int8"}, "dtype"),
         ({"dtype": "float31"}, "dtype"),
+        ({"dtype": "float64"}, "jax_enable_x64"),
         ({"input_size": 3}, "input_size"),
         ({"input_size": (70, 0)}, "input_size"),
     ],

@@ -1,0 +1,228 @@
+"""One model on several devices: batches are shared out; params are whole on each device, or sharded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dajax.config import DepthAnythingConfig
+from dajax.errors import ConfigError
+from dajax.weights.shapes import parameter_shapes
+from dajax.weights.tree import nest
+
+_PARALLEL = ("jit", "pmap")
+# Axes that hold pictures by the custom of jax's own examples.
+_BATCH_AXES = ("data", "batch")
+_MAKE_ONE = "jax.sharding.Mesh(jax.local_devices(), ('data',)) makes one"
+
+
+def param_shardings(config: DepthAnythingConfig, mesh: Mesh, axis: str | None = None) -> dict[str, Any]:
+    """Return where each param goes if they are to be cut over an axis of a mesh: `dajax.load(name, sharding=this)`.
+
+    Every kernel and embedding is cut along its inputs or its outputs (its last two axes), whichever are more, if the
+    number of devices divides them. What cannot be cut is whole on each device, and so are vectors (biases, scales of
+    norms): to gather them would cost more than to keep them.
+
+    Args:
+        config: of the model (`model.config`, or `DepthAnythingConfig.from_pretrained(name)`).
+        mesh: the devices.
+        axis: name of the axis to cut over; None: the mesh's last one.
+
+    Returns:
+        A nested dict of `NamedSharding`, like the params.
+
+    Raises:
+        ConfigError: `mesh` is not a mesh of this process's devices, or has no such axis.
+    """
+    mesh = _checked(mesh)
+    axis = mesh.axis_names[-1] if axis is None else axis
+    if axis not in mesh.axis_names:
+        raise ConfigError(f"axis must be one of the mesh's, {', '.join(map(repr, mesh.axis_names))}, got {axis!r}")
+    count = mesh.shape[axis]
+
+    def spec(shape: tuple[int, ...]) -> PartitionSpec:
+        rank = len(shape)
+        divisible = [i for i in range(rank - 2, rank) if shape[i] % count == 0] if rank > 1 else []
+        cut = max(divisible, key=lambda i: (shape[i], i), default=None)
+        return PartitionSpec() if cut is None else PartitionSpec(*[axis if i == cut else None for i in range(rank)])
+
+    return nest({path: NamedSharding(mesh, spec(shape)) for path, shape in parameter_shapes(config).items()})
+
+
+def resolve_mesh(mesh: Mesh | str | None, parallel: str) -> Mesh | None:
+    """Return the mesh that is meant; None where jit is to use the one device that the params are on.
+
+    Raises:
+        ConfigError: `mesh` or `parallel` is none that can be used, or they do not go together.
+    """
+    if parallel not in _PARALLEL:
+        raise ConfigError(f'parallel must be "jit" or "pmap", got {parallel!r}')
+    if mesh is None:
+        return None if parallel == "jit" else Mesh(np.array(list(jax.device_put(0).devices())), ("data",))
+    is_local = isinstance(mesh, str) and mesh == "local"
+    found = _checked(Mesh(np.array(jax.local_devices()), ("data",)) if is_local else mesh)
+    if parallel == "pmap" and len(found.axis_names) > 1:
+        raise ConfigError(
+            f"parallel='pmap' takes a mesh with one axis, got {dict(found.shape)}: give Mesh(mesh.devices.ravel(), "
+            "('data',)), or use parallel='jit'"
+        )
+    return found
+
+
+def _checked(mesh: Any) -> Mesh:
+    if not isinstance(mesh, Mesh):
+        found = repr(mesh) if isinstance(mesh, str) else type(mesh).__name__
+        raise ConfigError(f'mesh must be None, "local" or a jax.sharding.Mesh ({_MAKE_ONE}), got {found}')
+    devices = list(mesh.devices.flat)
+    if not devices or not mesh.axis_names:
+        raise ConfigError(f"mesh has no devices: {_MAKE_ONE}")
+    if len(set(devices)) < len(devices):
+        raise ConfigError(f"mesh has a device twice: {_MAKE_ONE}")
+    if any(device.process_index != jax.process_index() for device in devices):
+        raise ConfigError(
+            'mesh has devices of other processes: give each process mesh="local" and its own share of the pictures, '
+            "pictures[jax.process_index()::jax.process_count()]"
+        )
+    if len(platforms := sorted({device.platform for device in devices})) > 1:
+        raise ConfigError(f"mesh mixes devices of {' and '.join(platforms)}: take those of one kind")
+    # Newer versions of jax.make_mesh make explicit axes, under which the network's reshapes would have to say how they
+    # shard.
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what is whole on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Return the axes that a batch is cut over: those named "data" and "batch"; where there is none, all."""
+    return tuple(name for name in mesh.axis_names if name in _BATCH_AXES) or mesh.axis_names
+
+
+def shares(mesh: Mesh | None) -> int:
+    """Return how many parts a batch is cut into."""
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in batch_axes(mesh))
+
+
+def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) -> Mapping[str, Any]:
+    """Return the params on the mesh's devices: as they are if the caller has put them there, else whole on each.
+
+    Without a mesh they stay on their device; numpy's go to the default one.
+
+    Raises:
+        ConfigError: there are none, they are on other devices, or they are sharded and `parallel` is "pmap".
+    """
+
+    def place(path: Any, leaf: Any) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if mesh is None:
+            array = jax.device_put(leaf)
+            if len(array.devices()) > 1:
+                raise ConfigError(
+                    f"the params are on {len(array.devices())} devices ({name}): give their mesh as mesh=…"
+                )
+            return array
+        array = jax.device_put(leaf, _target(name, leaf, mesh))
+        if parallel == "pmap" and not array.is_fully_replicated:
+            raise ConfigError(f"parallel='pmap' takes whole params, and {name} is sharded: use parallel='jit'")
+        return array
+
+    if not jax.tree.leaves(params):
+        raise ConfigError("params have no arrays: give the nested dict that dajax.load or model.init returns")
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _target(name: str, leaf: Any, mesh: Mesh) -> NamedSharding:
+    # What jax has put on its default device by itself is not committed, and free to move.
+    if not isinstance(leaf, jax.Array) or not leaf.committed:
+        return whole(mesh)
+    devices = list(mesh.devices.flat)
+    if leaf.is_fully_replicated and leaf.devices() <= set(devices):
+        return whole(mesh)
+    if isinstance(leaf.sharding, NamedSharding) and list(leaf.sharding.mesh.devices.flat) == devices:
+        own = leaf.sharding.mesh
+        return NamedSharding(Mesh(own.devices, own.axis_names), leaf.sharding.spec)
+    raise ConfigError(
+        f"the params ({name}: {leaf.sharding}) are not on the devices of the mesh, {_named(devices)}: "
+        "jax.device_get(params) lets them be placed; to shard them, use NamedShardings on this mesh"
+    )
+
+
+def _named(devices: list[jax.Device]) -> str:
+    return str(devices[0]) if len(devices) == 1 else f"{devices[0]} … {devices[-1]}"
+
+
+Forward = Callable[[Mapping[str, Any], Any], jax.Array]
+
+
+def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Forward:
+    """Return `forward` compiled for the mesh: a batch of any size is padded, cut over the devices and joined again.
+
+    Args:
+        forward: (params, pixels [batch, …]) -> depth [batch, height, width].
+        mesh: the devices; None: the one that the params are on.
+        parallel: "jit" or "pmap".
+        params: as they will be given, in their places.
+    """
+    if mesh is None:
+        return jax.jit(forward)
+    count = shares(mesh)
+    compiled = _pmapped(forward, mesh) if parallel == "pmap" else _jitted(forward, mesh, params)
+
+    def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
+        rows = len(pixels)
+        # An empty batch is padded too: not every version of jax can cut it.
+        if missing := max(-(-rows // count), 1) * count - rows:
+            pad = jnp.pad if isinstance(pixels, jax.Array) else np.pad
+            pixels = pad(pixels, [(0, missing)] + [(0, 0)] * (pixels.ndim - 1))
+        depths = compiled(params, pixels)
+        return depths[:rows] if missing else depths
+
+    return run
+
+
+def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
+    batch = PartitionSpec(batch_axes(mesh))
+    rows = NamedSharding(mesh, batch)
+    if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params)):
+        # Each device runs the program of one device. XLA's own partitioning would make every device attend to the
+        # whole batch on CPUs, where attention is a loop over pictures and heads.
+        forward = jax.shard_map(forward, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=False)
+    compiled = jax.jit(forward, out_shardings=rows)
+    return lambda params, pixels: compiled(params, jax.device_put(pixels, rows))
+
+
+def _pmapped(forward: Forward, mesh: Mesh) -> Forward:
+    devices = list(mesh.devices.flat)
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    mapped = jax.pmap(forward, in_axes=(None, 0), devices=devices)
+
+    def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
+        depths = mapped(params, pixels.reshape(len(devices), len(pixels) // len(devices), *pixels.shape[1:]))
+        if isinstance(depths, jax.core.Tracer):
+            return depths.reshape(pixels.shape[:-1])
+        # Joined from its parts: reshaping the whole waits for the result (jax 0.7 to 0.10); batches would not overlap.
+        parts = [shard.data.reshape(shard.data.shape[1:]) for shard in depths.addressable_shards]
+        return jax.make_array_from_single_device_arrays(pixels.shape[:-1], rows, parts)
+
+    return run
+
+
+@contextmanager
+def running_on(device: jax.Device) -> Iterator[None]:
+    """Trace for the platform of this device, and for the mesh of the arguments, whatever `jax.set_mesh` says."""
+    try:
+        without_mesh: AbstractContextManager[Any] = jax.set_mesh(Mesh(np.empty((), object), ()))
+    except ValueError:  # within a transformation the caller's mesh holds
+        without_mesh = nullcontext()
+    # The network asks for the platform while it is traced: `dajax.model.platform`.
+    with without_mesh, jax.default_device(device):
+        yield
