@@ -17,6 +17,7 @@ class Breakage(NamedTuple):
 MAP = "float64 and tiny-70x70"
 EVEN = "float64 and tiny-56x84"
 LAYERS = "every_layer and swiglu"
+OFFICIAL = "test_official and 300x400"
 
 BREAKAGES = [
     # Encoder
@@ -165,5 +166,62 @@ BREAKAGES = [
     ),
     Breakage(
         "depth resized back bilinearly", "images/processor.py", "else resize_cubic", "else resize_linear", "pipeline"
+    ),
+    # Style "official"
+    Breakage("official: positions without the +0.1", "config.py", '"official": 0.1}', '"official": 0.0}', OFFICIAL),
+    Breakage(
+        "official: a = -0.5 for pictures",
+        "images/recipes.py",
+        'image.shape[0], size[0], coordinates="opencv"',
+        'image.shape[0], size[0], a=-0.5, coordinates="opencv"',
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: antialiased by Pillow",
+        "images/processor.py",
+        'if self.style == "official":\n            return',
+        "if False:\n            return",
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: overshoot clipped",
+        "images/recipes.py",
+        "pixels = pixels * factor",
+        "pixels = np.clip(pixels, 0, 255) * factor",
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: rounded to 8 bits", "images/recipes.py", "pixels * factor", "np.rint(pixels) * factor", OFFICIAL
+    ),
+    Breakage(
+        "official: colours BGR",
+        "images/recipes.py",
+        "apply_rows(rows, image)",
+        "apply_rows(rows, image[:, :, ::-1])",
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: upper_bound sizes",
+        "images/recipes.py",
+        "scales[1] > scales[0] if official",
+        "scales[1] < scales[0] if official",
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: depth resized back with half pixels",
+        "resample.py",
+        "low, high, fraction = linear_taps(size_in, size_out)\n    matrix",
+        "at = np.clip((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0, size_in - 1)\n"
+        "    low, fraction = at.astype(int), at % 1\n"
+        "    high = np.minimum(low + 1, size_in - 1)\n"
+        "    matrix",
+        OFFICIAL,
+    ),
+    Breakage(
+        "official: depth resized back bicubically",
+        "images/processor.py",
+        "resize_linear if self.style",
+        "resize_cubic if self.style",
+        OFFICIAL,
     ),
 ]

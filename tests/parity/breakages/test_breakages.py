@@ -17,6 +17,8 @@ def run_references(package: Path, killers: str) -> subprocess.CompletedProcess:
     """Run the torch-free tests of parity against the dajax in `package`."""
     command = [sys.executable, "-m", "pytest", ROOT / "tests" / "references", "-c", ROOT / "pyproject.toml"]
     command += [f"--rootdir={ROOT}", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", killers]
+    # Without the root, whose dajax would come before the copy.
+    command += ["-o", "pythonpath=tests tests/references tests/parity"]
     # The first place that is searched is the working directory.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
