@@ -1,0 +1,140 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Depth from one photo
+#
+# Depth Anything V2 in JAX. This notebook takes a photo and shows how far away everything in it is. It runs in Colab and
+# in Jupyter, with a GPU, a TPU or neither.
+
+# %% [markdown]
+# ## Install
+#
+# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
+# wheel, or a folder. (`pip install dajax` would install another, older project that has the same name on PyPI.) Nothing
+# that Colab comes with is replaced.
+
+# %%
+import importlib.util
+
+SOURCE = ".."  # @param {type:"string"}
+
+if importlib.util.find_spec("dajax") is None:
+    # %pip install --quiet $SOURCE
+    importlib.invalidate_caches()
+
+# %% [markdown]
+# ## What it runs on
+
+# %%
+import jax
+
+print("JAX", jax.__version__, "on", ", ".join(device.device_kind for device in jax.devices()))
+if jax.default_backend() == "cpu":
+    print("No accelerator: fine for a few photos. In Colab, Runtime > Change runtime type has faster ones.")
+
+# %% [markdown]
+# ## A photo
+#
+# In Colab a button appears: choose a photo of your own, or cancel to take the picture that comes with dajax.
+
+# %%
+import io
+from importlib.resources import files as package_files
+
+from PIL import Image, ImageOps
+
+try:
+    from google.colab import files as colab
+
+    uploaded = colab.upload()
+except ImportError:  # not in Colab
+    uploaded = {}
+
+if uploaded:
+    photo = Image.open(io.BytesIO(next(iter(uploaded.values()))))
+else:
+    photo = Image.open(package_files("dajax").joinpath("assets/scene.jpg"))
+photo = ImageOps.exif_transpose(photo)  # phones store which way is up
+photo
+
+# %% [markdown]
+# ## Its depth
+#
+# The weights (100 MB for `small`) are downloaded once. `base` and `large` are better and slower. The first call
+# compiles; the next ones for photos of this shape do not.
+
+# %%
+import dajax
+
+dajax.enable_compilation_cache()
+pipe = dajax.pipeline("depth-estimation", model="small")
+result = pipe(photo)
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+left.imshow(photo)
+left.set_title("Photo")
+shown = right.imshow(result["predicted_depth"], cmap="Spectral_r")
+right.set_title("Inverse depth")
+figure.colorbar(shown, ax=right, label="without a unit: bigger is nearer", shrink=0.8)
+for axes in (left, right):
+    axes.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# `result["predicted_depth"]` has the numbers: float32, in the photo's own size. `result["depth"]` is a grey 8-bit
+# picture of them.
+
+# %%
+result["depth"].save("depth.png")
+depth = result["predicted_depth"]
+print(depth.shape, depth.dtype, "from", depth.min(), "to", depth.max())
+
+# %% [markdown]
+# ## In metres
+#
+# The metric models estimate metres: `small-metric-indoor` up to 20 m, `small-metric-outdoor` up to 80 m.
+
+# %%
+metres = dajax.pipeline("depth-estimation", model="small-metric-indoor")(photo)["predicted_depth"]
+height, width = metres.shape
+print(f"the middle of the photo is {metres[height // 2, width // 2]:.2f} m away")
+
+# %% [markdown]
+# ## The function underneath
+#
+# The model is a Flax Linen module and `params` a plain nested dict, so everything in JAX works on them. Here: how much
+# each pixel of the photo moves the depth in its middle.
+
+# %%
+import jax.numpy as jnp
+
+model, params = dajax.load("small")
+pixels = jnp.asarray(dajax.DepthImageProcessor(input_size=252)(photo)["pixel_values"])
+
+
+@jax.jit
+@jax.grad
+def influence(pixels):
+    depth = model.apply({"params": params}, pixels).predicted_depth
+    return depth[0, depth.shape[1] // 2, depth.shape[2] // 2]
+
+
+strength = jnp.abs(influence(pixels))[0].sum(-1)
+plt.imshow(strength, cmap="magma", vmax=float(jnp.quantile(strength, 0.99)))
+plt.title("What the depth in the middle depends on")
+plt.axis("off")
+plt.show()
