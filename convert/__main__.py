@@ -102,7 +102,8 @@ def _targets(checkpoints: Sequence[str], out: Path) -> dict[str, Path]:
             names = " and ".join(name for name, target in targets.items() if target == directory)
             raise ConfigError(f"{names} would both go to {directory}: convert them one by one, to different --out")
     for name, directory in targets.items():
-        if not is_hub_id(name) and directory.resolve() in (Path(name).resolve(), Path(name).resolve().parent):
+        place = os.path.realpath(directory)
+        if not is_hub_id(name) and place in (os.path.realpath(name), os.path.dirname(os.path.realpath(name))):
             raise ConfigError(f"{name} would be written over itself: choose another --out")
     return targets
 

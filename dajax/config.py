@@ -325,7 +325,27 @@ class DepthAnythingConfig:
         if isinstance(name, str) and name in ALIASES:
             return cls._released(ALIASES[name])
         path = locate(name, "config.json", **hub_options) if is_hub_id(name) else Path(name)
-        return cls.from_dict(read_json(path / "config.json" if isdir(path) else path))
+        return cls.from_file(path / "config.json" if isdir(path) else path)
+
+    @classmethod
+    def from_file(cls, path: Path) -> DepthAnythingConfig:
+        """Read a `config.json`.
+
+        Raises:
+            ConfigError: it is malformed, or describes another family of models.
+            WeightsError: there is no such file.
+        """
+        given = read_json(path)
+        try:
+            _refuse_other_family(given, "depth_anything")
+            if not describes_model(given):
+                raise ConfigError(
+                    "no config.json of Transformers: it has no model_type. If it belongs to the authors' code, say "
+                    "what the weights are with config=…, such as DepthAnythingConfig.v1('base')"
+                )
+            return cls.from_dict(given)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     @classmethod
     def _released(cls, row: Checkpoint) -> DepthAnythingConfig:
@@ -377,6 +397,14 @@ class DepthAnythingConfig:
         layers = config.backbone_config.num_hidden_layers
         taps = tuple(range(layers - 3, layers + 1))
         return replace(config, backbone_config=replace(config.backbone_config, out_indices=taps))
+
+
+def describes_model(given: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a config of Transformers.
+
+    All fields have defaults, those of V1 Small, so that any JSON object would do: the authors' own config.json too.
+    """
+    return "model_type" in given or "backbone_config" in given
 
 
 # size -> (width, layers, heads, taps, neck widths, fusion width)

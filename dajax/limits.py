@@ -59,3 +59,5 @@ MAX_TORCH_OPCODES = 200_000
 MAX_TORCH_RANK = 32
 # `expand` makes a tensor of any size from one stored number. The largest matrix of Large has this many elements.
 MAX_TORCH_EXPANDED_ELEMENTS = 4_194_304
+# What tensors may take beyond twice their files: a few that are expanded, as above, and tied weights.
+MAX_EXPANDED_BYTES = 64_000_000

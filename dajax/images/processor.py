@@ -314,7 +314,8 @@ def _config_file(name: str | os.PathLike[str], hub_options: dict[str, Any]) -> P
     if is_hub_id(name):
         return locate(name, "preprocessor_config.json", **hub_options)
     path = Path(name) if Path(name).is_dir() else Path(name).parent
-    if (file := path / "preprocessor_config.json").exists():
+    file = path / "preprocessor_config.json"
+    if file.exists() or file.is_symlink():  # a link that leads nowhere is an error, not a default
         return file
     if path == Path(name):
         warnings.warn(f"{path} has no {file.name}: the released checkpoints' is used", UserWarning, stacklevel=3)

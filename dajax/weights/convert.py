@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from dajax.errors import WeightsError
 from dajax.hub import is_hub_id
 from dajax.model.depth_anything import DepthAnything
 
@@ -44,6 +45,10 @@ def convert(
     # Imported here: it brings Pillow.
     from dajax.images.processor import DepthImageProcessor
 
+    if not is_hub_id(source):
+        taken = {os.path.realpath(source), os.path.realpath(_folder(source))}
+        if os.path.realpath(directory) in taken:
+            raise WeightsError(f"{source} would be written over itself: choose another folder than {directory}")
     model, params = load(source, sharding=jax.devices("cpu")[0], **load_options)
     hub_options = {
         name: load_options[name]
@@ -51,8 +56,9 @@ def convert(
         if name in load_options
     }
     processor = DepthImageProcessor()
-    if is_hub_id(source) or (_folder(source) / _PROCESSOR_FILE).exists():
-        processor = DepthImageProcessor.from_pretrained(source, **hub_options)
+    file = None if is_hub_id(source) else _folder(source) / _PROCESSOR_FILE
+    if file is None or file.exists() or file.is_symlink():
+        processor = DepthImageProcessor.from_pretrained(source if file is None else file.parent, **hub_options)
     save(directory, model, params, format=format, processor=processor)
     return model
 

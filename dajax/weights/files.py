@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dajax.checkpoints import ORIGINALS, alias_of_file, checkpoint_of
+from dajax.checkpoints import ORIGINALS, alias_of_file
 from dajax.errors import WeightsError, shown
 from dajax.hub import is_hub_id, locate, locate_first
 from dajax.validation import read_json
@@ -34,7 +34,7 @@ class Files(NamedTuple):
     Attributes:
         weights: the file of weights, or the index of its shards.
         config: its config.json, if there is one.
-        alias: the released checkpoint that it is by its name, if any.
+        alias: the released checkpoint that a lone file is by its name, if any.
     """
 
     weights: Path
@@ -55,6 +55,8 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
     """
     if is_hub_id(name):
         return _find_on_hub(str(name), hub_options)
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise WeightsError(f"the name of a checkpoint must be an alias, a Hub id or a path, got {shown(name)}")
     path = Path(name)
     try:
         return _find_local(path)
@@ -63,10 +65,8 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
 
 
 def _find_on_hub(name: str, hub_options: Mapping[str, Any]) -> Files:
-    released = checkpoint_of(name)
-    alias = released.alias if released else None
     if name in ORIGINALS:
-        return Files(locate(name, ORIGINALS[name].filename, **hub_options), None, alias)
+        return Files(locate(name, ORIGINALS[name].filename, **hub_options), None, ORIGINALS[name].alias)
     config = locate(name, "config.json", **hub_options)
     # All files of one commit, whatever is pushed meanwhile; and what is cached of a commit needs no connection.
     if config.parent.parent.name == "snapshots":
@@ -75,7 +75,7 @@ def _find_on_hub(name: str, hub_options: Mapping[str, Any]) -> Files:
     if weights.name.endswith(".index.json"):
         for shard in _shard_names(weights):
             locate(name, shard, **hub_options)
-    return Files(weights, config, alias)
+    return Files(weights, config, None)
 
 
 def _find_local(path: Path) -> Files:
@@ -96,7 +96,7 @@ def _find_in_folder(folder: Path) -> Files:
             names = " and ".join(path.name for path in found)
             raise WeightsError(f"{folder} holds {names}: name the one that is meant as a file")
         return Files(found[0], folder / "config.json", None)
-    others = sorted(path for path in folder.iterdir() if path.suffix in LONE_SUFFIXES)
+    others = sorted(path for path in folder.iterdir() if path.suffix in LONE_SUFFIXES and not path.is_dir())
     if not others:
         raise WeightsError(
             f"{folder} holds no weights: expected one of {', '.join((*TRANSFORMERS_FILES, FLAX_FILE))}, "
@@ -138,7 +138,7 @@ def find_shards(weights: Path) -> list[Path]:
     shards = [folder / name for name in _shard_names(weights)]
     allowed = {folder.resolve()}
     if folder.resolve().parent.name == "snapshots":  # the Hub cache's own layout
-        allowed.add(folder.resolve().parent.parent / "blobs")
+        allowed.add((folder.resolve().parent.parent / "blobs").resolve())
     problems = []
     for shard in shards:
         if not shard.exists():

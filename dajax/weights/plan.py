@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dajax.config import DepthAnythingConfig
+from dajax import limits
+from dajax.config import DepthAnythingConfig, describes_model
 from dajax.errors import WeightsError, shown
 from dajax.validation import read_json
 
@@ -50,7 +51,7 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
     """Return the tensors of all shards.
 
     Raises:
-        WeightsError: one tensor stands in two shards.
+        WeightsError: one tensor stands in two shards, or the tensors are far larger than the files.
     """
     tensors: Tensors = {}
     problems = []
@@ -60,6 +61,11 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
                 problems.append(f"{name} is in {tensors[name].file.path.name} and in {file.path.name}")
             tensors[name] = Tensor(file, name, info.dtype, info.shape)
     raise_problems(f"{files[0].path.parent}: tensors stand in two shards", problems)
+    values, stored = sum(tensor.nbytes for tensor in tensors.values()), sum(f.path.stat().st_size for f in files)
+    if values > 2 * stored + limits.MAX_EXPANDED_BYTES:
+        raise WeightsError(
+            f"{files[0].path}: its tensors repeat {stored:,} stored bytes until they are {values:,}: no model's do"
+        )
     return {plain: tensors[name] for plain, name in plain_names(tensors, files[0].path).items()}
 
 
@@ -73,23 +79,28 @@ def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | N
     named = None if files.alias is None else _without_absent(DepthAnythingConfig.from_pretrained(files.alias), tensors)
     if given is not None:
         config = given
-    elif files.config is not None:
-        config = DepthAnythingConfig.from_dict(read_json(files.config))
-    elif named is not None:
+    elif files.config is not None and (named is None or describes_model(read_json(files.config))):
+        config = DepthAnythingConfig.from_file(files.config)
+    elif named is not None:  # also where the authors' own config.json is beside it, which says other things
         return named
     else:
         return _guess_config(files.weights, tensors)
-    if named is not None and (config.depth_estimation_type, config.max_depth) != (
-        named.depth_estimation_type,
-        named.max_depth,
-    ):
+    # A config of another size is refused below, with all that does not fit.
+    is_same_size = named is not None and config.backbone_config.hidden_size == named.backbone_config.hidden_size
+    if named is not None and is_same_size and _kind(config) != _kind(named):
         warnings.warn(
-            f"{files.weights} is by its name {files.alias!r}, and its config says {config.depth_estimation_type} with "
-            f"max_depth {config.max_depth}. The tensors cannot tell; the config is followed",
+            f"{files.weights} is by its name {files.alias!r}, {_kind(named)}, and its config says {_kind(config)}. "
+            "The tensors cannot tell; the config is followed",
             UserWarning,
             stacklevel=3,
         )
     return config
+
+
+def _kind(config: DepthAnythingConfig) -> str:
+    """Return what tells checkpoints of one size apart, none of which is seen in their tensors."""
+    unit = f"metric with max_depth {config.max_depth:g}" if config.is_metric else "relative"
+    return f"{unit} with taps after layers {', '.join(map(str, config.backbone_config.out_indices))}"
 
 
 def _without_absent(config: DepthAnythingConfig, tensors: Tensors) -> DepthAnythingConfig:
@@ -156,14 +167,17 @@ _SIGNS = {
     "backbone.pretrained.": "Depth Anything 3",
     "rope": "DINOv3",
     "storage_tokens": "DINOv3",
+    "embeddings.patch_embeddings.weight": "DINOv3",  # before register_tokens, which it has too
     "register_tokens": "DINOv2 with registers",
     "prompt_depth": "Prompt Depth Anything",
     "resConfUnit_depth": "Prompt Depth Anything",
     "residual_layer_depth": "Prompt Depth Anything",
     "metric_head": "ZoeDepth (Depth Anything V1 metric)",
+    "seed_bin_regressor": "ZoeDepth (Depth Anything V1 metric)",
     "conditional_log_binomial": "ZoeDepth (Depth Anything V1 metric)",
     "motion_modules": "Video Depth Anything",
     "readout_projects": "DPT",
+    "act_postprocess": "DPT (MiDaS)",
 }
 
 

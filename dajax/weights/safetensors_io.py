@@ -11,7 +11,6 @@ import json
 import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 
 from dajax import limits
 from dajax.errors import WeightsError, shown
+from dajax.validation import no_repeats
 
 from .layout import contiguous
 
@@ -129,7 +129,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     if (count := text.count(b'"dtype":')) > limits.MAX_TENSORS:
         raise WeightsError(f"{path} holds {count:,} tensors; at most {limits.MAX_TENSORS:,} are read")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repeats)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} has a damaged header: {error or type(error).__name__}") from error
     if not isinstance(header, dict):
@@ -145,14 +145,6 @@ def _refuse_disguise(head: bytes, path: Path) -> None:
         raise WeightsError(f"{path} is an HTML or XML page, not weights: the download needs a login, or failed")
     if head.startswith(b"PK\x03\x04"):
         raise WeightsError(f"{path} is a zip archive (a PyTorch .pth or .bin?), not a safetensors file")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {shown(repeated)} stands twice")
-    return found
 
 
 def _check_metadata(metadata: Any, path: Path) -> dict[str, str]:

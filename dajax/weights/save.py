@@ -96,24 +96,29 @@ def save(
         if left := _other_weights(directory, filename):
             raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
         config_path = directory / "config.json"
+        contents = {
+            directory / "preprocessor_config.json": (processor or DepthImageProcessor(model.config.style)).to_dict(),
+            config_path: config,
+        }
+        if in_the_way := [path.name for path in (directory / filename, *contents) if path.is_dir()]:
+            raise WeightsError(f"{directory} has folders where files are to be written: {', '.join(in_the_way)}")
         with _staged(directory / filename) as file:
             if format == "official":
                 write_torch(file, infos, get)
             else:
                 write_safetensors(file, infos, get, metadata={"format": "flax" if format == "flax" else "pt"})
             _to_disk(file)
-            # Without its config a directory does not load: so it is gone while weights and config are of two models.
-            if not (config_path.is_file() and config_path.read_bytes() == _json_bytes(config)):
+            # Without its config a directory does not load: so it is gone while files are of two models.
+            if not all(path.is_file() and path.read_bytes() == _json_bytes(value) for path, value in contents.items()):
                 config_path.unlink(missing_ok=True)
-        for path, value in (
-            (directory / "preprocessor_config.json", (processor or DepthImageProcessor(model.config.style)).to_dict()),
-            (config_path, config),
-        ):
+        for path, value in contents.items():
             with _staged(path) as file:
                 file.write(_json_bytes(value))
                 _to_disk(file)
-    except OSError as error:
-        raise WeightsError(f"{directory} cannot be written: {error.strerror or error}") from error
+    except WeightsError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise WeightsError(f"{directory} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def weights_name(format: str, config: DepthAnythingConfig) -> str:

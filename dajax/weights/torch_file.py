@@ -221,6 +221,8 @@ def _check_tensor(value: object, records: Mapping[str, Record]) -> TorchTensor |
         return "offset, shape and strides must be whole numbers, not negative"
     if value.offset + _span(shape, value.strides, 1) > storage.count:
         return f"reaches beyond the {storage.count:,} elements of record {shown(name)}: {_view(value)}"
+    if _span(shape, value.strides, 1) > max(4 * math.prod(shape), limits.MAX_TORCH_EXPANDED_ELEMENTS):
+        return f"is spread over too much of record {shown(name)}: {_view(value)}"
     # An axis of length 0 counts as 1: numpy refuses empty arrays with other axes of any length.
     if math.prod(max(size, 1) for size in shape) > max(storage.count, limits.MAX_TORCH_EXPANDED_ELEMENTS):
         return f"shape {shown(shape)} repeats the {storage.count:,} elements of record {shown(name)} too often"

@@ -77,3 +77,27 @@ def test_what_does_not_load_leaves_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="dtype must be"):
         convert(tmp_path / "hf", tmp_path / "flax", dtype="int8")
     assert not (tmp_path / "flax").exists()
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_never_over_its_source(tmp_path, monkeypatch, as_file):
+    """At another type it would be lost."""
+    saved(tmp_path / "hf", tiny_config())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
+    (tmp_path / "link").symlink_to("hf")
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "hf" / "model.safetensors" if as_file else "hf"
+    for place in ("hf", "./hf/", tmp_path / "link"):
+        for format in FORMATS:
+            with pytest.raises(WeightsError, match="written over itself"):
+                convert(source, place, format=format, dtype="float16")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
+
+
+def test_a_processor_that_is_not_there_is_not_replaced(tmp_path):
+    saved(tmp_path / "hf", tiny_config())
+    (tmp_path / "hf" / "preprocessor_config.json").unlink()
+    (tmp_path / "hf" / "preprocessor_config.json").symlink_to("nothing")
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json"):
+        convert(tmp_path / "hf", tmp_path / "flax")
+    assert not (tmp_path / "flax").exists()

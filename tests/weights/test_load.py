@@ -14,6 +14,7 @@ import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from refusal import refused
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
+from torch_parts import archive, mapping, records, storage, tensor
 
 import dajax
 from dajax import limits
@@ -484,11 +485,25 @@ def sparse(path, config, table="huggingface"):
         ("head.motion_modules.0.weight", "Video Depth Anything"),
         ("neck.reassemble_stage.readout_projects.0.0.weight", "DPT"),
         ("model.backbone.pretrained.cls_token", "Depth Anything 3"),
+        ("depth_head.scratch.refinenet1.resConfUnit_depth.0.weight", "Prompt Depth Anything"),
+        ("conditional_log_binomial.mlp.0.weight", "ZoeDepth"),
+        ("seed_bin_regressor._net.0.weight", "ZoeDepth"),
+        ("pretrained.act_postprocess1.0.project.0.weight", r"DPT .MiDaS."),
     ],
 )
 def test_other_families(tmp_path, name, family):
     tensors = tensors_of(tiny_config()) | {name: np.zeros(3, np.float32)}
     assert_refused(write_folder(tmp_path, tiny_config(), tensors), rf"model\.safetensors is {family}.*{name}")
+
+
+def test_dinov3_is_not_dinov2_with_registers(tmp_path):
+    """It has register tokens too."""
+    tensors = {
+        "embeddings.register_tokens": np.zeros((1, 4, 32), np.float32),
+        "embeddings.patch_embeddings.weight": np.zeros((32, 3, 16, 16), np.float32),
+    }
+    write_file(tmp_path / "model.safetensors", tensors)
+    assert_refused(tmp_path / "model.safetensors", r"model\.safetensors is DINOv3", config=tiny_config())
 
 
 # --- the names that training scripts leave
@@ -690,7 +705,7 @@ def test_a_config_is_above_the_file_name(tmp_path, monkeypatch):
     sparse(path, DepthAnythingConfig.small(), "official")
     outdoor = DepthAnythingConfig.metric_outdoor("small")
     # The tensors of all kinds are the same, so what contradicts can only be said.
-    says = r"by its name 'small-metric-indoor', and its config says metric with max_depth 80"
+    says = r"by its name 'small-metric-indoor', metric with max_depth 20 .* its config says metric with max_depth 80"
     with pytest.warns(UserWarning, match=says) as caught:
         assert dajax.load(path, config=outdoor)[0].config == outdoor
     assert caught[0].filename == __file__
@@ -700,6 +715,60 @@ def test_a_config_is_above_the_file_name(tmp_path, monkeypatch):
     indoor = DepthAnythingConfig.metric_indoor("small")
     assert dajax.load(path, config=indoor)[0].config == indoor
     assert_refused(path, "does not fit its config", config=DepthAnythingConfig.metric_indoor("large"))
+
+
+def test_taps_that_contradict_the_file_name(tmp_path, monkeypatch):
+    """V1 and V2 differ in nothing else."""
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    sparse(tmp_path / "depth_anything_v2_vits.safetensors", DepthAnythingConfig.small(), "official")
+    with pytest.warns(UserWarning, match=r"'small', relative with taps after layers 3, 6, 9, 12, .* 9, 10, 11, 12"):
+        dajax.load(tmp_path / "depth_anything_v2_vits.safetensors", config=DepthAnythingConfig.v1("small"))
+
+
+def test_config_of_the_authors_code_is_no_config(tmp_path, monkeypatch):
+    """All fields of ours have defaults, so that any JSON object would pass for V1 Small's."""
+    monkeypatch.setattr("dajax.weights.load._read_all", lambda *args: {})
+    (tmp_path / "config.json").write_text('{"encoder": "vits", "features": 64, "out_channels": [48, 96, 192, 384]}')
+    for name in ("depth_anything_v2_metric_vkitti_vits.safetensors", "mine.safetensors", "model.safetensors"):
+        sparse(tmp_path / name, DepthAnythingConfig.small(), "official")
+    outdoor = DepthAnythingConfig.metric_outdoor("small")
+    assert dajax.load(tmp_path / "depth_anything_v2_metric_vkitti_vits.safetensors")[0].config == outdoor
+    for path in (tmp_path / "mine.safetensors", tmp_path):
+        assert_refused(path, r"config\.json: no config\.json of Transformers.*model_type.*config=", ConfigError)
+        assert dajax.load(path, config=outdoor)[0].config == outdoor
+
+
+def test_errors_of_the_config_name_the_file(tmp_path):
+    folder = write_folder(tmp_path, tiny_config())
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"fusion_hidden_size": -1}))
+    assert_refused(folder, rf"{folder}/config\.json: config\.fusion_hidden_size", ConfigError)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_keys_that_stand_twice(tmp_path, name):
+    """Readers differ on which of the two counts."""
+    folder = write_folder(tmp_path, tiny_config(), shards=2)
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[: text.rindex("}")] + ', "model_type": "a", "model_type": "b"}')
+    assert_refused(folder, rf"{name}.*stands twice", ConfigError)
+
+
+def test_tensors_that_repeat_what_is_stored(tmp_path):
+    """A few bytes can be expanded to any number of tensors, each of them within bounds."""
+    expanded = tensor(storage(count=1), shape=(1024, 4096), strides=(0, 0))
+    body = mapping({f"t{i}": expanded for i in range(40)})
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(archive(records(body, {"0": bytes(4)})))
+    assert_refused(path, "repeat .* stored bytes until they are 671,088,640", config=tiny_config())
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"small", ["small"]])
+def test_names_that_are_none(name, monkeypatch, tmp_path):
+    """An unset variable is not the current folder."""
+    write_folder(tmp_path, tiny_config())
+    monkeypatch.chdir(tmp_path)
+    assert_refused(name, "name of a checkpoint must be")
 
 
 def test_official_file_without_a_mask_token(tmp_path, monkeypatch):

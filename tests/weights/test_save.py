@@ -306,6 +306,21 @@ def test_folder_that_is_a_file(tmp_path):
     assert_refused("/proc/nothing/here", "cannot be written", random_params(tiny_config()))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_folders_in_the_way(tmp_path, name):
+    """Before anything is replaced."""
+    params = save_random(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert_refused(tmp_path, f"has folders where files are to be written: {name}", params)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_path_that_is_none():
+    assert_refused("a\0b", "cannot be written", random_params(tiny_config()))
+
+
 # --- interruptions
 
 
