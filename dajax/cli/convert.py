@@ -37,23 +37,18 @@ def convert(
         local_files_only: take only what the Hub's cache has.
     """
     from dajax.config import DepthAnythingConfig
-    from dajax.errors import ConfigError, DajaxError
+    from dajax.errors import DajaxError
     from dajax.weights.convert import convert as run
     from dajax.weights.save import weights_name
 
     try:
-        model = run(
-            source,
-            directory,
-            format=format,
-            dtype=dtype,
-            config=None if config is None else DepthAnythingConfig.from_pretrained(config),
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-    except ConfigError as error:
-        print(f"dajax convert: {error}", file=sys.stderr)
+        given = None if config is None else DepthAnythingConfig.from_pretrained(config)
+    except DajaxError as error:
+        print(f"dajax convert: --config: {error}", file=sys.stderr)
         return 2
+    options = {"dtype": dtype, "config": given, "revision": revision, "local_files_only": local_files_only}
+    try:
+        model = run(source, directory, format=format, **options)
     except DajaxError as error:
         print(f"dajax convert: {error}", file=sys.stderr)
         return 1

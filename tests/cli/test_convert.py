@@ -50,6 +50,13 @@ def test_config_of_a_lone_file(capsys, source, tmp_path):
     assert "does not fit its config (24 layers of width 1024)" in err
 
 
+def test_broken_checkpoint_is_no_bad_usage(capsys, source, tmp_path):
+    (source / "config.json").write_text("{")
+    status, out, err = run(capsys, source, tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert "config.json is not valid JSON" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
@@ -59,7 +66,7 @@ def test_config_of_a_lone_file(capsys, source, tmp_path):
         (["a", "b", "--format", "onnx"], 2),
         (["a", "b", "--dtype", "int8"], 2),
         (["nothing here", "b"], 1),
-        (["nothing here", "b", "--config", "nothing.json"], 1),
+        (["nothing here", "b", "--config", "nothing.json"], 2),
     ],
     ids=str,
 )
