@@ -85,22 +85,22 @@ def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | N
         return named
     else:
         return _guess_config(files.weights, tensors)
-    # A config of another size is refused below, with all that does not fit.
-    is_same_size = named is not None and config.backbone_config.hidden_size == named.backbone_config.hidden_size
-    if named is not None and is_same_size and _kind(config) != _kind(named):
+    if named is not None and _kind(config, named) != _kind(named, config):
         warnings.warn(
-            f"{files.weights} is by its name {files.alias!r}, {_kind(named)}, and its config says {_kind(config)}. "
-            "The tensors cannot tell; the config is followed",
+            f"{files.weights} is by its name {files.alias!r}, {_kind(named, config)}, and its config says "
+            f"{_kind(config, named)}. The tensors cannot tell; the config is followed",
             UserWarning,
             stacklevel=3,
         )
     return config
 
 
-def _kind(config: DepthAnythingConfig) -> str:
-    """Return what tells checkpoints of one size apart, none of which is seen in their tensors."""
-    unit = f"metric with max_depth {config.max_depth:g}" if config.is_metric else "relative"
-    return f"{unit} with taps after layers {', '.join(map(str, config.backbone_config.out_indices))}"
+def _kind(config: DepthAnythingConfig, other: DepthAnythingConfig) -> str:
+    """Return what tells a checkpoint from another and is not seen in its tensors."""
+    kind = f"metric with max_depth {config.max_depth:g}" if config.is_metric else "relative"
+    if config.backbone_config.num_hidden_layers != other.backbone_config.num_hidden_layers:
+        return kind  # taps follow from the size then
+    return f"{kind} with taps after layers {', '.join(map(str, config.backbone_config.out_indices))}"
 
 
 def _without_absent(config: DepthAnythingConfig, tensors: Tensors) -> DepthAnythingConfig:
