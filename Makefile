@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
-.PHONY: demo test lint picture clean
+.PHONY: demo test lint bench picture clean
 
 demo: $(VENV)/.installed
 	@echo "Making a checkpoint of Small with RANDOM weights, to show without a download that everything runs ..."
@@ -24,6 +24,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# dajax beside its peers; they bring gigabytes.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.report
+
 clean:
 	rm -rf .venv .venv-* build dist demo
 
@@ -41,4 +46,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[bench]'
 	@touch $@

@@ -1,0 +1,1 @@
+"""dajax beside its peers: same weights, same pixels, one process, interleaved. Not in the wheel."""

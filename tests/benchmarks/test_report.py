@@ -1,0 +1,91 @@
+"""The page is what the stored figures give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import insert, plot, ratio_to_dajax, render, summary
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def results():
+    def row(peer, title, dtype, times_s, error):
+        return {
+            "peer": peer, "title": title, "dtype": dtype, "left_out": None, "first_call_s": 2.0,
+            "error": {"max": error, "mean": error / 10}, "times_s": times_s,
+        }  # fmt: skip
+
+    rows = [
+        row("dajax", "dajax", "float32", [1.0, 1.1, 0.9], 0.0),
+        row("dajax-bf16", "dajax", "bfloat16", [0.5, 0.5, 0.5], 0.02),
+        row("slow", "Slow", "float32", [2.0, 2.2, 1.8], 1e-5),
+        row("openvino", "OpenVINO", "default", [0.25, 0.25, 0.25], 0.1),
+        {"peer": "gone", "title": "Gone", "dtype": "float32", "left_out": "torch not installed"},
+    ]
+    case = {
+        "kind": "model", "size": "small", "picture": "518x518", "batch": 4, "flop": 5e11, "date": "2026-01-02",
+        "versions": {"jax": "9.8"}, "matmul_flops": {"float32": 1e12, "bfloat16": 2e12}, "rows": rows,
+        "disturbed": {"kept": 0, "thrown_away": 2},
+    }  # fmt: skip
+    machine = {"processor": "a processor", "threads": 2, "memory_gib": 8, "system": "Linux x86_64"}
+    return {"machine": machine, "cases": [case]}
+
+
+def test_rows_have_their_figures(results):
+    lines = summary(results["cases"][0]).splitlines()
+    assert lines[2] == "| dajax | f32 | 1.000 (0.950 to 1.050) | 4.00 |  | 50% | 2.0 | reference |"
+    assert lines[4] == "| Slow | f32 | 2.000 (1.900 to 2.100) | 2.00 | 0.50 | 25% | 2.0 | 1.0e-05 |"
+    assert lines[-1] == "Left out: Gone (f32): torch not installed."
+
+
+def test_ratios_are_to_dajax_of_the_same_type(results):
+    case = results["cases"][0]
+    assert [ratio_to_dajax(row, case) for row in case["rows"][:4]] == [None, None, 0.5, 2.0]
+
+
+def test_memory_has_a_column_where_it_was_measured(results):
+    results["cases"][0]["rows"][2]["memory_gib"] = 1.23
+    for row in results["cases"][0]["rows"][:4]:
+        row.setdefault("memory_gib", 0.5)
+    assert "| 2.0 | 1.2 | 1.0e-05 |" in summary(results["cases"][0])
+
+
+def test_machine_date_and_versions_are_told(results):
+    text = render(results)
+    for told in (
+        "a processor; 2 threads",
+        "2026-01-02, 3 rounds (2 more thrown away",
+        "500 GFLOP",
+        "1000 (f32)",
+        "jax 9.8",
+    ):
+        assert told in text
+
+
+def test_text_goes_between_its_markers_any_number_of_times():
+    page = "before\n<!-- cpu:begin -->\nold\n<!-- cpu:end -->\nafter\n"
+    once = insert(page, "cpu", r"new \1")
+    assert once == "before\n<!-- cpu:begin -->\n\nnew \\1\n\n<!-- cpu:end -->\nafter\n"
+    assert insert(once, "cpu", r"new \1") == once
+    with pytest.raises(ValueError, match="markers"):
+        insert(page, "gpu", "new")
+
+
+def test_the_plot_is_drawn_the_same_twice(results, tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plot(results, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "Slow" in (tmp_path / "a.svg").read_text() or (tmp_path / "a.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_page_is_what_the_stored_figures_give(platform):
+    page, stored = (DOCS / "performance.md").read_text(), DOCS / "performance" / f"{platform}.json"
+    if stored.exists():
+        assert render(json.loads(stored.read_text())) in page
+        assert (DOCS / "performance" / f"{platform}.svg").exists()
+    else:
+        assert insert(page, platform, "Not yet measured.") == page
