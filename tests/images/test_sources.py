@@ -97,7 +97,7 @@ def test_a_file_comes_before_base64(tmp_path, monkeypatch):
         "iVBORw0KGgo=",
         "R0lGODlhAQABAAAAACw=",
         "s3://bucket/a.jpg",
-        "file:///tmp/a.jpg",
+        "file:///photos/a.jpg",
         "C:\\photos\\a.jpg",
         "nul\0.jpg",
         "x" * 400,  # base64, but of no picture

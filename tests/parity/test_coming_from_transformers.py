@@ -16,7 +16,8 @@ from dajax import limits
 TEXT = (Path(__file__).parents[2] / "docs" / "coming-from-transformers.md").read_text()
 VERSION = re.search(r"Transformers (\d+\.\d+)", TEXT)[1]
 pytestmark = pytest.mark.skipif(
-    not transformers.__version__.startswith(f"{VERSION}."), reason=f"the page is about Transformers {VERSION}"
+    not transformers.__version__.startswith(f"{VERSION}."),
+    reason=f"the page is about Transformers {VERSION}: pip install with constraints.txt",
 )
 # Functions whose keyword arguments go on to others.
 PASSED_ON = {

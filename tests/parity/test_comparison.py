@@ -24,7 +24,8 @@ import dajax
 PAGE = (ROOT / "docs" / "comparison.md").read_text()
 VERSION = re.search(r"Transformers (\d+\.\d+)", PAGE)[1]
 pytestmark = pytest.mark.skipif(
-    not transformers.__version__.startswith(f"{VERSION}."), reason=f"the page is about Transformers {VERSION}"
+    not transformers.__version__.startswith(f"{VERSION}."),
+    reason=f"the page is about Transformers {VERSION}: pip install with constraints.txt",
 )
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())["tiny"]
 HOME = Path(transformers.__file__).parent

@@ -29,7 +29,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "coming-from-transformers.md").read
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 VERSION = re.search(r"Transformers (\d+\.\d+)", PAGE)[1]
 pytestmark = pytest.mark.skipif(
-    not transformers.__version__.startswith(f"{VERSION}."), reason=f"the page is about Transformers {VERSION}"
+    not transformers.__version__.startswith(f"{VERSION}."),
+    reason=f"the page is about Transformers {VERSION}: pip install with constraints.txt",
 )
 
 DEVIATIONS = {}
