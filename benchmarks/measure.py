@@ -27,15 +27,20 @@ _QUIET_SHARE = 0.05
 _LONG_ROUND_S = 15
 
 
+def checkpoint_of(size: str, folder: Path) -> Path:
+    """Return a checkpoint with random weights in Transformers' layout, made once."""
+    checkpoint = folder / size
+    if not (checkpoint / "model.safetensors").exists():
+        subprocess.run([sys.executable, "-m", "dajax.weights.random", size, checkpoint], check=True)
+    return checkpoint
+
+
 def make_setup(size: str, picture: tuple[int, int], batch: int, platform: str, folder: Path) -> Setup:
     """Return the setup of a case: a checkpoint with random weights, made once, and the bundled picture's pixels."""
     from PIL import Image
 
     import dajax
 
-    checkpoint = folder / size
-    if not (checkpoint / "model.safetensors").exists():
-        subprocess.run([sys.executable, "-m", "dajax.weights.random", size, checkpoint], check=True)
     image = Image.open(Path(dajax.__file__).parent / "assets" / "scene.jpg").resize(picture[::-1])
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=92)
@@ -43,7 +48,7 @@ def make_setup(size: str, picture: tuple[int, int], batch: int, platform: str, f
     pixels = (np.asarray(image) / 255 - processor.image_mean) / processor.image_std
     # Every picture of a batch is another one.
     pixels = np.stack([np.roll(pixels, 37 * i, 1) for i in range(batch)]).astype(np.float32)
-    return Setup(checkpoint, pixels, jpeg.getvalue(), platform)
+    return Setup(checkpoint_of(size, folder), pixels, jpeg.getvalue(), platform)
 
 
 def measure(setup: Setup, names: list[str], rounds: int, budget_s: float) -> dict[str, Any]:

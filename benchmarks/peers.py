@@ -76,8 +76,9 @@ def _dajax(setup: Setup, dtype: str) -> Run:
 
     import dajax
 
-    model, params = dajax.load(setup.checkpoint, dtype=dtype)
-    pixels = jax.device_put(setup.pixels)
+    # For its params: in half precision, an estimator keeps what is not the encoder's in float32.
+    estimator = dajax.DepthEstimator(setup.checkpoint, dtype=dtype)
+    model, params, pixels = estimator.model, estimator.params, jax.device_put(setup.pixels)
     apply = jax.jit(lambda params, pixels: model.apply({"params": params}, pixels).predicted_depth)
     return lambda: apply(params, pixels).block_until_ready()
 

@@ -15,9 +15,9 @@ from dajax.model.depth_anything import DepthAnything
 
 # Modules whose outputs are stages, or hold some.
 _CAPTURED = re.compile(
-    r"backbone|backbone/embeddings/patch_embeddings|neck/(?:reassemble|conv|fusion)_\d+|head", re.ASCII
+    r"backbone|backbone/embeddings/patch_embeddings|neck|neck/(?:reassemble|conv)_\d+|head", re.ASCII
 )
-_NECK = {"reassembled": "reassemble", "lateral": "conv", "fused": "fusion"}
+_NECK = {"reassembled": "reassemble", "lateral": "conv"}
 
 
 def stage_names(config: DepthAnythingConfig) -> list[str]:
@@ -25,7 +25,7 @@ def stage_names(config: DepthAnythingConfig) -> list[str]:
     blocks, levels = range(config.backbone_config.num_hidden_layers), range(len(config.neck_hidden_sizes))
     return [
         "patches", "embeddings", *(f"block {i}" for i in blocks), *(f"tap {i}" for i in levels),
-        *(f"{kind} {i}" for kind in _NECK for i in levels), "depth",
+        *(f"{kind} {i}" for kind in (*_NECK, "fused") for i in levels), "depth",
     ]  # fmt: skip
 
 
@@ -53,6 +53,8 @@ def flax_stages(model: DepthAnything, params: Any, pixels: np.ndarray) -> dict[s
             for kind, name in _NECK.items()
             for i in levels
         },
+        # PyTorch's stage ends after the enlargement.
+        **{f"fused {i}": captured["neck"]["__call__"][0][i].enlarged() for i in levels},
         "depth": captured["head"]["__call__"][0],
     }
     return {stage: np.asarray(output) for stage, output in found.items()}

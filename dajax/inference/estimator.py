@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from dajax.errors import ConfigError
 from dajax.images.processor import DepthImageProcessor
 from dajax.images.read import read_image
 from dajax.model.depth_anything import DepthAnything
+from dajax.model.precision import parameter_dtype
 from dajax.weights.load import load
+from dajax.weights.tree import flatten, nest
 
 from .parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
 
@@ -34,7 +37,8 @@ class DepthEstimator:
 
     Args:
         model: whatever `dajax.load` takes (alias, Hub id, path), or a pair (model, params).
-        dtype: what to compute in, and the type of the params; None: float32, params as in the file.
+        dtype: what to compute in; None: float32. The encoder's matrices are kept in this type and the rest of the
+            params in float32, or as in the file if None.
         style: "huggingface" (numbers of Transformers) or "official" (of the authors' code); None: that of the given
             pair or processor, else "huggingface".
         input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
@@ -94,6 +98,8 @@ class DepthEstimator:
             _check_style(processor, style)
             if self.mesh is not None and load_options.get("sharding") is None:
                 load_options["sharding"] = whole(self.mesh)
+            if dtype is not None:
+                load_options["param_dtype"] = partial(parameter_dtype, dtype=dtype)
             self.model, params = load(model, dtype=dtype, style=style, **load_options)
         self.processor = processor
         self.params = place_params(params, self.mesh, parallel)
@@ -130,6 +136,7 @@ class DepthEstimator:
 
         Raises:
             ImageError: a picture cannot be read.
+        ConfigError: the model does not fit into float16.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, batch_size=batch_size))
@@ -154,6 +161,7 @@ class DepthEstimator:
 
         Raises:
             ImageError: a picture cannot be read.
+            ConfigError: the model's values are too large for float16.
         """
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
         waiting: dict[tuple[int, int], list[_Picture]] = {}
@@ -175,6 +183,7 @@ class DepthEstimator:
         def collect() -> None:
             pictures, depths = running.popleft()
             maps = np.asarray(depths)
+            self._check_range(maps)
             for row, picture in enumerate(pictures):
                 done[picture.index] = self._to_source_size(maps[row], picture.source_size)
 
@@ -197,6 +206,13 @@ class DepthEstimator:
             collect()
         for index in sorted(done):
             yield done[index]
+
+    def _check_range(self, maps: np.ndarray) -> None:
+        if self.dtype == "float16" and not np.isfinite(maps).all():
+            raise ConfigError(
+                "in float16 this model has values beyond the largest, 65504, and its depth is not finite: use "
+                "bfloat16, which reaches as far as float32"
+            )
 
     def _to_source_size(self, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return self.processor.post_process_depth_estimation(depth[None], [size])[0]["predicted_depth"]
@@ -243,9 +259,12 @@ def _adapt(
             raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype}")
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
             raise ConfigError(f'dtype {dtype} needs jax.config.update("jax_enable_x64", True)')
-        # numpy's are cast where they are: only what is wanted goes to the devices.
-        params = jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype), params
-        )
+
+        def cast(path: str, leaf: Any) -> Any:
+            # numpy's are cast where they are: only what is wanted goes to the devices.
+            kept = parameter_dtype(path, dtype)
+            return leaf.astype(kept) if isinstance(leaf, jax.Array) else np.asarray(leaf, kept)
+
+        params = nest({path: cast(path, leaf) for path, leaf in flatten(params).items()})
         model = model.clone(dtype=dtype)
     return model, params

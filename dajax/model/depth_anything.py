@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
@@ -17,6 +20,7 @@ from dajax.losses import affine_invariant_loss, silog_loss
 from .dinov2 import Dinov2
 from .head import Head
 from .neck import Neck
+from .platform import convolution_dtype, target_platform
 
 
 @flax.struct.dataclass
@@ -38,6 +42,13 @@ class DepthEstimatorOutput:
     loss: Any = None
 
 
+# Depth, hidden states, attention weights.
+Estimate = tuple[Array, tuple[Array, ...], tuple[Array | None, ...]]
+
+# Patches of a picture from which on it goes through a CPU alone.
+_TOKENS_FOR_A_CPU = 512
+
+
 class DepthAnything(nn.Module):
     """Depth Anything V1 or V2 as a Linen module.
 
@@ -54,7 +65,6 @@ class DepthAnything(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(
         self,
         pixels: Shaped[Array | np.ndarray, ...],
@@ -89,18 +99,61 @@ class DepthAnything(nn.Module):
         size = _check_pixels(pixels, config)
         grid = (size[0] // config.patch_size, size[1] // config.patch_size)
 
-        encoded = Dinov2(config.backbone_config, dtype, self.remat, name="backbone")(
-            pixels, deterministic, output_attentions
-        )
-        maps = Neck(config, dtype, name="neck")(encoded.taps, grid)
-        depth_bhw = Head(config, dtype, name="head")(maps[config.head_in_index], size)
+        if deterministic and self._one_by_one(pixels.shape[0], grid):
+            estimate = partial(_estimate, self.clone(parent=None, name=None), output_attentions)
+            depth_bhw, hidden_states, attentions = _one_by_one(estimate, self.variables["params"], pixels)
+        else:
+            depth_bhw, hidden_states, attentions = self._estimate(pixels, deterministic, output_attentions)
 
         return DepthEstimatorOutput(
             predicted_depth=depth_bhw,
-            hidden_states=encoded.hidden_states if output_hidden_states else None,
-            attentions=encoded.attentions if output_attentions else None,
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
             loss=None if labels is None else _loss(depth_bhw, jnp.asarray(labels), config),
         )
+
+    @nn.compact
+    def _estimate(self, pixels_bhwc: Array, deterministic: bool, return_weights: bool) -> Estimate:
+        config, dtype, (height, width) = self.config, jnp.dtype(self.dtype), pixels_bhwc.shape[1:3]
+        # Convolutions may be in more than the trunk.
+        wider = convolution_dtype(dtype)
+        encoded = Dinov2(config.backbone_config, dtype, wider, self.remat, name="backbone")(
+            pixels_bhwc, deterministic, return_weights
+        )
+        grid = (height // config.patch_size, width // config.patch_size)
+        fused = Neck(config, wider, name="neck")(encoded.taps, grid)
+        depth_bhw = Head(config, wider, name="head")(fused[config.head_in_index], (height, width))
+        return depth_bhw, encoded.hidden_states, encoded.attentions
+
+    def _one_by_one(self, batch: int, grid: tuple[int, int]) -> bool:
+        """Return whether the pictures of a batch are to be taken in turn: where one is enough to keep the cores busy.
+
+        On a CPU the activations of one picture stay in the cache. Not where the caller collects what is inside: the
+        collected arrays would have another axis.
+        """
+        enough = batch > 1 and grid[0] * grid[1] >= _TOKENS_FOR_A_CPU and target_platform() == "cpu"
+        return enough and self.scope is not None and not self.scope.mutable
+
+
+def _estimate(model: DepthAnything, return_weights: bool, params: Any, pixels_bhwc: Array) -> Estimate:
+    estimate: Any = model.apply({"params": params}, pixels_bhwc, True, return_weights, method=DepthAnything._estimate)
+    return estimate
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _one_by_one(estimate: Callable[[Any, Array], Estimate], params: Any, pixels_bhwc: Array) -> Estimate:
+    def alone(pixels_hwc: Array) -> Estimate:
+        return estimate(params, pixels_hwc[None])
+
+    return jax.tree.map(lambda x: x[:, 0], jax.lax.map(alone, pixels_bhwc))
+
+
+@_one_by_one.defjvp
+def _derivative(
+    estimate: Callable[[Any, Array], Estimate], primals: tuple[Any, Array], tangents: tuple[Any, Array]
+) -> tuple[Estimate, Estimate]:
+    # The gradient with respect to the params would be added up picture by picture.
+    return jax.jvp(estimate, primals, tangents)
 
 
 def _check_pixels(pixels: Array, config: DepthAnythingConfig) -> tuple[int, int]:

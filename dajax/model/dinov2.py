@@ -13,6 +13,8 @@ from dajax.config import Dinov2Config
 from dajax.resample import cubic_matrix
 
 from .attention import Attention
+from .layers import Dense, gelu, product
+from .parameters import parameter
 from .precision import wide
 
 
@@ -24,14 +26,15 @@ class PatchEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols dim"]:
-        """Return one token for every patch."""
+        """Return one token for every patch, at least float32."""
         config, p = self.config, self.config.patch_size
         shape = (p, p, config.num_channels, config.hidden_size)
-        kernel = self.param("kernel", nn.initializers.normal(config.initializer_range), shape)
-        bias = self.param("bias", nn.initializers.zeros, (config.hidden_size,))
+        kernel = parameter(self, "kernel", nn.initializers.normal(config.initializer_range), shape)
+        bias = parameter(self, "bias", nn.initializers.zeros, (config.hidden_size,))
         batch, height, width, channels = pixels_bhwc.shape
-        patches = pixels_bhwc.astype(self.dtype).reshape(batch, height // p, p, width // p, p, channels)
-        return jnp.einsum("bhywxc,yxcd->bhwd", patches, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        patches = pixels_bhwc.reshape(batch, height // p, p, width // p, p, channels)
+        tokens_bhwd = product("bhywxc,yxcd->bhwd", patches, kernel, self.dtype)
+        return tokens_bhwd + bias.astype(tokens_bhwd.dtype)
 
 
 class Embeddings(nn.Module):
@@ -42,25 +45,26 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens dim"]:
-        """Return the class token followed by the patches, row by row."""
+        """Return the class token followed by the patches, row by row, at least float32."""
         config = self.config
         grid, width = config.grid_size, config.hidden_size
         init = nn.initializers.normal(config.initializer_range)
-        cls_token = self.param("cls_token", init, (1, 1, width))
-        positions = self.param("position_embeddings", init, (1, 1 + grid * grid, width))
+        cls_token = parameter(self, "cls_token", init, (1, 1, width))
+        positions = parameter(self, "position_embeddings", init, (1, 1 + grid * grid, width))
         if config.use_mask_token:  # only DINOv2's pre-training reads it, but every checkpoint has it
-            self.param("mask_token", nn.initializers.zeros, (1, width))
+            parameter(self, "mask_token", nn.initializers.zeros, (1, width))
 
         patches_bhwd = PatchEmbeddings(config, self.dtype, name="patch_embeddings")(pixels_bhwc)
         batch, rows, cols, _ = patches_bhwd.shape
+        dtype = patches_bhwd.dtype
         tokens_bnd = jnp.concatenate(
             [
-                jnp.broadcast_to(cls_token.astype(self.dtype), (batch, 1, width)),
+                jnp.broadcast_to(cls_token.astype(dtype), (batch, 1, width)),
                 patches_bhwd.reshape(batch, rows * cols, width),
             ],
             1,
         )
-        return tokens_bnd + resample_positions(jnp.asarray(positions), config, rows, cols).astype(self.dtype)
+        return tokens_bnd + resample_positions(positions, config, rows, cols).astype(dtype)
 
 
 def resample_positions(
@@ -97,11 +101,11 @@ class LayerNorm(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
+    def __call__(self, tokens_bnd: Float[Array, "... tokens dim"]) -> Float[Array, "... tokens dim"]:
         """Return normalised tokens in `dtype`."""
         width = tokens_bnd.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        scale = parameter(self, "scale", nn.initializers.ones, (width,))
+        bias = parameter(self, "bias", nn.initializers.zeros, (width,))
         x = tokens_bnd.astype(wide(self.dtype))
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.layer_norm_eps)
@@ -117,7 +121,7 @@ class LayerScale(nn.Module):
     def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the scaled branch."""
         init = nn.initializers.constant(self.config.layerscale_value)
-        return tokens_bnd * self.param("lambda1", init, tokens_bnd.shape[-1:]).astype(tokens_bnd.dtype)
+        return tokens_bnd * parameter(self, "lambda1", init, tokens_bnd.shape[-1:]).astype(tokens_bnd.dtype)
 
 
 class MLP(nn.Module):
@@ -129,10 +133,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the tokens' update."""
-        init = nn.initializers.normal(self.config.initializer_range)
-        hidden_bnm = nn.Dense(self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="fc1")(tokens_bnd)
-        hidden_bnm = nn.gelu(hidden_bnm, approximate=False)
-        return nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=init, name="fc2")(hidden_bnm)
+        config, stddev = self.config, self.config.initializer_range
+        hidden_bnm = gelu(Dense(config.mlp_width, self.dtype, stddev, name="fc1")(tokens_bnd))
+        return Dense(config.hidden_size, self.dtype, stddev, name="fc2")(hidden_bnm)
 
 
 class SwiGLU(nn.Module):
@@ -144,15 +147,14 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
         """Return the tokens' update."""
-        init = nn.initializers.normal(self.config.initializer_range)
-        both = nn.Dense(2 * self.config.mlp_width, dtype=self.dtype, kernel_init=init, name="weights_in")(tokens_bnd)
+        config, stddev = self.config, self.config.initializer_range
+        both = Dense(2 * config.mlp_width, self.dtype, stddev, name="weights_in")(tokens_bnd)
         gate_bnm, up_bnm = jnp.split(both, 2, axis=-1)
-        down = nn.Dense(self.config.hidden_size, dtype=self.dtype, kernel_init=init, name="weights_out")
-        return down(nn.silu(gate_bnm) * up_bnm)
+        return Dense(config.hidden_size, self.dtype, stddev, name="weights_out")(nn.silu(gate_bnm) * up_bnm)
 
 
 class Layer(nn.Module):
-    """A pre-norm transformer layer."""
+    """A pre-norm transformer layer. What it adds to, the tokens, is at least float32: rounding there adds up."""
 
     config: Dinov2Config
     dtype: jnp.dtype
@@ -193,11 +195,14 @@ class Dinov2(nn.Module):
     """The encoder.
 
     Attributes:
+        dtype: of the factors of matrix products.
+        tap_dtype: of the taps.
         remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     config: Dinov2Config
     dtype: jnp.dtype
+    tap_dtype: jnp.dtype
     remat: bool = False
 
     @nn.compact
@@ -219,10 +224,12 @@ class Dinov2(nn.Module):
             )
             hidden_states.append(tokens_bnd)
             attentions.append(weights_bhnm)
-        # One norm for all taps. A model that taps no layer still has it.
-        norm = LayerNorm(config, self.dtype, name="layernorm")
         taps = tuple(hidden_states[i] for i in config.out_indices)
-        if config.apply_layernorm or self.is_initializing():
-            normed = tuple(norm(tap) for tap in taps)
-            taps = normed if config.apply_layernorm else taps
+        # A model that taps no layer, or does not normalise, still has the norm.
+        norm = LayerNorm(config, self.tap_dtype, name="layernorm")
+        if config.apply_layernorm and taps:
+            # All at once: on a CPU, what reads the first tap would start early and add its memory to the encoder's.
+            taps = tuple(norm(jnp.stack(taps)))
+        elif self.is_initializing():
+            norm(tokens_bnd)
         return EncoderOutput(taps, tuple(hidden_states), tuple(attentions))

@@ -8,29 +8,38 @@ from jaxtyping import Array, Float
 
 from dajax.config import DepthAnythingConfig
 
+from .layers import Conv3x3, Dense, Weights, convolve, project
+from .neck import FusedMaps
 from .precision import wide
-from .resize import resize_align_corners
+from .resize import resize_and_apply
 
 
 class Head(nn.Module):
-    """Three convolutions with an enlargement to the picture's size after the first."""
+    """Three convolutions with an enlargement before the first and, to the picture's size, before the second."""
 
     config: DepthAnythingConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, maps_bhwc: Float[Array, "batch h_in w_in c"], size: tuple[int, int]
-    ) -> Float[Array, "batch height width"]:
+    def __call__(self, fused: FusedMaps, size: tuple[int, int]) -> Float[Array, "batch height width"]:
         """Return depth of `size`: affine-invariant inverse depth (relative models) or metres (metric ones)."""
-        config = self.config
-        init = nn.initializers.normal(config.initializer_range)
+        config, stddev = self.config, self.config.initializer_range
+        maps_bhwc = fused.maps_bhwc
         # From full size on everything is at least float32: what is rounded here is seen in the depth map.
-        last = wide(self.dtype)
+        dtype, last = self.dtype, wide(self.dtype)
         half = config.fusion_hidden_size // 2
-        x = nn.Conv(half, (3, 3), padding=1, dtype=self.dtype, kernel_init=init, name="conv1")(maps_bhwc)
-        x = resize_align_corners(x.astype(last), size)
-        x = nn.Conv(config.head_hidden_size, (3, 3), padding=1, dtype=last, kernel_init=init, name="conv2")(x)
-        x = nn.Dense(1, dtype=last, kernel_init=init, name="conv3")(nn.relu(x))[..., 0]
+        conv1 = Conv3x3(half, dtype, stddev, name="conv1").weights(maps_bhwc.shape[-1])
+        conv2 = Conv3x3(config.head_hidden_size, last, stddev, name="conv2").weights(half)
+        conv3 = Dense(1, last, stddev, name="conv3").weights(config.head_hidden_size)
         activation = nn.sigmoid if config.is_metric else nn.relu
-        return activation(x) * jnp.asarray(config.max_depth, x.dtype)
+
+        def narrow(x_bhwc: Array, weights: Weights, row_padding: int) -> Array:
+            return convolve(x_bhwc, weights, dtype, row_padding=row_padding)
+
+        def depth(x_bhwc: Array, weights: tuple[Weights, Weights], row_padding: int) -> Array:
+            x_bhwc = nn.relu(convolve(x_bhwc, weights[0], last, row_padding=row_padding))
+            depth_bhw = project(x_bhwc, weights[1], last)[..., 0]
+            return activation(depth_bhw) * jnp.asarray(config.max_depth, depth_bhw.dtype)
+
+        maps_bhwc = resize_and_apply(narrow, fused.size, maps_bhwc, conv1)
+        return resize_and_apply(depth, size, maps_bhwc, (conv2, conv3))

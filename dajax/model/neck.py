@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dajax.config import DepthAnythingConfig
 
+from .layers import Conv3x3, Dense, product
+from .parameters import parameter
 from .resize import resize_align_corners
 
 
@@ -23,12 +28,13 @@ class BlockUpsample(nn.Module):
         """Return maps that are `factor` times as high and as wide."""
         batch, height, width, channels = maps_bhwc.shape
         f = self.factor
-        kernel = self.param(
-            "kernel", nn.initializers.normal(self.config.initializer_range), (f, f, channels, channels)
-        ).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        blocks = jnp.einsum("bhwc,yxcd->bhywxd", maps_bhwc, kernel)
-        return blocks.reshape(batch, height * f, width * f, channels) + bias
+        init = nn.initializers.normal(self.config.initializer_range)
+        kernel = parameter(self, "kernel", init, (f, f, channels, channels))
+        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
+        maps_bhwc = product("bhwc,yxcd->bhywxd", maps_bhwc, kernel, self.dtype).reshape(
+            batch, height * f, width * f, channels
+        )
+        return (maps_bhwc + bias.astype(maps_bhwc.dtype)).astype(self.dtype)
 
 
 class Reassemble(nn.Module):
@@ -42,14 +48,13 @@ class Reassemble(nn.Module):
     @nn.compact
     def __call__(self, maps_bhwc: Float[Array, "batch height width c_in"]) -> Float[Array, "batch h_out w_out c_out"]:
         """Return maps of `factor` times the resolution of the patch grid."""
-        init = nn.initializers.normal(self.config.initializer_range)
-        maps_bhwc = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="projection")(maps_bhwc)
+        maps_bhwc = _dense(self.config, self.dtype, self.width)(maps_bhwc).astype(self.dtype)
         if self.factor > 1:
             return BlockUpsample(self.config, self.dtype, int(self.factor), name="upsample")(maps_bhwc)
         if self.factor < 1:
-            # Padding is (1, 1) on even grids too, where "SAME" would pad on one side only.
             stride = int(1 / self.factor)
-            return _conv3x3(self.config, self.dtype, self.width, "downsample", stride=stride)(maps_bhwc)
+            downsample = _conv3x3(self.config, self.dtype, self.width, "downsample", stride=stride)
+            return downsample(maps_bhwc).astype(self.dtype)
         return maps_bhwc
 
 
@@ -64,12 +69,12 @@ class ResidualUnit(nn.Module):
         """Return refined maps."""
         x = maps_bhwc
         for name in ("convolution1", "convolution2"):
-            x = _conv3x3(self.config, self.dtype, self.config.fusion_hidden_size, name)(nn.relu(x))
+            x = _conv3x3(self.config, self.dtype, self.config.fusion_hidden_size, name)(nn.relu(x)).astype(self.dtype)
         return maps_bhwc + x
 
 
 class Fusion(nn.Module):
-    """Add a finer level to what came from the coarser ones, refine, and enlarge."""
+    """Add a finer level to what came from the coarser ones, and refine."""
 
     config: DepthAnythingConfig
     dtype: jnp.dtype
@@ -79,20 +84,34 @@ class Fusion(nn.Module):
         self,
         maps_bhwc: Float[Array, "batch height width c"],
         finer_bhwc: Float[Array, "batch height width c"] | None,
-        size: tuple[int, int],
-    ) -> Float[Array, "batch h_out w_out c"]:
-        """Return fused maps of `size`."""
+    ) -> Float[Array, "batch height width c"]:
+        """Return fused maps, which the paper calls so after they have been enlarged."""
         unit1 = ResidualUnit(self.config, self.dtype, name="residual_layer1")
         unit2 = ResidualUnit(self.config, self.dtype, name="residual_layer2")
         if finer_bhwc is not None:
             maps_bhwc = maps_bhwc + unit1(finer_bhwc)
         elif self.is_initializing():
             unit1(maps_bhwc)  # the coarsest level does not use this unit, but every checkpoint has its tensors
-        init = nn.initializers.normal(self.config.initializer_range)
-        projection = nn.Dense(self.config.fusion_hidden_size, dtype=self.dtype, kernel_init=init, name="projection")
         # The paper enlarges first. Bilinear weights sum to one, so a pointwise linear map may as well come before: the
         # same numbers for a quarter of the work.
-        return resize_align_corners(projection(unit2(maps_bhwc)), size)
+        return _dense(self.config, self.dtype, self.config.fusion_hidden_size)(unit2(maps_bhwc)).astype(self.dtype)
+
+
+@flax.struct.dataclass
+class FusedMaps:
+    """What the neck gives for one level: a pytree.
+
+    Attributes:
+        maps_bhwc: [batch, height, width, channels].
+        size: height and width that they have to be enlarged to.
+    """
+
+    maps_bhwc: Any
+    size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    def enlarged(self) -> Array:
+        """Return maps of `size`."""
+        return resize_align_corners(self.maps_bhwc, self.size)
 
 
 class Neck(nn.Module):
@@ -104,7 +123,7 @@ class Neck(nn.Module):
     @nn.compact
     def __call__(
         self, taps: tuple[Float[Array, "batch tokens dim"], ...], grid: tuple[int, int]
-    ) -> tuple[Float[Array, "batch _ _ c"], ...]:
+    ) -> tuple[FusedMaps, ...]:
         """Return the fused maps from the coarsest level to the finest.
 
         Args:
@@ -118,20 +137,24 @@ class Neck(nn.Module):
             width, factor = config.neck_hidden_sizes[i], config.reassemble_factors[i]
             maps_bhwc = Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(maps_bhwd)
             lateral = _conv3x3(config, dtype, config.fusion_hidden_size, f"conv_{i}", use_bias=False)
-            levels.append(lateral(maps_bhwc))
+            levels.append(lateral(maps_bhwc).astype(dtype))
 
-        fused: list[Array] = []
+        fused: list[FusedMaps] = []
         for i, level_bhwc in enumerate(reversed(levels)):
-            height, width = level_bhwc.shape[1:3]
-            finer = None if i == len(levels) - 1 else levels[-i - 2]
-            size = (2 * height, 2 * width) if finer is None else (finer.shape[1], finer.shape[2])
             fusion = Fusion(config, dtype, name=f"fusion_{i}")
-            fused.append(fusion(fused[-1], level_bhwc, size) if fused else fusion(level_bhwc, None, size))
+            height, width = level_bhwc.shape[1:3]
+            maps_bhwc = fusion(fused[-1].enlarged(), level_bhwc) if fused else fusion(level_bhwc, None)
+            last = i == len(levels) - 1
+            size = (2 * height, 2 * width) if last else levels[-i - 2].shape[1:3]
+            fused.append(FusedMaps(maps_bhwc, (size[0], size[1])))
         return tuple(fused)
+
+
+def _dense(config: DepthAnythingConfig, dtype: jnp.dtype, width: int) -> Dense:
+    return Dense(width, dtype, config.initializer_range, name="projection")
 
 
 def _conv3x3(
     config: DepthAnythingConfig, dtype: jnp.dtype, width: int, name: str, *, stride: int = 1, use_bias: bool = True
-) -> nn.Conv:
-    init = nn.initializers.normal(config.initializer_range)
-    return nn.Conv(width, (3, 3), stride, padding=1, use_bias=use_bias, dtype=dtype, kernel_init=init, name=name)
+) -> Conv3x3:
+    return Conv3x3(width, dtype, config.initializer_range, stride, use_bias, name=name)

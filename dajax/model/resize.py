@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dajax.resample import linear_taps
+
+from .loops import map_into
+from .platform import target_platform
+
+# Strips of so many bytes stay in a processor's cache while they are worked on, but each has at least so many rows: two
+# more are computed at its edges.
+_STRIP_BYTES = 2**22
+_STRIP_ROWS = 32
 
 
 def resize_align_corners(
@@ -17,9 +32,83 @@ def resize_align_corners(
     input rows, and every output column of two columns: two gathers each cost less than a dense matrix product.
     """
     for axis, size_out in ((1, size[0]), (2, size[1])):
-        if maps_bhwc.shape[axis] == size_out:
-            continue
-        low, high, fraction = linear_taps(maps_bhwc.shape[axis], size_out)
-        weight = jnp.asarray(fraction, maps_bhwc.dtype).reshape([-1 if a == axis else 1 for a in range(4)])
-        maps_bhwc = jnp.take(maps_bhwc, low, axis) * (1 - weight) + jnp.take(maps_bhwc, high, axis) * weight
+        if maps_bhwc.shape[axis] != size_out:
+            maps_bhwc = _interpolate(maps_bhwc, axis, linear_taps(maps_bhwc.shape[axis], size_out))
     return maps_bhwc
+
+
+def _interpolate(maps_bhwc: Array, axis: int, taps: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Array:
+    low, high, fraction = taps
+    weight = jnp.asarray(fraction, maps_bhwc.dtype).reshape([-1 if a == axis else 1 for a in range(4)])
+    return jnp.take(maps_bhwc, low, axis) * (1 - weight) + jnp.take(maps_bhwc, high, axis) * weight
+
+
+# (maps, weights, row_padding) -> maps of as many rows with a padding of 1, of 2 rows less without.
+OfRows = Callable[[Array, Any, int], Array]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def resize_and_apply(
+    function: OfRows, size: tuple[int, int], maps_bhwc: Float[Array, "batch h_in w_in c_in"], weights: Any
+) -> Float[Array, "batch h_out ..."]:
+    """Return `function(resize_align_corners(maps_bhwc, size), weights, row_padding=1)`.
+
+    On a CPU picture by picture and in strips of rows, so that resized maps never leave the cache. They are the largest
+    there are: beyond 32 MiB, memory for them comes from the system with every call, page by page, which costs as much
+    as the convolution.
+
+    Args:
+        function: one 3x3 convolution, and what works on each pixel alone. It calls no modules.
+        size: (h_out, w_out).
+        maps_bhwc: to be resized.
+        weights: a pytree, for `function`.
+    """
+    row_bytes = size[1] * maps_bhwc.shape[3] * maps_bhwc.dtype.itemsize
+    rows = max(_STRIP_BYTES // row_bytes, _STRIP_ROWS)
+    if target_platform() != "cpu" or rows >= size[0]:
+        return _whole(function, size, maps_bhwc, weights)
+    strips = math.ceil(size[0] / rows)
+    rows = math.ceil(size[0] / strips)
+    # The last strip ends with the picture: it repeats rows of the one before.
+    starts = np.minimum(np.arange(strips) * rows, size[0] - rows)
+
+    def one_picture(maps_hwc: Array) -> Array:
+        def one_strip(taps: tuple[Array, ...]) -> Array:
+            low, high, low_weight, high_weight = taps
+            strip_hwc = _weighted(maps_hwc, low, low_weight) + _weighted(maps_hwc, high, high_weight)
+            return function(_interpolate(strip_hwc[None], 2, linear_taps(maps_hwc.shape[1], size[1])), weights, 0)[0]
+
+        taps = _strips(maps_hwc, size[0], starts, rows)
+        of_strip = jax.eval_shape(one_strip, jax.tree.map(lambda x: x[0], taps))
+        start = jnp.broadcast_to(maps_hwc[0, 0, 0].astype(of_strip.dtype), (size[0], *of_strip.shape[1:]))
+        return map_into(start, one_strip, taps, jnp.asarray(starts))
+
+    if maps_bhwc.shape[0] == 1:
+        return one_picture(maps_bhwc[0])[None]
+    return jax.lax.map(one_picture, maps_bhwc)
+
+
+@resize_and_apply.defjvp
+def _derivative(
+    function: OfRows, size: tuple[int, int], primals: tuple[Array, Any], tangents: tuple[Array, Any]
+) -> tuple[Array, Array]:
+    # The gradient of a strip would be added up in maps of the whole size.
+    return jax.jvp(partial(_whole, function, size), primals, tangents)
+
+
+def _whole(function: OfRows, size: tuple[int, int], maps_bhwc: Array, weights: Any) -> Array:
+    return function(resize_align_corners(maps_bhwc, size), weights, 1)
+
+
+def _weighted(maps_hwc: Array, index: Array, weight: Array) -> Array:
+    return jnp.take(maps_hwc, index, 0) * weight[:, None, None]
+
+
+def _strips(maps_hwc: Array, height: int, starts: np.ndarray, rows: int) -> tuple[Array, ...]:
+    """Return the taps of each strip's rows, and of the ones above and below: of weight 0 beyond the picture."""
+    low, high, fraction = linear_taps(maps_hwc.shape[0], height)
+    wanted = starts[:, None] + np.arange(-1, rows + 1)
+    inside = (wanted >= 0) & (wanted < height)
+    wanted = wanted.clip(0, height - 1)
+    weights = np.where(inside, 1 - fraction[wanted], 0), np.where(inside, fraction[wanted], 0)
+    return (jnp.asarray(low[wanted]), jnp.asarray(high[wanted]), *(jnp.asarray(w, maps_hwc.dtype) for w in weights))

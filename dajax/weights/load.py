@@ -48,6 +48,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     check_finite: bool = True,
+    param_dtype: Any = None,
 ) -> tuple[DepthAnything, dict[str, Any]]:
     """Load a model and its params.
 
@@ -73,6 +74,9 @@ def load(
         cache_dir: of the Hub's downloads.
         local_files_only: take only what the Hub's cache has.
         check_finite: refuse weights with NaN or infinity.
+        param_dtype: of the params, where it is not what is computed in: `dtype="bfloat16", param_dtype="float32"` is
+            more exact and takes twice the memory. A function from a path, such as "head/conv1/kernel", to a type says
+            it for each; `partial(dajax.model.precision.parameter_dtype, dtype="bfloat16")` is what estimators take.
 
     Returns:
         The Linen module (`model.config` says what it is) and its params, a nested dict of jax arrays.
@@ -89,6 +93,7 @@ def load(
     if config is not None and not isinstance(config, DepthAnythingConfig):
         raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}")
     wanted = None if dtype is None else _float_dtype(dtype)
+    dtype_of = _dtype_of(wanted if param_dtype is None else param_dtype)
     files = find_files(name, hub_options)
     with ExitStack() as stack:
         opened: list[WeightsFile] = []
@@ -100,11 +105,12 @@ def load(
         config = choose_config(files, tensors, config)
         config = config if style is None else config.with_style(style)
         plan = make_plan(files.weights, tensors, config)
-        params = _read_all(plan, tensors, wanted, sharding, check_finite)
+        params = _read_all(plan, tensors, dtype_of, sharding, check_finite)
         for file in opened:
             if isinstance(file, TorchFile):
                 file.verify_rest()
-    if wanted is None and not _has_float64() and any(tensor.dtype == np.float64 for tensor in tensors.values()):
+    narrowed = dtype_of is _as_in_file and not _has_float64()
+    if narrowed and any(tensor.dtype == np.float64 for tensor in tensors.values()):
         warnings.warn(
             f"{files.weights} has float64 tensors, which become float32: jax keeps them with "
             'jax.config.update("jax_enable_x64", True); dtype="float32" says that float32 is meant',
@@ -145,13 +151,28 @@ def _float_dtype(dtype: Any) -> np.dtype:
     return found
 
 
+# From a param's path to its type; None: the file's.
+DtypeOf = Callable[[str], np.dtype | None]
+
+
+def _dtype_of(dtype: Any) -> DtypeOf:
+    if dtype is None:
+        return _as_in_file
+    if callable(dtype) and not isinstance(dtype, type | np.dtype) and not hasattr(dtype, "dtype"):
+        return lambda path: _float_dtype(dtype(path))
+    found = _float_dtype(dtype)
+    return lambda path: found
+
+
+def _as_in_file(path: str) -> None:
+    return None
+
+
 def _has_float64() -> bool:
     return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
-def _read_all(
-    plan: Plan, tensors: Tensors, dtype: np.dtype | None, sharding: Any, check_finite: bool
-) -> dict[str, Any]:
+def _read_all(plan: Plan, tensors: Tensors, dtype_of: DtypeOf, sharding: Any, check_finite: bool) -> dict[str, Any]:
     place = _placement(sharding, plan)
     largest = max(tensor.nbytes for tensor in tensors.values())
     local = threading.local()
@@ -161,6 +182,7 @@ def _read_all(
         if not hasattr(local, "buffer"):
             local.buffer = np.empty(largest, np.uint8)
         source, shape = plan[path]
+        dtype = dtype_of(path)
         as_dtype = _kept_dtype(source, tensors, has_float64) if dtype is None else dtype
         return _read_one(source, shape, tensors, as_dtype, local.buffer, check_finite)
 

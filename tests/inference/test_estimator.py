@@ -17,6 +17,7 @@ from tiny import tiny_config, tiny_metric_config
 import dajax
 from dajax.errors import ConfigError, HubError, ImageError, WeightsError
 from dajax.inference.estimator import _check_batch_size
+from dajax.weights.tree import flatten
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 # Across batch sizes; at one padded batch shape results are bit-equal.
@@ -309,10 +310,28 @@ def test_half_precision_is_close_and_gives_float32(checkpoint, estimator, dtype,
     by_pair = dajax.DepthEstimator(dajax.load(checkpoint), dtype=dtype, input_size=70)
     for half in (by_name, by_pair):
         assert half.dtype == half.model.dtype == jnp.dtype(dtype)
-        assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(dtype)}
+        kept = {path: leaf.dtype for path, leaf in flatten(half.params).items()}
+        matrices = {path for path in kept if path.startswith("backbone/layer_") and path.endswith("kernel")}
+        assert len(matrices) == 6 * half.model.config.backbone_config.num_hidden_layers
+        assert {kept.pop(path) for path in matrices} == {jnp.dtype(dtype)}
+        assert set(kept.values()) == {jnp.dtype(np.float32)}
     depth = by_pair(image)
     assert depth.dtype == np.float32
     assert 1e-5 < error(depth, estimator(image)) <= bound
+
+
+def test_float16_is_refused_where_it_does_not_reach(checkpoint, estimator):
+    """Values over 65504 become infinite in float16, and the depth NaN. bfloat16 reaches as far as float32."""
+    model, params = dajax.load(checkpoint)
+    kernel = params["backbone"]["layer_1"]["mlp"]["fc1"]["kernel"]
+    params["backbone"]["layer_1"]["mlp"]["fc1"]["kernel"] = 2.0**15 * kernel
+    params["backbone"]["layer_1"]["mlp"]["fc2"]["kernel"] *= 2.0**-15
+    image = picture(60, 80)
+    assert np.isfinite(dajax.DepthEstimator((model, params), dtype="bfloat16", input_size=70)(image)).all()
+    half = dajax.DepthEstimator((model, params), dtype="float16", input_size=70)
+    for run in (lambda: half(image), lambda: list(half.stream([image])), lambda: dajax.pipeline(model=half)(image)):
+        with pytest.raises(ConfigError, match=r"float16 .*65504.*use bfloat16"):
+            run()
 
 
 def test_dtype_and_device(estimator):

@@ -353,7 +353,8 @@ def test_params_are_placed_once(pair, quick):
 def test_half_precision_params(pair, checkpoint):
     for model in (pair, checkpoint):
         estimator = dajax.DepthEstimator(model, dtype="bfloat16", mesh="local")
-        assert all(leaf.dtype == jnp.bfloat16 and leaf.is_fully_replicated for leaf in leaves(estimator.params))
+        assert estimator.params["backbone"]["layer_0"]["mlp"]["fc1"]["kernel"].dtype == jnp.bfloat16
+        assert all(leaf.is_fully_replicated for leaf in leaves(estimator.params))
         assert len(leaves(estimator.params)[0].devices()) == 2
 
 
@@ -403,10 +404,11 @@ def test_sharded_params_stay_as_they_are(pair):
     assert [leaf.sharding for leaf in leaves(estimator.params)] == leaves(sharding)
     with pytest.raises(ConfigError, match=r"cls_token is sharded: use parallel='jit'"):
         dajax.DepthEstimator((model, placed), mesh=mesh, parallel="pmap")
-    kernel = {"kernel": placed["head"]["conv1"]["kernel"]}
+    dense = {"kernel": placed["backbone"]["layer_0"]["mlp"]["fc1"]["kernel"]}
+    kernel = {"backbone": {"layer_0": dense}}
     half = place_params(_adapt(model, kernel, dtype="bfloat16", style=None)[1], resolve_mesh(mesh, "jit"), "jit")
-    assert half["kernel"].dtype == jnp.bfloat16
-    assert half["kernel"].sharding == sharding["head"]["conv1"]["kernel"]
+    assert half["backbone"]["layer_0"]["kernel"].dtype == jnp.bfloat16
+    assert half["backbone"]["layer_0"]["kernel"].sharding == sharding["backbone"]["layer_0"]["mlp"]["fc1"]["kernel"]
 
 
 def test_explicit_axes_are_taken_as_automatic_ones():

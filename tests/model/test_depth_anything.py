@@ -166,6 +166,75 @@ def test_unused_parameters_exist_and_have_no_gradient(tiny, unused):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
 
 
+# --- batches on a CPU, picture by picture -------------------------------------------------------------------------
+
+
+def is_one_by_one(model, params, x, **options) -> bool:
+    """Whether the first loop of the program is over the pictures: those inside of it are over heads and strips."""
+    jaxpr = str(
+        jax.make_jaxpr(lambda params, x: model.apply({"params": params}, x, **options).predicted_depth)(params, x)
+    )
+    return f"length={len(x)}\n" in jaxpr.replace(" ", "") or f" length={len(x)} " in jaxpr.replace("\n", " ")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 1)
+
+
+def test_pictures_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
+    model, params = tiny
+    x = pixels(42, 56, batch=5)
+    options = {"output_hidden_states": True, "output_attentions": True}
+    assert is_one_by_one(model, params, x)
+    found = model.apply({"params": params}, x, **options)
+    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 10**6)
+    assert not is_one_by_one(model, params, x)
+    expected = model.apply({"params": params}, x, **options)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.shape == whole.shape
+        assert error(ours, whole) < ROUNDING
+
+
+def test_a_picture_in_a_batch_is_the_picture_alone(tiny, alone):
+    model, params = tiny
+    x = pixels(42, 56, batch=3)
+    np.testing.assert_array_equal(depth(model, params, x)[1:2], depth(model, params, x[1:2]))
+
+
+def test_what_is_inside_can_still_be_collected(tiny, alone):
+    model, params = tiny
+    x = pixels(42, 56, batch=3)
+    output, state = model.apply({"params": params}, x, capture_intermediates=True, mutable=["intermediates"])
+    assert state["intermediates"]["backbone"]["layer_0"]["mlp"]["__call__"][0].shape == (3, 13, 32)
+    assert error(output.predicted_depth, depth(model, params, x)) < ROUNDING
+    made = model.init(jax.random.key(0), x)["params"]
+    assert jax.tree.structure(made) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("way", ["params", "pixels"])
+def test_gradients_of_a_batch_are_those_of_the_whole(tiny, alone, monkeypatch, way):
+    model, params = tiny
+    x = jnp.asarray(pixels(42, 56, batch=3))
+
+    def loss(params, x):
+        return (model.apply({"params": params}, x).predicted_depth ** 2).mean()
+
+    argument = ["params", "pixels"].index(way)
+    found = jax.jit(jax.grad(loss, argument))(params, x)
+    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 10**6)
+    expected = jax.grad(loss, argument)(params, x)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.abs(ours - whole).max() < 1e-5 * largest
+    tangents = jax.tree.map(jnp.ones_like, (params, x))
+    assert np.isfinite(jax.jit(lambda p, x: jax.jvp(loss, (p, x), tangents)[1])(params, x))
+
+
+# --- types ---------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.2), ("float16", 0.02)])
 def test_half_precision_is_near_and_returns_float32(tiny, dtype, bound):
     model, params = tiny

@@ -21,7 +21,13 @@ OFFICIAL = "test_official and 300x400"
 
 BREAKAGES = [
     # Encoder
-    Breakage("tanh GELU", "model/dinov2.py", "approximate=False", "approximate=True", MAP),
+    Breakage(
+        "tanh GELU",
+        "model/layers.py",
+        "1 + jax.lax.erf(x * math.sqrt(0.5))",
+        "1 + jnp.tanh(0.79788456 * (x + 0.044715 * x**3))",
+        MAP,
+    ),
     Breakage("LayerNorm eps 1e-5", "model/dinov2.py", "self.config.layer_norm_eps", "1e-5", MAP),
     Breakage(
         "LayerScale left out",
@@ -30,9 +36,7 @@ BREAKAGES = [
         "return tokens_bnd + 0 * self.param",
         MAP,
     ),
-    Breakage(
-        "taps not normalised", "model/dinov2.py", "taps = normed if config.apply_layernorm else taps", "pass", MAP
-    ),
+    Breakage("taps not normalised", "model/dinov2.py", "taps = tuple(norm(jnp.stack(taps)))", "pass", MAP),
     Breakage(
         "taps counted from 0", "model/dinov2.py", "hidden_states[i] for i in", "hidden_states[i - 1] for i in", MAP
     ),
@@ -49,12 +53,14 @@ BREAKAGES = [
     Breakage(
         "sigmoid gate for SiLU", "model/dinov2.py", "nn.silu(gate_bnm)", "nn.sigmoid(gate_bnm)", "float64 and swiglu"
     ),
-    Breakage("no scale in attention", "model/attention.py", "scores_nm * query_nd.shape[-1] ** -0.5", "scores_nm", MAP),
-    Breakage("scale by all heads' width", "model/attention.py", "query_nd.shape[-1] ** -0.5", "32**-0.5", MAP),
+    Breakage("no scale in attention", "model/attention.py", "keepdims=True)) * scale)", "keepdims=True)))", MAP),
+    Breakage(
+        "scale by all heads' width", "model/attention.py", "scale = query_nd.shape[-1] ** -0.5", "scale = 32**-0.5", MAP
+    ),
     Breakage(
         "softmax without its sum",
         "model/attention.py",
-        "mixed_nd / unnormalised_nm.sum(-1, keepdims=True)",
+        "mixed_nd / unnormalised_nm.sum(-1, dtype=scores_nm.dtype, keepdims=True)",
         "mixed_nd",
         MAP,
     ),
@@ -72,15 +78,21 @@ BREAKAGES = [
     Breakage("bicubic a = -0.5", "resample.py", "a: float = -0.75,", "a: float = -0.5,", EVEN),
     Breakage("patches of the wrong order", "model/dinov2.py", '"bhywxc,yxcd->bhwd"', '"bhywxc,xycd->bhwd"', MAP),
     # Neck
-    Breakage("padding SAME", "model/neck.py", "stride, padding=1,", 'stride, padding="SAME",', EVEN),
+    Breakage(
+        "padding SAME",
+        "model/layers.py",
+        "padding = ((row_padding, row_padding), (1, 1))",
+        'padding = "SAME" if stride == 2 else ((row_padding, row_padding), (1, 1))',
+        EVEN,
+    ),
     Breakage("class token kept, last patch dropped", "model/neck.py", "tap_bnd[:, 1:]", "tap_bnd[:, :-1]", MAP),
     Breakage("no ReLU before the convolutions", "model/neck.py", "name)(nn.relu(x))", "name)(x)", MAP),
     Breakage("no skip in the residual unit", "model/neck.py", "return maps_bhwc + x", "return x", MAP),
     Breakage(
         "transposed convolution flipped",
         "model/neck.py",
-        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel',
-        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel[::-1, ::-1]',
+        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel,',
+        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel[::-1, ::-1],',
         MAP,
     ),
     Breakage(
@@ -99,8 +111,8 @@ BREAKAGES = [
     Breakage(
         "max_depth forgotten",
         "model/head.py",
-        "activation(x) * jnp.asarray(config.max_depth, x.dtype)",
-        "activation(x)",
+        "activation(depth_bhw) * jnp.asarray(config.max_depth, depth_bhw.dtype)",
+        "activation(depth_bhw)",
         "float64 and metric",
     ),
     Breakage(
@@ -117,7 +129,13 @@ BREAKAGES = [
         "nn.sigmoid",
         MAP,
     ),
-    Breakage("no ReLU before the last layer", "model/head.py", "(nn.relu(x))[..., 0]", "(x)[..., 0]", MAP),
+    Breakage(
+        "no ReLU before the last layer",
+        "model/head.py",
+        "nn.relu(convolve(x_bhwc, weights[0], last, row_padding=row_padding))",
+        "convolve(x_bhwc, weights[0], last, row_padding=row_padding)",
+        MAP,
+    ),
     # Weights
     Breakage(
         "query and key swapped",

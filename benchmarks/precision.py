@@ -1,0 +1,112 @@
+"""`python -m benchmarks.precision`: what computing in half precision does to the depth, over photos and sizes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .machine import describe, versions
+from .measure import checkpoint_of
+
+PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
+CROPS = 50
+RANDOM_INPUTS = 1000
+
+
+def crops() -> list[np.ndarray]:
+    """Return 50 parts of scikit-image's photos, uint8 [height, width, 3]: of all aspect ratios from 9:16 to 16:9."""
+    from skimage import data
+
+    photos = [getattr(data, name)() for name in PHOTOS]
+    photos = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
+    rng, found = np.random.default_rng(0), []
+    for i in range(CROPS):
+        photo = photos[i % len(photos)]
+        share, ratio = rng.uniform(0.5, 1), 2 ** rng.uniform(-0.83, 0.83)
+        height, width = photo.shape[:2]
+        side = share * min(height * ratio, width)
+        size = int(side / ratio), int(side)
+        top, left = (int(rng.integers(0, full - part + 1)) for full, part in zip((height, width), size, strict=True))
+        found.append(np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]]))
+    return found
+
+
+def errors(depth: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Return distances of a map from the float32 one.
+
+    Relative to the largest depth: `mean`, `max`. `absrel`: relative to each pixel's, over those above the 5th
+    percentile (near zero, inverse depth has no relative error). `mean_std`, `max_std`: in deviations of the map.
+    """
+    distance = np.abs(depth.astype(np.float64) - reference)
+    kept = reference > max(np.quantile(reference, 0.05), 0)
+    return {
+        "mean": float(distance.mean() / reference.max()),
+        "max": float(distance.max() / reference.max()),
+        "absrel": float((distance[kept] / reference[kept]).mean()),
+        "mean_std": float(distance.mean() / reference.std()),
+        "max_std": float(distance.max() / reference.std()),
+    }
+
+
+def measure(checkpoint: Path, dtypes: tuple[str, ...], pictures: list[np.ndarray]) -> dict[str, dict[str, list[float]]]:
+    """Return {type: {error: [its mean and its largest over the pictures]}} against float32."""
+    import dajax
+
+    reference = [dajax.DepthEstimator(checkpoint)(picture) for picture in pictures]
+    found = {}
+    for dtype in dtypes:
+        estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
+        rows = [errors(estimator(picture), exact) for picture, exact in zip(pictures, reference, strict=True)]
+        found[dtype] = {
+            name: [float(f"{f([row[name] for row in rows]):.3g}") for f in (np.mean, np.max)] for name in rows[0]
+        }
+    return found
+
+
+def not_finite(checkpoint: Path, dtype: str) -> int:
+    """Return how many of 1,000 random inputs give a map that is not finite: noise and flat colours of all contrasts."""
+    import dajax
+
+    estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
+    rng, bad = np.random.default_rng(0), 0
+    for _ in range(RANDOM_INPUTS // 10):
+        contrast = rng.uniform(0, 4, (10, 1, 1, 1))
+        pixels = rng.uniform(-2, 2, (10, 1, 1, 3)) + contrast * rng.standard_normal((10, 126, 126, 3))
+        maps = np.asarray(estimator.predict(pixels.astype(np.float32)))
+        bad += int((~np.isfinite(maps).all((1, 2))).sum())
+    return bad
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure the sizes that the arguments name and add them to the JSON file."""
+    parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["small", "base", "large"])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
+    parser.add_argument("--photos", type=int, default=CROPS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="for checkpoints")
+    options = parser.parse_args(argv)
+
+    import jax
+
+    out = options.out or Path(f"docs/performance/precision-{jax.default_backend()}.json")
+    results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"sizes": {}}
+    results |= {"machine": describe(jax.devices()[0]), "versions": versions()}
+    pictures = crops()[: options.photos]
+    for size in options.sizes:
+        checkpoint = checkpoint_of(size, options.folder)
+        row: dict[str, Any] = {"photos": len(pictures)} | measure(checkpoint, tuple(options.dtypes), pictures)
+        if "float16" in options.dtypes:
+            row |= {"random_inputs": RANDOM_INPUTS, "float16_not_finite": not_finite(checkpoint, "float16")}
+        results["sizes"][size] = row
+        print(size, json.dumps(row), flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

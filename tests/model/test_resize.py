@@ -1,0 +1,111 @@
+"""Resizing and convolving in strips, as CPUs do it, is resizing and convolving."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seeded import error, uniform
+
+from dajax.model import resize
+from dajax.model.layers import convolve
+from dajax.model.resize import resize_align_corners, resize_and_apply
+
+WEIGHTS = (
+    jnp.asarray(uniform("kernel", (3, 3, 4, 6)) / 6, jnp.float32),
+    jnp.asarray(uniform("bias", (6,)), jnp.float32),
+)
+
+
+def convolved(maps, weights, row_padding):
+    return jax.nn.relu(convolve(maps, weights, jnp.float32, row_padding=row_padding))
+
+
+def in_strips(maps, size, weights=WEIGHTS, function=convolved):
+    return resize_and_apply(function, size, maps, weights)
+
+
+def whole(maps, size, weights=WEIGHTS, function=convolved):
+    return function(resize_align_corners(maps, size), weights, 1)
+
+
+def maps_of(*shape):
+    return jnp.asarray(uniform(f"maps {shape}", shape), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_strips(monkeypatch):
+    monkeypatch.setattr(resize, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(resize, "_STRIP_ROWS", 5)
+
+
+def loops(function, *arguments) -> bool:
+    return "scan[" in str(jax.make_jaxpr(function)(*arguments))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("size_in", "size"),
+    [
+        ((7, 9), (20, 18)),  # four strips
+        ((7, 9), (23, 18)),  # the last one repeats rows
+        ((7, 9), (6, 18)),  # of which most
+        ((12, 5), (7, 9)),  # fewer rows than before
+        ((11, 6), (11, 6)),  # as many
+        ((1, 1), (9, 4)),
+        ((2, 1), (41, 1)),
+    ],
+)
+def test_strips_are_the_whole(batch, size_in, size):
+    maps = maps_of(batch, *size_in, 4)
+    assert loops(lambda maps: in_strips(maps, size), maps)
+    found = jax.jit(in_strips, static_argnums=1)(maps, size)
+    assert found.shape == (batch, *size, 6)
+    assert error(found, whole(maps, size)) < 2e-6
+
+
+def test_small_maps_are_one_strip():
+    maps = maps_of(1, 7, 9, 4)
+    assert not loops(lambda maps: in_strips(maps, (5, 18)), maps)
+    assert error(in_strips(maps, (5, 18)), whole(maps, (5, 18))) == 0
+
+
+def test_results_without_channels():
+    maps = maps_of(2, 7, 9, 4)
+
+    def sums(maps, weights, row_padding):
+        return convolved(maps, weights, row_padding).sum(-1)
+
+    assert error(in_strips(maps, (23, 18), function=sums), whole(maps, (23, 18), function=sums)) < 2e-6
+
+
+def test_a_nan_stays_in_its_picture():
+    maps = maps_of(2, 7, 9, 4).at[0].set(jnp.nan)
+    found = in_strips(maps, (23, 18))
+    assert np.isnan(found[0]).all()
+    np.testing.assert_array_equal(found[1:], in_strips(maps[1:], (23, 18)))
+
+
+def agree(found, expected, bound):
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert error(ours, theirs) < bound
+
+
+@pytest.mark.parametrize(("size_in", "size"), [((7, 9), (23, 18)), ((2, 2), (7, 2))])
+def test_derivatives_are_those_of_the_whole(size_in, size):
+    maps, mask = maps_of(2, *size_in, 4), maps_of(2, *size, 6)
+
+    def loss(way, maps, weights):
+        return (way(maps, size, weights) * mask).sum()
+
+    for derivative in (jax.grad, jax.jacfwd):
+        agree(*(jax.jit(derivative(partial(loss, way), (0, 1)))(maps, WEIGHTS) for way in (in_strips, whole)), 1e-5)
+    tangents = (jnp.ones_like(maps), jax.tree.map(jnp.ones_like, WEIGHTS))
+    agree(*(jax.jvp(partial(loss, way), (maps, WEIGHTS), tangents) for way in (in_strips, whole)), 1e-5)
+
+
+def test_vmap():
+    maps = maps_of(3, 1, 7, 9, 4)
+    found = jax.vmap(lambda maps: in_strips(maps, (23, 18)))(maps)
+    assert error(found[:, 0], whole(maps[:, 0], (23, 18))) < 2e-6
