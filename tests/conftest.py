@@ -1,5 +1,6 @@
 """Strict JAX for every test: no silent promotion of types, two devices, full precision."""
 
+import gc
 import sys
 
 import jax
@@ -19,6 +20,14 @@ def pytest_collection_modifyitems(config, items):
         for mark in ("slow", "network"):
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=f"run with: python -m pytest -m {mark}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """A file's compiled programs go with it: gigabytes by the end, through which every garbage collection would go."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

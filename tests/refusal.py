@@ -13,7 +13,6 @@ def refused(call: Callable[[], object], error: type[Exception], match: str) -> s
 
     Called twice: to trace memory takes several times as long as the call itself.
     """
-    gc.collect()
     gc.freeze()  # what other tests have left behind is not to be searched for garbage on this one's time
     try:
         start = time.process_time()
