@@ -26,7 +26,9 @@ lint: $(VENV)/.installed-dev
 
 # dajax beside its peers; they bring gigabytes.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --memory
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.report
 
 clean:

@@ -81,6 +81,41 @@ def not_finite(checkpoint: Path, dtype: str) -> int:
     return bad
 
 
+def table(results: dict[str, Any]) -> str:
+    """Return the stored errors as a table in Markdown."""
+    names = ("mean", "max", "absrel", "mean_std", "max_std")
+    lines = ["|  | type | " + " | ".join(_TITLES[name] for name in names) + " |", "| --- " * (len(names) + 2) + "|"]
+    for size, row in results["sizes"].items():
+        for dtype, found in row.items():
+            if isinstance(found, dict):
+                cells = [" (".join(_figure(value, name) for value in found[name]) + ")" for name in names]
+                lines.append(f"| {size.capitalize()} | {dtype} | {' | '.join(cells)} |")
+    counts = [
+        f"{size.capitalize()}: {row['float16_not_finite']} of {row['random_inputs']:,}"
+        for size, row in results["sizes"].items()
+        if "random_inputs" in row
+    ]
+    photos = {row["photos"] for row in results["sizes"].values()}
+    of = str(*photos) if len(photos) == 1 else f"{min(photos)} to {max(photos)}"
+    told = f"Means over {of} pictures, and in brackets the largest."
+    if counts:
+        told += f" Random inputs whose map is not finite in float16: {'; '.join(counts)}."
+    return "\n".join([told, "", *lines])
+
+
+_TITLES = {
+    "mean": "mean error / largest depth",
+    "max": "largest error / largest depth",
+    "absrel": "AbsRel above the 5th percentile",
+    "mean_std": "mean error / deviation",
+    "max_std": "largest error / deviation",
+}
+
+
+def _figure(value: float, name: str) -> str:
+    return f"{value:.1e}" if name.endswith("std") else f"{value:.2%}"
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure the sizes that the arguments name and add them to the JSON file."""
     parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
@@ -93,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import jax
 
-    out = options.out or Path(f"docs/performance/precision-{jax.default_backend()}.json")
+    out = options.out or Path("docs/performance/precision.json")
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"sizes": {}}
     results |= {"machine": describe(jax.devices()[0]), "versions": versions()}
     pictures = crops()[: options.photos]

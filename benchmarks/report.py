@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import precision, start
 from .figures import paired_ratio, quartiles
 
 PAGE = Path("docs/performance.md")
@@ -135,6 +136,10 @@ def main() -> None:
         plot(results, stored.with_suffix(".svg"))
         picture = f"![Times of dajax and its peers](performance/{platform}.svg)"
         page = insert(page, platform, f"{picture}\n\n{render(results)}")
+    for name, of_file in (("precision", precision.table), ("start", start.table)):
+        stored = PAGE.parent / "performance" / f"{name}.json"
+        if stored.exists():
+            page = insert(page, name, of_file(json.loads(stored.read_text())))
     PAGE.write_text(page)
 
 

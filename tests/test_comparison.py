@@ -282,8 +282,8 @@ def _(it):
 def _(it):
     model, params = dajax.load(it.checkpoint, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16.dtype}
-    half = output_of(SimpleNamespace(model=model, params=params), output_hidden_states=True)
-    assert (half.predicted_depth.dtype, half.hidden_states[-1].dtype) == (jnp.float32, jnp.bfloat16)
+    half = output_of(SimpleNamespace(model=model, params=params), output_attentions=True)
+    assert (half.predicted_depth.dtype, half.attentions[-1].dtype) == (jnp.float32, jnp.bfloat16)
 
 
 @says("a batch over several devices", "yes, mesh or pmap")

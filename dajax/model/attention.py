@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from dajax.config import Dinov2Config
 
 from .layers import Dense
-from .loops import map_into
 from .platform import has_fused_attention, target_platform
 from .precision import product_precision, wide
 
@@ -63,52 +62,61 @@ def _fused_even(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
     return attended[:, :tokens]
 
 
+@jax.custom_jvp
 def _attend_in_cache(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
     """One head at a time, and where its scores are too many for the cache, a part of its queries at a time."""
     batch, tokens, heads, width = query_bnhd.shape
+    if batch == 0:
+        return query_bnhd
     blocks = max(-(-tokens * tokens // _CACHED_SCORES[query_bnhd.dtype.itemsize]), 1)
     rows = -(-tokens // blocks)
 
-    def one_head(head: tuple[Array, Array, Array]) -> Array:
-        query_nd, key_md, value_md = head
-        if blocks == 1:
-            return _attend(query_nd, key_md, value_md)
-        query_knd = jnp.pad(query_nd, ((0, blocks * rows - tokens), (0, 0))).reshape(blocks, rows, width)
-        attended_knd = jax.lax.map(lambda part_nd: _attend(part_nd, key_md, value_md), query_knd)
-        return attended_knd.reshape(blocks * rows, width)[:tokens]
+    def of_head(x_bnhd: Array, i: Array, start: Array | int = 0, size: int = tokens) -> Array:
+        return jax.lax.dynamic_slice(x_bnhd, (i // heads, start, i % heads, 0), (1, size, 1, width))[0, :, 0]
 
-    def apart(x_bnhd: Array) -> Array:
-        return x_bnhd.swapaxes(1, 2).reshape(batch * heads, tokens, width)
+    def one_part(attended_bnhd: Array, number: Array) -> tuple[Array, None]:
+        # The last part of a head ends with its queries: it repeats some of the part before.
+        i, start = number // blocks, jnp.minimum(number % blocks * rows, tokens - rows)
+        part_nd = _attend(of_head(query_bnhd, i, start, rows), of_head(key_bnhd, i), of_head(value_bnhd, i))
+        place = (i // heads, start, i % heads, 0)
+        return jax.lax.dynamic_update_slice(attended_bnhd, part_nd[None, :, None], place), None
 
-    heads_apart = (apart(query_bnhd), apart(key_bnhd), apart(value_bnhd))
-    attended = map_into(heads_apart[0], one_head, heads_apart)
+    # Begun with the queries, of which nothing stays. `jax.lax.map` would begin with zeros, and XLA makes the zeros of
+    # all layers before anything else: they would take memory from the beginning.
+    return jax.lax.scan(one_part, query_bnhd, jnp.arange(batch * heads * blocks))[0]
+
+
+@_attend_in_cache.defjvp
+def _attend_in_cache_derivative(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    return jax.jvp(_attend_by_heads, primals, tangents)
+
+
+def _attend_by_heads(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
+    """One head at a time, in a loop whose gradient is one as well."""
+    batch, tokens, heads, width = query_bnhd.shape
+    apart = (x.swapaxes(1, 2).reshape(batch * heads, tokens, width) for x in (query_bnhd, key_bnhd, value_bnhd))
+    attended = jax.lax.map(lambda head: _attend(head[0], head[1], head[2], kept=True), tuple(apart))
     return attended.reshape(batch, heads, tokens, width).swapaxes(1, 2)
 
 
-def _attend(query_nd: Array, key_md: Array, value_md: Array) -> Array:
+def _attend(query_nd: Array, key_md: Array, value_md: Array, kept: bool = False) -> Array:
     dtype, precision = value_md.dtype, product_precision(value_md.dtype)
     scores_nm = jnp.einsum(
         "nd,md->nm", query_nd, key_md, precision=precision, preferred_element_type=wide(dtype)
     )  # fmt: skip
     scale = query_nd.shape[-1] ** -0.5
-    unnormalised_nm = _once(jnp.exp((scores_nm - scores_nm.max(-1, keepdims=True)) * scale).astype(dtype))
+    unnormalised_nm = jnp.exp((scores_nm - scores_nm.max(-1, keepdims=True)) * scale).astype(dtype)
+    if not kept:
+        # Keeps XLA from computing the exponentials twice, for the product and for the sum. A backward pass, for which
+        # they are kept, would keep them on both sides of the barrier.
+        unnormalised_nm = jax.lax.optimization_barrier(unnormalised_nm)
     mixed_nd = jnp.einsum(
         "nm,md->nd", unnormalised_nm, value_md, precision=precision, preferred_element_type=scores_nm.dtype
     )
     # The sum divides [tokens, width] numbers here, not [tokens, tokens].
     return (mixed_nd / unnormalised_nm.sum(-1, dtype=scores_nm.dtype, keepdims=True)).astype(dtype)
-
-
-@jax.custom_jvp
-def _once(x: Array) -> Array:
-    """Keep XLA from computing `x` once for each place that reads it."""
-    return jax.lax.optimization_barrier(x)
-
-
-@_once.defjvp
-def _once_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Without the barrier: with it, the backward pass would keep what is on both of its sides.
-    return primals[0], tangents[0]
 
 
 def attention_weights(

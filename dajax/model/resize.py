@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from dajax.resample import linear_taps
 
-from .loops import map_into
 from .platform import target_platform
 
 # Strips of so many bytes stay in a processor's cache while they are worked on, but each has at least so many rows: two
@@ -78,10 +77,16 @@ def resize_and_apply(
             strip_hwc = _weighted(maps_hwc, low, low_weight) + _weighted(maps_hwc, high, high_weight)
             return function(_interpolate(strip_hwc[None], 2, linear_taps(maps_hwc.shape[1], size[1])), weights, 0)[0]
 
+        def put(result: Array, place_and_taps: tuple[Array, Any]) -> tuple[Array, None]:
+            place, taps = place_and_taps
+            return jax.lax.dynamic_update_slice_in_dim(result, one_strip(taps), place, 0), None
+
         taps = _strips(maps_hwc, size[0], starts, rows)
         of_strip = jax.eval_shape(one_strip, jax.tree.map(lambda x: x[0], taps))
+        # Any number that is not known before: the zeros with which `jax.lax.map` begins would be made before anything
+        # else, and take memory from the beginning.
         start = jnp.broadcast_to(maps_hwc[0, 0, 0].astype(of_strip.dtype), (size[0], *of_strip.shape[1:]))
-        return map_into(start, one_strip, taps, jnp.asarray(starts))
+        return jax.lax.scan(put, start, (jnp.asarray(starts), taps))[0]
 
     if maps_bhwc.shape[0] == 1:
         return one_picture(maps_bhwc[0])[None]

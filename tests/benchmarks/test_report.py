@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import precision, start
 from benchmarks.report import insert, plot, ratio_to_dajax, render, summary
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -89,3 +90,34 @@ def test_the_page_is_what_the_stored_figures_give(platform):
         assert (DOCS / "performance" / f"{platform}.svg").exists()
     else:
         assert insert(page, platform, "Not yet measured.") == page
+
+
+@pytest.mark.parametrize("of_file", [precision, start])
+def test_the_other_tables_are_what_the_stored_figures_give(of_file):
+    name = of_file.__name__.rpartition(".")[2]
+    assert (
+        of_file.table(json.loads((DOCS / "performance" / f"{name}.json").read_text()))
+        in (DOCS / "performance.md").read_text()
+    )
+
+
+def test_the_table_of_errors():
+    errors = {"mean": [0.001, 0.002], "max": [0.01, 0.02], "absrel": [0.004, 0.1]}
+    errors |= {"mean_std": [0.1, 0.2], "max_std": [1, 2]}
+    sizes = {
+        "small": {"photos": 7, "float16": errors, "float16_not_finite": 3, "random_inputs": 1000},
+        "base": {"photos": 5, "bfloat16": errors},
+    }
+    lines = precision.table({"sizes": sizes}).splitlines()
+    assert lines[0].startswith("Means over 5 to 7 pictures")
+    assert lines[0].endswith("in float16: Small: 3 of 1,000.")
+    figures = "0.10% (0.20%) | 1.00% (2.00%) | 0.40% (10.00%) | 1.0e-01 (2.0e-01) | 1.0e+00 (2.0e+00)"
+    assert lines[-2:] == [f"| Small | float16 | {figures} |", f"| Base | bfloat16 | {figures} |"]
+
+
+def test_the_table_of_whole_processes():
+    times = {"transformers": [4.0, 5.0, 6.0], "first": [2.0, 2.5, 3.0], "again": [1.0, 1.0, 1.0]}
+    lines = start.table({"times_s": times}).splitlines()
+    assert lines[2].endswith("| 5.00 (4.50 to 5.50) |  |")
+    assert lines[3].endswith("| 2.50 (2.25 to 2.75) | 0.50 |")
+    assert lines[4].endswith("| 1.00 (1.00 to 1.00) | 0.20 |")

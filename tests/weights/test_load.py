@@ -192,6 +192,23 @@ def test_style(tmp_path):
 # --- types
 
 
+def test_param_dtype(tmp_path):
+    config = tiny_config()
+    folder = write_folder(tmp_path, config, tensors_of(config))
+    model, params = dajax.load(folder, dtype="bfloat16", param_dtype="float32")
+    assert model.dtype == jnp.bfloat16
+    assert_params(params, random_params(config))
+
+    def matrices_in_half(path):
+        return jnp.float16 if path.endswith("kernel") else jnp.float32
+
+    model, params = dajax.load(folder, param_dtype=matrices_in_half)
+    assert model.dtype == jnp.float32
+    by_path = flatten(params)
+    assert {leaf.dtype for path, leaf in by_path.items() if path.endswith("kernel")} == {jnp.float16.dtype}
+    assert {leaf.dtype for path, leaf in by_path.items() if not path.endswith("kernel")} == {jnp.float32.dtype}
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", jnp.bfloat16, np.float16, np.dtype("float32")])
 @pytest.mark.parametrize("source", ["float16", "bfloat16", "float32", "float64"])
 def test_casts(tmp_path, source, dtype):

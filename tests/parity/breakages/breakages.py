@@ -32,8 +32,8 @@ BREAKAGES = [
     Breakage(
         "LayerScale left out",
         "model/dinov2.py",
-        "return tokens_bnd * self.param",
-        "return tokens_bnd + 0 * self.param",
+        "return tokens_bnd * parameter(",
+        "return tokens_bnd + 0 * parameter(",
         MAP,
     ),
     Breakage("taps not normalised", "model/dinov2.py", "taps = tuple(norm(jnp.stack(taps)))", "pass", MAP),
