@@ -200,7 +200,8 @@ def test_pictures_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
 def test_a_picture_in_a_batch_is_the_picture_alone(tiny, alone):
     model, params = tiny
     x = pixels(42, 56, batch=3)
-    np.testing.assert_array_equal(depth(model, params, x)[1:2], depth(model, params, x[1:2]))
+    # XLA fuses the body of a loop otherwise than the same work outside of one.
+    assert error(depth(model, params, x)[1:2], depth(model, params, x[1:2])) < ROUNDING
 
 
 def test_what_is_inside_can_still_be_collected(tiny, alone):
