@@ -214,7 +214,8 @@ class Dinov2(nn.Module):
     ) -> EncoderOutput:
         """Return taps, hidden states, and attention weights if asked for."""
         config = self.config
-        layer = nn.remat(Layer, static_argnums=(2, 3)) if self.remat else Layer
+        # Layers are alike: jitted, the first is traced and the others are calls of it.
+        layer = (nn.remat if self.remat else nn.jit)(Layer, static_argnums=(2, 3))
         tokens_bnd = Embeddings(config, self.dtype, name="embeddings")(pixels_bhwc)
         tokens_bnd = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)(tokens_bnd)
         hidden_states, attentions = [tokens_bnd], []

@@ -1,5 +1,7 @@
 """The platform that is traced for: the default one, unless a device is named; and what is chosen for each."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,15 @@ from dajax.model.platform import convolution_dtype, has_fused_attention, product
 from dajax.weights.random import random_params
 
 
+@pytest.fixture(autouse=True)
+def _forget_programs():
+    """What was traced for another platform, which jax takes to be one that does not change."""
+    yield
+    jax.clear_caches()
+
+
 def on(monkeypatch, name, capability=(0, 0)):
+    jax.clear_caches()
     monkeypatch.setattr(jax, "default_backend", lambda: name)
     monkeypatch.setattr(platform, "compute_capability", lambda: capability)
 
@@ -27,6 +37,23 @@ def test_platform_is_the_default_devices(monkeypatch):
     with jax.default_device("cpu"):
         assert target_platform() == "cpu"
     assert target_platform() == "tpu"
+
+
+def test_programs_are_traced_for_each_default_device():
+    """Layers are jitted functions within the program: what was traced for one platform must not serve another."""
+    seen = []
+
+    @jax.jit
+    def layer(x):
+        seen.append(jax.config.jax_default_device)
+        return x + 1
+
+    program = jax.jit(lambda x: layer(x) * 2)
+    program(1.0)
+    with jax.default_device(jax.devices("cpu")[1]):
+        program(1.0)
+    program(1.0)
+    assert seen == [None, jax.devices("cpu")[1]]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +135,21 @@ def lowered(monkeypatch, dtype, *, gradient=False, size=(70, 84)):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
+def executed(text, what):
+    """How often a program runs `what`: layers of one shape are calls of one function."""
+    functions = dict(re.findall(r"func\.func \w+ @([\w.]+)\((.*?)\n  }", text, re.S))
+
+    def within(name):
+        return functions[name].count(what) + sum(map(within, re.findall(r" call @([\w.]+)\(", functions[name])))
+
+    return within("main")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gpu_program_in_half_precision(monkeypatch, dtype):
     text = lowered(monkeypatch, dtype)
     short = {"bfloat16": "bf16", "float16": "f16"}[dtype]
-    assert text.count("custom_call @__cudnn$fmhaSoftmax(") == 4  # one for each layer; no scores are stored
+    assert executed(text, "custom_call @__cudnn$fmhaSoftmax(") == 4  # one for each layer; no scores are stored
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     # 3 lateral and down-sampling ones more than levels, 7 residual units of two, and the head's two.
     assert len(convolutions) == 4 + 1 + 14 + 2
@@ -126,7 +163,7 @@ def test_gpu_program_in_half_precision(monkeypatch, dtype):
 def test_gpu_gradient_in_half_precision(monkeypatch, size):
     """jax refuses an odd number of tokens here, unless they are padded."""
     text = lowered(monkeypatch, "bfloat16", gradient=True, size=size)
-    assert text.count("custom_call @__cudnn$fmhaSoftmaxBackward(") == 4
+    assert executed(text, "custom_call @__cudnn$fmhaSoftmaxBackward(") == 4
 
 
 def test_float32_is_float32_on_a_gpu(monkeypatch):
