@@ -1,0 +1,1 @@
+"""Training: the steps, the loop over them, and the data that they learn from."""

@@ -1,0 +1,1 @@
+"""Pictures with depth to train on: synthetic scenes, whose depth is exact."""

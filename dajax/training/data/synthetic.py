@@ -1,0 +1,127 @@
+"""Synthetic scenes with exact depth: rooms and open ground, ray cast in closed form, drawn from a seed.
+
+Depth Anything V2 learnt its fine detail from synthetic pictures because their labels have no noise; these have none
+either, and need no download. They teach perspective, texture gradients, contact with the ground, occlusion, shading and
+shadows. All functions are pure, and work under `jit` and `vmap`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, UInt8
+
+from dajax.errors import ConfigError
+from dajax.training.data.degrade import degrade
+from dajax.training.data.ray_casting import camera_rays, cast, intrinsics
+from dajax.training.data.scene import Camera, Scene, sample_scene
+from dajax.training.data.shading import radiance
+
+__all__ = ["MAX_DEPTH", "Rendered", "Scene", "batch_of_scenes", "degrade", "render", "sample_scene", "scenes"]
+
+MAX_DEPTH = 80.0  # metres; as in Depth Anything V2's outdoor metric models
+
+
+class Rendered(NamedTuple):
+    """Pictures of scenes and what is known about them; `*batch` is empty for one picture.
+
+    The middle of pixel [row, column] is at (column + 0.5, row + 0.5), and what it shows is at
+    depth * ((column + 0.5 - cx) / fx, (row + 0.5 - cy) / fy, 1) from the camera: right, down, ahead, in metres.
+    """
+
+    image: UInt8[Array, "*batch height width 3"]
+    depth: Float32[Array, "*batch height width"]  # metres along the optical axis; 0 where not valid
+    valid: Bool[Array, "*batch height width"]  # False where there is sky, or nothing within MAX_DEPTH
+    intrinsics: Float32[Array, "*batch 3 3"]  # [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels
+
+
+def render(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+    """Take a picture of one scene.
+
+    Args:
+        scene: From `sample_scene`, or made by hand.
+        size: Height and width; static under `jit`.
+        samples: Rays along the side of a pixel for its colour; its depth is that of the ray through its middle.
+    """
+    depth, valid = _depth(scene, size)
+    fx, fy, cx, cy = intrinsics(scene.camera, size)
+    steps = (np.arange(samples, dtype=np.float32) + 0.5) / samples
+    offsets = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+
+    def colours(total: Array, offset: Array) -> tuple[Array, None]:
+        # One after the other: all samples at once would leave the cache.
+        rays = camera_rays(scene.camera, size, (offset[0], offset[1]))
+        return total + _white_limited(radiance(scene, rays, 1 / fx)), None
+
+    total, _ = jax.lax.scan(colours, jnp.zeros((3, *size), jnp.float32), jnp.asarray(offsets))
+    image = _develop(total / len(offsets), scene.camera)
+    zero, one = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
+    matrix = jnp.stack([fx, zero, cx, zero, fy, cy, zero, zero, one]).reshape(3, 3)
+    return Rendered(image, depth, valid, matrix)
+
+
+def batch_of_scenes(key: Array, indices: Array, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+    """Draw and render scenes `indices` (int [batch]) of a key: each is the same in whatever batch it is."""
+    return jax.lax.map(lambda index: _scene(key, index, size, samples), indices)
+
+
+def scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+    """Return scenes of a seed as numpy arrays, rendered on all cores.
+
+    Each is a function of seed and number alone, bit-equal whatever others are asked for.
+
+    Args:
+        seed: of all of them.
+        numbers: which ones, such as `range(100)`.
+        size: height and width.
+        samples: rays along the side of a pixel for its colour.
+
+    Raises:
+        ConfigError: There are no scenes of such numbers.
+    """
+    if not numbers or not all(0 <= number < 2**31 for number in numbers):
+        raise ConfigError(f"scenes have numbers from 0 to 2**31 - 1, and one at least is needed: got {numbers}")
+    key = jax.random.key(seed)
+
+    def one(number: int) -> Rendered:
+        return jax.device_get(_scene(key, np.int32(number), size, samples))
+
+    first = one(numbers[0])  # alone, or each thread would compile
+    # XLA runs the loops of one scene on one core.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rendered = [first, *pool.map(one, numbers[1:])]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *rendered)
+
+
+@partial(jax.jit, static_argnames=("size", "samples"))
+def _scene(key: Array, index: Array, size: tuple[int, int], samples: int) -> Rendered:
+    return render(sample_scene(jax.random.fold_in(key, index)), size, samples)
+
+
+def _depth(scene: Scene, size: tuple[int, int]) -> tuple[Array, Array]:
+    x, y, z = scene.camera.position
+    hit = cast(scene, (x, y, z), camera_rays(scene.camera, size, (0.5, 0.5)))
+    valid = ~hit.sky & (hit.t <= MAX_DEPTH)
+    return jnp.where(valid, hit.t, 0.0), valid
+
+
+def _white_limited(linear: Array) -> Array:
+    # One sample that looks into the sun must not outshine the others of its pixel.
+    return jnp.minimum(linear, 4.0)
+
+
+def _develop(linear: Array, camera: Camera) -> Array:
+    """Linear [3, height, width] to uint8 [height, width, 3], as a camera with automatic exposure would."""
+    grey = jnp.maximum(linear.mean(0), 1e-3)
+    linear = linear * (0.26 * camera.exposure / jnp.exp(jnp.log(grey).mean()))
+    coded = jnp.clip(1 - jnp.exp(-1.2 * linear), 0, 1) ** (1 / 2.2)
+    coded += camera.contrast * (coded * coded * (3 - 2 * coded) - coded)
+    # A little over the range, so that black and white are reached.
+    return jnp.moveaxis(jnp.clip(jnp.round(275 * coded - 12), 0, 255), 0, -1).astype(jnp.uint8)
