@@ -25,7 +25,7 @@ class HubError(DajaxError, OSError):
 
 
 class JobError(DajaxError, RuntimeError):
-    """A job over many images cannot start or go on."""
+    """A job over many images, or a training run, cannot start or go on."""
 
 
 class LicenceWarning(UserWarning):

@@ -64,13 +64,15 @@ def test_blocks_run(page, place, released_hub, monkeypatch):
         print(f"--- {page.name}: {text}")
         match language:
             case "python":
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"):
                     # Weights without a licence, and what other libraries say of their own affairs, are no failure.
                     warnings.simplefilter("default")
                     exec(compile(text, page.name, "exec"), namespace)
             case "sh":
                 for line in text.replace("\\\n", " ").splitlines():
                     run_line(shlex.split(line, comments=True))
+            case "toml":  # its first line names the file
+                (place / text.split("#", 1)[1].split(":", 1)[0].strip()).write_text(text)
             case other:
                 assert other in ("", "text", "json"), f"{page.name} has a block of {other!r}, which nothing runs"
 

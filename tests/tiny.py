@@ -24,6 +24,17 @@ def tiny_metric_config() -> DepthAnythingConfig:
     return tiny_config(depth_estimation_type="metric", max_depth=20)
 
 
+def shallow_config(**changes) -> DepthAnythingConfig:
+    """Two layers and two taps: for what compiles gradients again and again."""
+    backbone = replace(tiny_config().backbone_config, num_hidden_layers=2, out_indices=(1, 2))
+    values = {"backbone_config": backbone, "neck_hidden_sizes": (8, 12), "reassemble_factors": (2, 1)}
+    return tiny_config(**(values | changes))
+
+
+def shallow_metric_config() -> DepthAnythingConfig:
+    return shallow_config(depth_estimation_type="metric", max_depth=20)
+
+
 def tiny_swiglu_config() -> DepthAnythingConfig:
     config = tiny_config()
     return replace(config, backbone_config=replace(config.backbone_config, use_swiglu_ffn=True))

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .convert import convert
     from .models import models
     from .predict import predict
+    from .train import train
 
     if arguments is None:
         arguments = sys.argv[1:]
@@ -30,7 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not fail what is done
-    commands: dict[str, Callable[..., int]] = {"predict": predict, "convert": convert, "models": models}
+    commands: dict[str, Callable[..., int]] = {
+        "predict": predict,
+        "convert": convert,
+        "train": train,
+        "models": models,
+    }
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -1,0 +1,54 @@
+"""`dajax train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def train(
+    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+    /,
+    output: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="(default: the file's)")
+    ] = None,
+) -> int:
+    """Train or fine-tune on synthetic scenes, as a TOML file says; go on where an earlier run was stopped.
+
+    OUTPUT/model is the result, which dajax and Transformers open. OUTPUT/log.csv has the loss of each step,
+    OUTPUT/validation.csv the scores on scenes that are held out, OUTPUT/pictures what they look like.
+
+    Exit status: 0 trained, 1 stopped (a loss that is not finite, a full disk), 2 bad usage.
+
+    Args:
+        config: a TOML file; docs/training.md lists the settings.
+        output: folder of everything that is written; made if need be.
+    """
+    from dataclasses import replace
+
+    from dajax.errors import DajaxError, JobError
+    from dajax.training.settings import read_settings
+    from dajax.training.train import train as run
+
+    try:
+        settings = read_settings(config)
+        if output is not None:
+            settings = replace(settings, output=str(output))
+        model = run(settings)
+    except JobError as error:
+        print(f"dajax train: {error}", file=sys.stderr)
+        return 1
+    except DajaxError as error:
+        print(f"dajax train: {error}", file=sys.stderr)
+        return 2
+    from dajax.training.log import read_rows
+
+    last = list(read_rows(Path(settings.output) / "validation.csv"))[-1]
+    print(
+        f"{settings.steps} steps; {settings.data.validation} held-out scenes: AbsRel {last['abs_rel']:.3f}, "
+        f"delta1 {last['delta1']:.3f}, order right in {last['ordinal']:.1%} of pairs; wrote {model}"
+    )
+    return 0

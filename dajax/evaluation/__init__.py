@@ -1,0 +1,1 @@
+"""How good depth maps are: metrics, and how relative maps are aligned for them."""

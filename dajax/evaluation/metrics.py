@@ -1,0 +1,245 @@
+"""The standard metrics of depth maps, for one picture at a time, computed in float64 whatever the type of the maps.
+
+A pixel is valid where the mask is True and the target is finite and positive. A picture with no valid pixel has metrics
+that are NaN, with a count of 0, and is left out of averages; it raises nothing, since data sets have such pictures.
+Predictions have to be usable at every valid pixel: leaving out those that are not would better the score.
+
+Crop, cap and split of an evaluation change results by multiples. None of them is chosen here: the caller's mask is the
+crop, `max_depth` the cap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dajax.errors import ConfigError, ImageError
+from dajax.losses import scale_and_shift
+
+
+class DepthMetrics(NamedTuple):
+    """Metrics of a depth map p against the true depths t, both in metres, over the valid pixels.
+
+    Attributes:
+        abs_rel: mean of |p - t| / t.
+        sq_rel: mean of (p - t)^2 / t, in metres.
+        rmse: root of the mean of (p - t)^2, in metres.
+        rmse_log: root of the mean of g^2, with g = log p - log t.
+        log10: mean of |log10 p - log10 t|.
+        silog: 100 times the standard deviation of g, as KITTI's benchmark has it. (The evaluation code of Depth
+            Anything V2 calls sqrt(mean(g^2) - mean(g)^2 / 2) by that name: sqrt((rmse_log^2 + (silog / 100)^2) / 2).)
+        delta1: share of pixels where max(p / t, t / p) < 1.25.
+        delta2: the same for 1.25^2.
+        delta3: the same for 1.25^3.
+        valid_pixels: how many pixels these are made of.
+    """
+
+    abs_rel: float
+    sq_rel: float
+    rmse: float
+    rmse_log: float
+    log10: float
+    silog: float
+    delta1: float
+    delta2: float
+    delta3: float
+    valid_pixels: int
+
+
+_METRICS = len(DepthMetrics._fields) - 1
+
+
+class AverageMetrics(NamedTuple):
+    """What `average_metrics` gives.
+
+    Attributes:
+        mean: each metric's mean over pictures; `valid_pixels` is the sum.
+        images: how many pictures the mean is made of.
+        empty_images: how many had no valid pixel and are not in the mean.
+    """
+
+    mean: DepthMetrics
+    images: int
+    empty_images: int
+
+
+class OrdinalAccuracy(NamedTuple):
+    """What `ordinal_accuracy` gives: the share of pairs in the right order (NaN without any), and their number."""
+
+    accuracy: float
+    pairs: int
+
+
+def depth_metrics(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> DepthMetrics:
+    """Return the metrics of one predicted depth map.
+
+    Args:
+        prediction: depth [height, width] in metres, positive at every valid pixel: of a metric model, or what
+            `align_inverse_depth` made of a relative one. Most protocols clip it to their range of depths first.
+        target: true depth [height, width] in metres; where it is not finite or not positive there is none.
+        mask: bool [height, width], the pixels that count; all if None.
+
+    Raises:
+        ImageError: The maps are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+            or not positive at a valid pixel.
+    """
+    prediction, target, valid = _maps(prediction, target, mask)
+    _check_prediction(prediction, valid, positive=True)
+    p, t = prediction[valid], target[valid]
+    if not t.size:
+        return DepthMetrics._make([*[math.nan] * _METRICS, 0])
+    error = p - t
+    g = np.log(p) - np.log(t)
+    ratio = np.maximum(p / t, t / p)
+    return DepthMetrics(
+        abs_rel=float(np.mean(np.abs(error) / t)),
+        sq_rel=float(np.mean(error**2 / t)),
+        rmse=float(np.sqrt(np.mean(error**2))),
+        rmse_log=float(np.sqrt(np.mean(g**2))),
+        log10=float(np.mean(np.abs(g)) / math.log(10)),
+        silog=float(100 * np.std(g)),
+        delta1=float(np.mean(ratio < 1.25)),
+        delta2=float(np.mean(ratio < 1.25**2)),
+        delta3=float(np.mean(ratio < 1.25**3)),
+        valid_pixels=t.size,
+    )
+
+
+def average_metrics(per_image: Iterable[DepthMetrics]) -> AverageMetrics:
+    """Return the mean of the pictures' metrics: every picture counts the same, however many valid pixels it has.
+
+    This is how the published numbers of MiDaS and Depth Anything are made. In particular the mean of roots stands for
+    RMSE, not the root of a mean. Takes any iterable, a generator too. Without a picture that has valid pixels the mean
+    is NaN.
+    """
+    rows = list(per_image)
+    counted = [row for row in rows if row.valid_pixels]
+    means = [math.fsum(row[i] for row in counted) / len(counted) if counted else math.nan for i in range(_METRICS)]
+    pixels = sum(row.valid_pixels for row in counted)
+    return AverageMetrics(DepthMetrics._make([*means, pixels]), len(counted), len(rows) - len(counted))
+
+
+def align_inverse_depth(
+    prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None, *, max_depth: float
+) -> np.ndarray:
+    """Return the depth map, in metres, that a relative model's map gives with the best scale and shift for its picture.
+
+    Scale and shift are fitted to the true inverse depth over all valid pixels, by least squares; the depth is one over
+    the result, and `max_depth` where that is larger. Aligned values that are zero or negative lie beyond infinity: they
+    become `max_depth` too. This is the protocol of MiDaS (Ranftl et al. 2020, arXiv:1907.01341, section 6).
+
+    The fit uses the truth, and picture by picture: compare such numbers only with others that were made so. A
+    prediction that is constant, or has fewer than two valid pixels, becomes the constant map that fits best.
+
+    Args:
+        prediction: affine-invariant inverse depth [height, width], bigger is nearer, finite at every valid pixel.
+        target: true depth [height, width] in metres; where it is not finite or not positive there is none.
+        mask: bool [height, width], the pixels that count; all if None. Protocols leave depths beyond their cap out.
+        max_depth: the protocol's cap, in metres.
+
+    Returns:
+        float64 [height, width]. NaN where the prediction is not finite, and everywhere if there is no valid pixel.
+
+    Raises:
+        ImageError: The maps are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+            at a valid pixel.
+        ConfigError: `max_depth` is not positive and finite.
+    """
+    if not 0 < max_depth < math.inf:
+        raise ConfigError(f"max_depth is the protocol's cap in metres, positive and finite; got {max_depth}")
+    prediction, target, valid = _maps(prediction, target, mask)
+    _check_prediction(prediction, valid, positive=False)
+    if not valid.any():
+        return np.full(prediction.shape, np.nan)
+    inverse = 1 / np.where(valid, target, 1)
+    scale, shift = scale_and_shift(prediction[None], inverse[None], valid[None])
+    aligned = scale[0] * np.where(np.isfinite(prediction), prediction, np.nan) + shift[0]
+    beyond = aligned <= 1 / max_depth
+    return np.where(beyond, max_depth, 1 / np.where(beyond, 1, aligned))
+
+
+def ordinal_accuracy(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    ratio: float = 1.1,
+    pairs: int = 20_000,
+    seed: int = 0,
+    nearer: str = "bigger",
+) -> OrdinalAccuracy:
+    """Return how often the prediction tells which of two pixels is nearer.
+
+    `pairs` pairs of valid pixels are drawn uniformly, with replacement, by numpy's default generator from `seed`; those
+    whose true depths differ by more than the factor `ratio` count. Equal predictions are wrong. Nothing is aligned.
+
+    Args:
+        prediction: depth or inverse depth [height, width], in any unit, finite at every valid pixel.
+        target: true depth [height, width] in metres; where it is not finite or not positive there is none.
+        mask: bool [height, width], the pixels that count; all if None.
+        ratio: at least 1.
+        pairs: how many to draw, at least 1; fewer count.
+        seed: of the generator.
+        nearer: "bigger" for inverse depth (relative models), "smaller" for depth.
+
+    Raises:
+        ImageError: The maps are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+            at a valid pixel.
+        ConfigError: `ratio`, `pairs` or `nearer` is out of its bounds.
+    """
+    if not 1 <= ratio < math.inf:
+        raise ConfigError(f"ratio is the factor between depths that counts, at least 1; got {ratio}")
+    if pairs < 1:
+        raise ConfigError(f"pairs must be at least 1, got {pairs}")
+    if nearer not in ("bigger", "smaller"):
+        raise ConfigError(f'nearer must be "bigger" (inverse depth) or "smaller" (depth), got {nearer!r}')
+    prediction, target, valid = _maps(prediction, target, mask)
+    _check_prediction(prediction, valid, positive=False)
+    p, t = prediction[valid], target[valid]
+    if not t.size:
+        return OrdinalAccuracy(math.nan, 0)
+    first, second = np.random.default_rng(seed).integers(t.size, size=(2, pairs))
+    apart = np.maximum(t[first], t[second]) > ratio * np.minimum(t[first], t[second])
+    first, second = first[apart], second[apart]
+    if not first.size:
+        return OrdinalAccuracy(math.nan, 0)
+    first_is_nearer = p[first] > p[second] if nearer == "bigger" else p[first] < p[second]
+    right = (first_is_nearer == (t[first] < t[second])) & (p[first] != p[second])
+    return OrdinalAccuracy(float(np.mean(right)), int(first.size))
+
+
+def _maps(
+    prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both maps in float64, and where the target is valid."""
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    mask = np.ones(target.shape, bool) if mask is None else np.asarray(mask)
+    if prediction.ndim != 2 or not prediction.shape == target.shape == mask.shape:
+        raise ImageError(
+            "prediction, target and mask must be of one shape [height, width], one picture at a time; got "
+            f"{prediction.shape}, {target.shape} and {mask.shape}. Resize the prediction to the target, or take a map "
+            "out of its batch"
+        )
+    if mask.dtype != bool:
+        raise ImageError(f"mask must be bool, got {mask.dtype}; write what is valid, such as mask > 0")
+    for name, depth in (("prediction", prediction), ("target", target)):
+        if not (np.issubdtype(depth.dtype, np.integer) or np.can_cast(depth.dtype, np.float64)):
+            raise ImageError(f"{name} must hold real numbers, got {depth.dtype}")
+    prediction, target = prediction.astype(np.float64), target.astype(np.float64)
+    return prediction, target, mask & np.isfinite(target) & (target > 0)
+
+
+def _check_prediction(prediction: np.ndarray, valid: np.ndarray, *, positive: bool) -> None:
+    bad = valid & ~(np.isfinite(prediction) & (prediction > 0) if positive else np.isfinite(prediction))
+    if not bad.any():
+        return
+    row, column = (int(index[0]) for index in np.nonzero(bad))
+    raise ImageError(
+        f"prediction must be {'positive and finite' if positive else 'finite'} at every valid pixel; at {bad.sum()} of "
+        f"{valid.sum()} it is not, the first being {prediction[row, column]} at row {row}, column {column}"
+        + (". Align a relative map first, or clip to the protocol's range of depths" if positive else "")
+    )

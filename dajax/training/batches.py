@@ -1,0 +1,94 @@
+"""Batches of synthetic scenes: each a function of its number alone."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from dajax.images.processor import IMAGENET_MEAN, IMAGENET_STD
+
+from .data.synthetic import Rendered, degrade, scenes
+from .settings import DataSettings
+
+# Scenes that are validated on, whatever the seed of those that are trained on.
+HELD_OUT_SEED = 2**31 - 1
+
+
+class SceneBatches:
+    """From the number of a step to its batch.
+
+    With `count` scenes, each epoch shows all of them, shuffled, mirrored and degraded anew; they are rendered in the
+    first epoch and stay in memory (28 kB for 1000 pixels). Without, every scene is new.
+
+    Args:
+        settings: which scenes, and how many at a time.
+        is_metric: labels are metres, where there is depth; otherwise inverse depth, and 0 for the sky.
+    """
+
+    def __init__(self, settings: DataSettings, *, is_metric: bool) -> None:
+        self._settings = settings
+        self._is_metric = is_metric
+        self._rendered: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        """Return pixel_values [batch, height, width, 3], labels and mask [batch, height, width]."""
+        batch_size = self._settings.batch_size
+        images, depths = self._scenes([self._number(number * batch_size + i) for i in range(batch_size)])
+        rng = np.random.default_rng([self._settings.seed, number])
+        if self._settings.flip:
+            mirrored = rng.random(batch_size) < 0.5
+            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+            depths = np.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
+        if self._settings.degrade:
+            seed = int(rng.integers(2**31))
+            images = np.asarray(_degraded(jax.random.key(seed), images))
+        return {"pixel_values": normalise(images), **labels(depths, is_metric=self._is_metric)}
+
+    def _number(self, position: int) -> int:
+        count = self._settings.count
+        if not count:
+            return position
+        epoch, place = divmod(position, count)
+        if self._order is None or self._order[0] != epoch:
+            order = np.random.default_rng([self._settings.seed, 1, epoch]).permutation(count)
+            self._order = (epoch, order)
+        return int(self._order[1][place])
+
+    def _scenes(self, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return pictures and depths."""
+        if not self._settings.count:
+            taken = self._render(numbers)
+            return np.asarray(taken.image), np.asarray(taken.depth)
+        new = [number for number in dict.fromkeys(numbers) if number not in self._rendered]
+        if new:
+            taken = self._render(new)
+            pairs = zip(np.asarray(taken.image), np.asarray(taken.depth), strict=True)
+            self._rendered |= dict(zip(new, pairs, strict=True))
+        images, depths = zip(*(self._rendered[number] for number in numbers), strict=True)
+        return np.stack(images), np.stack(depths)
+
+    def _render(self, numbers: list[int]) -> Rendered:
+        return scenes(self._settings.seed, numbers, (self._settings.size, self._settings.size))
+
+
+def held_out(settings: DataSettings) -> Rendered:
+    """Return the scenes to validate on."""
+    return scenes(HELD_OUT_SEED, range(settings.validation), (settings.size, settings.size))
+
+
+def labels(depth: np.ndarray, *, is_metric: bool) -> dict[str, np.ndarray]:
+    """Return labels and mask for depths in metres, 0 where there is none."""
+    valid = depth > 0
+    if is_metric:
+        return {"labels": depth, "mask": valid}
+    # What has no depth is the sky, or farther than the scenes reach: infinitely far.
+    return {"labels": np.where(valid, 1 / np.where(valid, depth, 1), 0), "mask": np.ones_like(valid)}
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """Return uint8 pictures [batch, height, width, 3] as the network takes them."""
+    return (images / np.float32(255) - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
+
+
+_degraded = jax.jit(lambda key, images: jax.vmap(degrade)(jax.random.split(key, len(images)), images))

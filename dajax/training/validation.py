@@ -1,0 +1,101 @@
+"""What a model is worth on scenes that it was not trained on: scores, and pictures to look at."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
+from dajax.images.colormap import colorize
+from dajax.images.write import write_atomically
+from dajax.model.depth_anything import DepthAnything
+
+from .batches import held_out, normalise
+from .data.synthetic import MAX_DEPTH, Rendered
+from .settings import DataSettings
+
+SHOWN = 8
+
+
+class Scores(NamedTuple):
+    """Means over pictures; relative maps are aligned to each by scale and shift in inverse depth.
+
+    Attributes:
+        abs_rel: mean of |p - t| / t.
+        delta1: share of pixels within a factor of 1.25.
+        ordinal: share of pairs of pixels, with depths more than a factor of 1.1 apart, that are in the right order.
+    """
+
+    abs_rel: float
+    delta1: float
+    ordinal: float
+
+
+class Validation:
+    """Scores params on held-out scenes, which are rendered once; draws pictures/."""
+
+    def __init__(self, model: DepthAnything, settings: DataSettings, output: Path) -> None:
+        self._model = model
+        self._settings = settings
+        self._output = output
+        self._taken: Rendered | None = None
+        self._predict = jax.jit(self._depth)
+
+    def _depth(self, params: Any, pixels: jax.Array) -> jax.Array:
+        output: Any = self._model.apply({"params": params}, pixels)
+        depth: jax.Array = output.predicted_depth
+        return depth
+
+    def __call__(self, params: Any, step: int) -> dict[str, float]:
+        """Return the fields of `Scores`, and draw the pictures, of params after `step` steps."""
+        if self._taken is None:
+            self._taken = held_out(self._settings)
+        images, depths = np.asarray(self._taken.image), np.asarray(self._taken.depth)
+        maps = self._maps(params, images)
+        is_metric = self._model.config.is_metric
+        found = scores(maps, depths, is_metric=is_metric)
+        folder = self._output / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
+        write_atomically(folder / f"{step:08}.png", partial(Image.fromarray(shown).save, format="PNG"))
+        return found._asdict()
+
+    def _maps(self, params: Any, images: np.ndarray) -> np.ndarray:
+        size = self._settings.batch_size
+        maps = []
+        for i in range(0, len(images), size):
+            part = images[i : i + size]
+            padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            maps.append(np.asarray(self._predict(params, normalise(padded)))[: len(part)])
+        return np.concatenate(maps)
+
+
+def scores(maps: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> Scores:
+    """Return the scores of maps [n, height, width] against depths in metres, 0 where there is none."""
+    per_image, ordinal = [], []
+    for i, (predicted, depth) in enumerate(zip(maps, depths, strict=True)):
+        valid = depth > 0
+        if not valid.any():
+            continue
+        in_metres = predicted if is_metric else align_inverse_depth(predicted, depth, valid, max_depth=MAX_DEPTH)
+        per_image.append(depth_metrics(np.clip(in_metres, 1e-3, MAX_DEPTH), depth, valid))
+        nearer = "smaller" if is_metric else "bigger"
+        ordinal.append(ordinal_accuracy(predicted, depth, valid, seed=i, nearer=nearer).accuracy)
+    mean = average_metrics(per_image).mean
+    return Scores(mean.abs_rel, mean.delta1, float(np.nanmean(ordinal)))
+
+
+def grid(images: np.ndarray, depths: np.ndarray, maps: np.ndarray, *, is_metric: bool) -> np.ndarray:
+    """Return one picture [height, width, 3] with a column for each scene: photo, truth and prediction; near is red."""
+    columns = []
+    for image, depth, predicted in zip(images, depths, maps, strict=True):
+        valid = depth > 0
+        truth = np.where(valid, 1 / np.where(valid, depth, 1), np.nan)
+        nearness = 1 / np.maximum(predicted, 1e-3) if is_metric else predicted
+        columns.append(np.concatenate([image, colorize(truth, "Spectral_r"), colorize(nearness, "Spectral_r")]))
+    return np.concatenate(columns, axis=1)

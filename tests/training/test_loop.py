@@ -1,0 +1,195 @@
+"""The loop: killed at any moment, it gives what an undisturbed one gives."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dajax.errors import JobError
+from dajax.training import checkpoints as checkpoints_module
+from dajax.training.checkpoints import Checkpoints
+from dajax.training.log import read_rows
+from dajax.training.loop import run
+from dajax.training.step import TrainState
+
+pytest.importorskip("orbax.checkpoint", reason='needs the extra: pip install "dajax[train]"')
+OPTIMIZER = optax.adam(1e-2)
+
+
+def start():
+    return TrainState.create({"w": jnp.arange(6.0), "b": {"c": jnp.ones((2, 3))}}, OPTIMIZER, ema=True)
+
+
+def step(state, batch):
+    """A model of one layer: the loop knows none."""
+
+    def loss(params):
+        return ((params["w"] - batch["x"]) ** 2).sum() + (params["b"]["c"] * batch["x"].sum()).sum()
+
+    value, gradients = jax.value_and_grad(loss)(state.params)
+    updates, opt_state = OPTIMIZER.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = jax.tree.map(lambda mean, new: 0.9 * mean + 0.1 * new, state.ema, params)
+    return TrainState(state.step + 1, params, opt_state, ema), {
+        "loss": value,
+        "grad_norm": jnp.abs(gradients["w"]).max(),
+    }
+
+
+def batch_of(number):
+    return {"x": np.random.default_rng(number).standard_normal(6).astype(np.float32)}
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def trained(output, steps=20, **options):
+    return run(step, start(), batch_of, output, steps=steps, save_every=5, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    return trained(output), list(read_rows(output / "log.csv"))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moments", [(1,), (4, 5, 6), (9, 9, 9), (7, 11, 19), (0, 0)])
+def test_stopped_and_started_again(tmp_path, undisturbed, moments):
+    for moment in moments:
+
+        def killing(number, moment=moment):
+            if number == moment:
+                raise Killed
+            return batch_of(number)
+
+        with pytest.raises(Killed):
+            run(step, start(), killing, tmp_path, steps=20, save_every=5, progress=False)
+    assert same(trained(tmp_path), undisturbed[0])
+    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+    assert [row["step"] for row in undisturbed[1]] == list(range(1, 21))
+
+
+PROCESS = """
+import sys; sys.path[:0] = [{tests!r}, {here!r}]
+from test_loop import *
+import time
+slow = lambda n: (time.sleep(0.01), batch_of(n))[1]
+run(step, start(), slow, {output!r}, steps=20, save_every=5, progress=False)
+"""
+
+
+def process(output):
+    here = Path(__file__).parent
+    code = PROCESS.format(tests=str(here.parent), here=str(here), output=str(output))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_killed_at_random(tmp_path, undisturbed):
+    """Twenty times, by a signal that cannot be caught; at any moment of a process from its first import to its end."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        started = process(tmp_path)
+        try:
+            started.wait(rng.uniform(0.5, 6))
+        except subprocess.TimeoutExpired:
+            os.kill(started.pid, signal.SIGKILL)
+            started.wait()
+    assert same(trained(tmp_path), undisturbed[0])
+    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+
+
+@pytest.mark.parametrize("tail", [b"", b"1", b"11,", b"11,0.5", b"11,0.5,0.2", b"11,0.5,0.2\r\n12,"])
+def test_a_torn_log_is_mended(tmp_path, undisturbed, tail):
+    """What a killed process leaves behind the rows that belong to its last state."""
+    trained(tmp_path, steps=10)
+    with (tmp_path / "log.csv").open("ab") as log:
+        log.write(tail)
+    trained(tmp_path)
+    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    def poisoned(number):
+        batch = batch_of(number)
+        if number == 7:
+            batch["x"][2] = np.nan
+        return batch
+
+    with pytest.raises(JobError, match=r"step 8: the loss is nan .*not_finite\.npz.* after 5 steps is whole"):
+        run(step, start(), poisoned, tmp_path, steps=20, save_every=5, progress=False)
+    saved = np.load(tmp_path / "not_finite.npz")
+    assert saved["step"] == 8
+    np.testing.assert_array_equal(saved["x"], poisoned(7)["x"])
+    assert len(list(read_rows(tmp_path / "log.csv"))) == 7
+    manager = Checkpoints(tmp_path / "checkpoints")
+    assert manager.latest() == 5
+    state, data = manager.restore(start())
+    manager.close()
+    assert int(state.step) == data["next_step"] == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_state_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    earlier = trained(tmp_path, steps=5)
+    import orbax.checkpoint as ocp
+
+    def full(self, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(JobError, match=r"step 10 could not be saved .*No space left.* newest state there is 5"):
+        trained(tmp_path)
+    monkeypatch.undo()
+    manager = Checkpoints(tmp_path / "checkpoints")
+    state, _ = manager.restore(start())
+    manager.close()
+    assert same(state, earlier)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    trained(tmp_path, steps=5)
+    other = TrainState.create({"w": jnp.arange(7.0), "b": {"c": jnp.ones((2, 3))}}, OPTIMIZER, ema=True)
+    with pytest.raises(JobError, match=r"step 5 .*another model or optimizer"):
+        run(step, other, batch_of, tmp_path, steps=20, progress=False)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    trained(tmp_path, steps=5)
+    for path in (tmp_path / "checkpoints" / "5" / "leaves").iterdir():
+        path.write_bytes(b"{")
+    with pytest.raises(JobError, match=r"step 5 .* cannot be restored, it is damaged"):
+        trained(tmp_path)
+
+
+def test_validation_is_called_on_time(tmp_path):
+    def validate(state, done):
+        assert int(state.step) == done
+        return {"score": done / 4}
+
+    trained(tmp_path, steps=7, validate_every=5, validate=validate)
+    trained(tmp_path, steps=12, validate_every=5, validate=validate)
+    rows = list(read_rows(tmp_path / "validation.csv"))
+    assert rows == [{"step": done, "score": done / 4} for done in (5, 7, 10, 12)]
+
+
+def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
+    from dajax.errors import ConfigError
+
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    monkeypatch.setitem(sys.modules, "orbax", None)
+    with pytest.raises(ConfigError, match=r"dajax\[train\]"):
+        checkpoints_module.Checkpoints(tmp_path)
