@@ -5,7 +5,10 @@ import sys
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from loopback_hub import LoopbackHub
+
+from dajax import enable_compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -28,6 +31,24 @@ def _forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+CACHE = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """For tests whose runs jit the same programs again and again: compiled once, then read."""
+    before = {name: getattr(jax.config, name) for name in CACHE}
+    enable_compilation_cache(tmp_path_factory.getbasetemp().parent / "compiled")  # of all workers
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

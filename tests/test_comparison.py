@@ -339,8 +339,13 @@ def lacking(row, command):
 
 lacking("video", "video")
 lacking("web page", "demo")
-lacking("training loop", "train")
 lacking("point clouds", "cloud")
+
+
+@says("training loop", "yes, `dajax train`")
+def _(it):
+    # That it trains: tests/training and tests/cli/test_train.py.
+    assert "train" in commands(it)
 
 
 @says("installed by", "pip, from a checkout")

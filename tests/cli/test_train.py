@@ -9,6 +9,8 @@ from dajax.weights.random import random_params
 
 pytest.importorskip("orbax.checkpoint", reason='needs the extra: pip install "dajax[train]"')
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 SETTINGS = """
 output = "out"
 steps = 2
