@@ -1,9 +1,8 @@
 """The loop: killed at any moment, it gives what an undisturbed one gives."""
 
-import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -82,34 +81,38 @@ def test_stopped_and_started_again(tmp_path, undisturbed, moments):
 
 
 PROCESS = """
-import sys; sys.path[:0] = [{tests!r}, {here!r}]
+import sys; sys.path[:0] = {paths!r}
 from test_loop import *
 import time
-slow = lambda n: (time.sleep(0.01), batch_of(n))[1]
-run(step, start(), slow, {output!r}, steps=20, save_every=5, progress=False)
+print("ready", flush=True)
+slow = lambda n: (time.sleep(0.05), batch_of(n))[1]
+run(step, start(), slow, {output!r}, steps=500, save_every=4, progress=False)
 """
 
 
-def process(output):
-    here = Path(__file__).parent
-    code = PROCESS.format(tests=str(here.parent), here=str(here), output=str(output))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.slow
-def test_killed_at_random(tmp_path, undisturbed):
-    """Twenty times, by a signal that cannot be caught; at any moment of a process from its first import to its end."""
+def test_killed_at_random(tmp_path):
+    """Twenty times, by a signal that cannot be caught, at any moment of a run: restoring, stepping, saving."""
+    undisturbed = run(step, start(), batch_of, tmp_path / "undisturbed", steps=500, save_every=4, progress=False)
+    here, output = Path(__file__).parent, tmp_path / "killed"
+    code = PROCESS.format(paths=[str(here), str(here.parent), str(here.parents[1])], output=str(output))
     rng = np.random.default_rng(0)
+    reached = []
     for _ in range(20):
-        started = process(tmp_path)
-        try:
-            started.wait(rng.uniform(0.5, 6))
-        except subprocess.TimeoutExpired:
-            os.kill(started.pid, signal.SIGKILL)
-            started.wait()
-    assert same(trained(tmp_path), undisturbed[0])
-    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0, 2))
+            assert process.poll() is None, "it ended by itself: nothing was killed"
+            process.kill()
+        reached.append(max((row["step"] for row in read_rows(output / "log.csv")), default=0))
+    print(reached)
+    assert 0 < reached[-1] < 500
+    assert same(run(step, start(), batch_of, output, steps=500, save_every=4, progress=False), undisturbed)
+    logs = [list(read_rows(folder / "log.csv")) for folder in (output, tmp_path / "undisturbed")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 500
 
 
 @pytest.mark.parametrize("tail", [b"", b"1", b"11,", b"11,0.5", b"11,0.5,0.2", b"11,0.5,0.2\r\n12,"])
