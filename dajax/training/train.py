@@ -139,6 +139,8 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
 
 def _placements(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
     """Return where whole things and batches go: batches are cut over all devices."""
+    if jax.process_count() > 1:
+        raise ConfigError(f"training runs in one process, with all of its devices; here are {jax.process_count()}")
     devices = jax.devices()
     if batch_size % len(devices):
         raise ConfigError(f"data.batch_size must be a multiple of the {len(devices)} devices, got {batch_size}")
