@@ -194,5 +194,5 @@ def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     monkeypatch.setitem(sys.modules, "orbax", None)
-    with pytest.raises(ConfigError, match=r"dajax\[train\]"):
+    with pytest.raises(ConfigError, match="pip install orbax-checkpoint"):
         checkpoints_module.Checkpoints(tmp_path)
