@@ -30,7 +30,7 @@ class Checkpoints:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
-            raise ConfigError('training needs orbax: pip install orbax-checkpoint') from error
+            raise ConfigError("training needs orbax: pip install orbax-checkpoint") from error
         self._ocp = ocp
         self.directory = directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
