@@ -7,8 +7,6 @@ import dajax
 from dajax.cli import main
 from dajax.weights.random import random_params
 
-pytest.importorskip("orbax.checkpoint", reason='needs the extra: pip install "dajax[train]"')
-
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SETTINGS = """

@@ -18,7 +18,6 @@ from dajax.training.log import read_rows
 from dajax.training.loop import run
 from dajax.training.step import TrainState
 
-pytest.importorskip("orbax.checkpoint", reason='needs the extra: pip install "dajax[train]"')
 OPTIMIZER = optax.adam(1e-2)
 
 

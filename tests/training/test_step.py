@@ -167,6 +167,9 @@ def test_running_mean_waits_for_updates(metric):
     second, _ = trained(model, params, [batch] * 2, optimizer=optimizer, ema_decay=0.5)
     expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, params, second.params)
     assert largest(second.ema, expected) < 1e-6
+    third, _ = trained(model, params, [batch] * 3, optimizer=optimizer, ema_decay=0.5)
+    assert largest(third.ema, second.ema) < 1e-6
+    assert largest(third.ema, third.params) > 1e-6
 
 
 def test_half_precision_has_float32_params(metric):
@@ -174,7 +177,7 @@ def test_half_precision_has_float32_params(metric):
     state, losses = trained(model.clone(dtype="bfloat16", remat=True), params, [batch_of(2)] * 3)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
     _, exact = trained(model, params, [batch_of(2)] * 3)
-    np.testing.assert_allclose(losses, exact, rtol=0.05)
+    np.testing.assert_allclose(losses, exact, rtol=1e-3)  # 6e-5 was measured
     assert losses != exact
 
 

@@ -18,8 +18,6 @@ from dajax.training.train import fresh_params, start, train
 from dajax.weights.random import random_params
 from dajax.weights.tree import flatten
 
-pytest.importorskip("orbax.checkpoint", reason='needs the extra: pip install "dajax[train]"')
-
 DATA = DataSettings(size=42, count=6, batch_size=2, validation=3)
 
 
