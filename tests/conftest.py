@@ -8,8 +8,6 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from loopback_hub import LoopbackHub
 
-from dajax import enable_compilation_cache
-
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -43,6 +41,8 @@ CACHE = (
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
     """For tests whose runs jit the same programs again and again: compiled once, then read."""
+    from dajax import enable_compilation_cache  # not above: jaxtyping hooks into modules that nobody has imported
+
     before = {name: getattr(jax.config, name) for name in CACHE}
     enable_compilation_cache(tmp_path_factory.getbasetemp().parent / "compiled")  # of all workers
     yield
