@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from dajax.errors import JobError
 
 
 class CsvLog:
     """Rows with a "step"; those of steps beyond `last_step`, which a stopped run may have left, are taken away.
 
-    `sync` puts on disk what was written before.
+    `sync` puts on disk what was written before. What cannot be written is a JobError.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
+        self._path = path
+        self._empty = True
         kept = [row for row in read_rows(path) if row["step"] <= last_step]
         temporary = path.with_suffix(".tmp")
-        self._file = temporary.open("w", newline="")
-        self._writer = csv.writer(self._file)
-        self._empty = True
+        with self._errors():
+            self._file = temporary.open("wb", buffering=0)
         for row in kept:
             self.write(row)
         self.sync()
@@ -27,20 +32,32 @@ class CsvLog:
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row; the first one's keys are the header."""
+        text = io.StringIO()
+        writer = csv.writer(text)
         if self._empty:
-            self._writer.writerow(row)
+            writer.writerow(row)
             self._empty = False
-        self._writer.writerow(int(value) if name == "step" else repr(value) for name, value in row.items())
-        self._file.flush()  # for those who look on
+        writer.writerow(int(value) if name == "step" else repr(value) for name, value in row.items())
+        data = text.getvalue().encode()
+        with self._errors():
+            while data:
+                data = data[self._file.write(data) :]
 
     def sync(self) -> None:
         """Return when all rows are on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._errors():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Close the file."""
         self._file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JobError(f"{self._path} cannot be written ({error.strerror}); the saved states are whole") from error
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:

@@ -55,7 +55,7 @@ def run(
 
     Raises:
         JobError: the loss is not finite: its batch is saved, and the newest state is from before; or a state cannot be
-            saved or restored.
+            saved or restored, or the log not be written.
     """
     from tqdm import tqdm
 

@@ -1,5 +1,8 @@
 """The loop: killed at any moment, it gives what an undisturbed one gives."""
 
+import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -145,21 +148,61 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_a_state_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
-    earlier = trained(tmp_path, steps=5)
-    import orbax.checkpoint as ocp
+# Beyond it the kernel refuses to write, as it does when a disk is full.
+FILE_LIMIT = 100_000
 
-    def full(self, *arguments, **options):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    with pytest.raises(JobError, match=r"step 10 could not be saved .*No space left.* newest state there is 5"):
-        trained(tmp_path)
-    monkeypatch.undo()
-    manager = Checkpoints(tmp_path / "checkpoints")
-    state, _ = manager.restore(start())
+def large_state(step):
+    """Noise, which does not compress: its leaves take 160 kB each."""
+    noise = jnp.asarray(np.random.default_rng(0).standard_normal(40_000), jnp.float32)
+    state = start()
+    return state.replace(
+        step=jnp.asarray(step), ema=state.ema | {"noise": noise}, params=state.params | {"noise": noise}
+    )
+
+
+def save_beyond_the_limit(directory):
+    """Run in a process of its own: a failed save leaves coroutines in orbax, which complain at any later moment."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+    try:
+        Checkpoints(Path(directory)).save(large_state(10), {"next_step": 10})
+    except JobError as error:
+        print(error, flush=True)
+        os._exit(7)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    manager = Checkpoints(tmp_path)
+    manager.save(large_state(5), {"next_step": 5})
     manager.close()
-    assert same(state, earlier)
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import test_loop; test_loop.save_beyond_the_limit({str(tmp_path)!r})"
+    )
+    stopped = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert stopped.returncode == 7, stopped.stderr
+    assert re.search(r"step 10 could not be saved .*; the newest state there is 5", stopped.stdout)
+    manager = Checkpoints(tmp_path)
+    assert manager.latest() == 5
+    state, data = manager.restore(large_state(0))
+    assert same(state, large_state(5))
+    assert data == {"next_step": 5}
+    # With room again it goes on.
+    manager.save(large_state(10), {"next_step": 10})
+    assert manager.latest() == 10
+    manager.close()
+
+
+def test_a_log_that_cannot_be_written_stops(tmp_path):
+    trained(tmp_path, steps=5)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "log.csv").stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(JobError, match=r"log\.csv.* cannot be written \(File too large\)"):
+            trained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    trained(tmp_path)
+    assert [row["step"] for row in read_rows(tmp_path / "log.csv")] == list(range(1, 21))
 
 
 def test_a_state_of_another_model_is_refused(tmp_path):
