@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
-.PHONY: demo test lint bench picture clean
+.PHONY: demo test faults lint bench picture clean
 
 demo: $(VENV)/.installed
 	@echo "Making a checkpoint of Small with RANDOM weights, to show without a download that everything runs ..."
@@ -17,6 +17,10 @@ picture: demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow and not network"
+
+# Jobs that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
+faults: $(VENV)/.installed-test
+	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_engine.py -n 2 -k "crash or disk or killed or chain"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

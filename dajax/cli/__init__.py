@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dajax import __version__
     from dajax.errors import DajaxError
 
+    from .batch import batch
     from .convert import convert
     from .models import models
     from .predict import predict
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not fail what is done
     commands: dict[str, Callable[..., int]] = {
         "predict": predict,
+        "batch": batch,
         "convert": convert,
         "train": train,
         "models": models,

@@ -232,12 +232,13 @@ class DepthImageProcessor:
         return {"pixel_values": np.stack(pixels)}
 
     def preprocess_one(
-        self, image: UInt8[np.ndarray, "source_height source_width 3"]
+        self, image: UInt8[np.ndarray, "source_height source_width 3"], *, size: tuple[int, int] | None = None
     ) -> tuple[Float32[np.ndarray, "height width 3"], tuple[int, int]]:
         """Process one RGB picture.
 
         Args:
             image: uint8 [source_height, source_width, 3], such as from `read_image`.
+            size: (height, width) to resize to, instead of `target_size`.
 
         Returns:
             float32 [height, width, 3], normalised; and (source_height, source_width).
@@ -247,19 +248,19 @@ class DepthImageProcessor:
         """
         source_size = (image.shape[0], image.shape[1])
         if self.style == "official":
-            return self._official(image, self.target_size(*source_size)), source_size
-        resized = self.resize_uint8(image)
+            return self._official(image, size or self.target_size(*source_size)), source_size
+        resized = self.resize_uint8(image, size=size)
         pixels = np.empty(resized.shape, np.float32)
         for channel, table in enumerate(self._tables):
             pixels[:, :, channel] = table[resized[:, :, channel]]
         return pixels, source_size
 
     def resize_uint8(
-        self, image: UInt8[np.ndarray, "source_height source_width 3"]
+        self, image: UInt8[np.ndarray, "source_height source_width 3"], *, size: tuple[int, int] | None = None
     ) -> UInt8[np.ndarray, "height width 3"]:
         """First step of the "huggingface" recipe: Pillow's filter, which is antialiased and rounds to 8 bits."""
-        height, width = self.target_size(image.shape[0], image.shape[1])
-        if not self.do_resize:
+        height, width = size or self.target_size(image.shape[0], image.shape[1])
+        if size is None and not self.do_resize:
             return image
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(self.resample)))
 

@@ -4,23 +4,16 @@ import math
 import os
 import secrets
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from dajax.errors import ImageError
-from dajax.images.colormap import colorize
+from dajax.images import encode
 from dajax.limits import MAX_PIXELS
-
-_COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-# Names of the PNG text entries; the format entry is what `read_png16` looks for.
-_PREFIX = "dajax."
-_FORMAT = "depth16-1"
-_UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
@@ -67,10 +60,10 @@ def write_color(
         ImageError: The depth is not a finite map, the suffix is unknown, or the file cannot be written.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in _COLOUR_FORMATS:
-        raise ImageError(f"{os.fspath(path)!r}: the suffix must be one of {', '.join(_COLOUR_FORMATS)}")
-    picture = Image.fromarray(colorize(_finite_map(depth), cmap, lo, hi))
-    write_atomically(path, lambda stream: picture.save(stream, _COLOUR_FORMATS[suffix]))
+    if suffix not in encode.COLOUR_FORMATS:
+        raise ImageError(f"{os.fspath(path)!r}: the suffix must be one of {', '.join(encode.COLOUR_FORMATS)}")
+    data = encode.color(depth, cmap, lo, hi, suffix=suffix)
+    write_atomically(path, lambda stream: stream.write(data))
 
 
 def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "") -> None:
@@ -89,27 +82,8 @@ def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: s
     Raises:
         ImageError: The depth is not a finite map, the kind is unknown, or the file cannot be written.
     """
-    if kind not in _UNITS:
-        raise ImageError(f"kind must be one of {', '.join(_UNITS)}, got {kind!r}")
-    depth = _finite_map(depth)
-    offset = float(depth.min())
-    scale = (float(depth.max()) - offset) / 65535
-    # A constant map has no step; it is all offset.
-    steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
-    stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
-    entries = PngImagePlugin.PngInfo()
-    for key, value in {
-        "format": _FORMAT,
-        "scale": repr(scale),
-        "offset": repr(offset),
-        "kind": kind,
-        "units": _UNITS[kind],
-        "model": model,
-        "version": _version(),
-    }.items():
-        entries.add_text(_PREFIX + key, value)
-    picture = Image.fromarray(stored)
-    write_atomically(path, lambda stream: picture.save(stream, "PNG", pnginfo=entries))
+    data = encode.png16(depth, kind=kind, model=model)
+    write_atomically(path, lambda stream: stream.write(data))
 
 
 def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "height width"], dict[str, Any]]:
@@ -137,12 +111,13 @@ def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "heigh
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(f"{name}: cannot be read as a PNG ({type(error).__name__}: {error})") from error
-    entries = {key.removeprefix(_PREFIX): str(value) for key, value in text.items() if key.startswith(_PREFIX)}
-    if entries.pop("format", None) != _FORMAT or stored.ndim != 2:
+    prefix = encode.PREFIX
+    entries = {key.removeprefix(prefix): str(value) for key, value in text.items() if key.startswith(prefix)}
+    if entries.pop("format", None) != encode.PNG16_FORMAT or stored.ndim != 2:
         raise ImageError(f"{name}: is not a depth map written by write_png16; its values have no scale and offset")
     try:
         scale, offset = float(entries["scale"]), float(entries["offset"])
-        if not (math.isfinite(scale) and math.isfinite(offset)) or entries["kind"] not in _UNITS:
+        if not (math.isfinite(scale) and math.isfinite(offset)) or entries["kind"] not in encode.UNITS:
             raise ValueError("not finite, or of unknown kind")
     except (KeyError, ValueError) as error:
         raise ImageError(f"{name}: its depth entries are damaged ({error})") from error
@@ -160,8 +135,8 @@ def write_npy(path: str | os.PathLike[str], depth: Any) -> None:
     Raises:
         ImageError: The depth is not a finite map, or the file cannot be written.
     """
-    values = _finite_map(depth)
-    write_atomically(path, lambda stream: np.save(stream, values, allow_pickle=False))
+    data = encode.npy(depth)
+    write_atomically(path, lambda stream: stream.write(data))
 
 
 def to_gray8(depth: Any) -> Image.Image:
@@ -178,7 +153,7 @@ def to_gray8(depth: Any) -> Image.Image:
     Raises:
         ImageError: The depth is not a finite map.
     """
-    depth = _finite_map(depth)
+    depth = encode.finite_map(depth)
     low, high = depth.min(), depth.max()
     if low == high:
         return Image.new("L", (depth.shape[1], depth.shape[0]))
@@ -187,23 +162,3 @@ def to_gray8(depth: Any) -> Image.Image:
     if not np.isfinite(span):  # the map covers more than float32's range
         depth, low, span = depth / 4, low / 4, high / 4 - low / 4
     return Image.fromarray(((depth - low) / span * 255).astype(np.uint8))
-
-
-def _finite_map(depth: Any) -> Float32[np.ndarray, "height width"]:
-    """Check and convert to float32."""
-    array = np.asarray(depth)
-    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
-        raise ImageError(f"depth must be numbers [height, width], got {array.dtype} {list(array.shape)}")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ImageError(f"depth is {array[bad]} at index {list(bad)}; only finite depth is written")
-    return array
-
-
-def _version() -> str:
-    try:
-        return metadata.version("dajax")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

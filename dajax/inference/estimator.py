@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, JobError
+from dajax.images.buckets import Buckets, ProcessedPicture
 from dajax.images.processor import DepthImageProcessor
 from dajax.images.read import read_image
 from dajax.model.depth_anything import DepthAnything
@@ -147,55 +149,120 @@ class DepthEstimator:
         with running_on(self._devices[0]):
             return self._apply(self.params, pixels)
 
-    def stream(self, images: Iterable[Any], *, batch_size: int | None = None) -> Iterator[np.ndarray]:
+    def stream(
+        self,
+        images: Iterable[Any],
+        *,
+        batch_size: int | None = None,
+        buckets: int | None = None,
+        policy: str = "resize",
+        whole_batches: bool = False,
+        source_size: bool = True,
+        on_smaller_batch: Callable[[int], None] | None = None,
+    ) -> Iterator[np.ndarray]:
         """Yield the depth map of each picture, in order.
 
-        Reads ahead by a few batches at most, so that `images` may be endless.
+        Reads ahead by a few batches at most, so that `images` may be endless. Where a batch does not fit into the
+        device's memory, it is halved, and so are all that follow.
 
         Args:
-            images: pictures as in `__call__`, of any sizes.
+            images: pictures as in `__call__`, of any sizes; or `dajax.images.buckets.ProcessedPicture`.
             batch_size: instead of the estimator's.
+            buckets: process pictures at so many sizes at most, which bounds the number of compilations; None: each at
+                its own. It costs accuracy for pictures whose aspect ratio is none of the buckets'.
+            policy: "resize" stretches pictures to their bucket; "pad" keeps aspect ratios and fills up.
+            whole_batches: compute a batch that lacks pictures as a whole one, too. Then a picture's map does not
+                depend on what else there is, to the bit; else such batches are as small as a power of two allows.
+            source_size: maps have their picture's size; else that of the network, without what `policy` filled up.
+            on_smaller_batch: called with the new batch size when memory was short; None: a warning.
 
         Yields:
-            float32 [height, width] in the picture's size.
+            float32 [height, width].
 
         Raises:
             ImageError: a picture cannot be read.
-            ConfigError: the model's values are too large for float16.
+            ConfigError: the model's values are too large for float16, or buckets or policy cannot be used.
+            JobError: not even one picture for each device fits into memory.
         """
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
+        sizes = Buckets(self.processor, buckets, policy)
         waiting: dict[tuple[int, int], list[_Picture]] = {}
         running: deque[tuple[list[_Picture], Array]] = deque()
         done: dict[int, np.ndarray] = {}
         next_out = 0
 
-        def run(size: tuple[int, int]) -> None:
-            pictures = waiting.pop(size)
-            rows = _padded(len(pictures), batch_size, shares(self.mesh))
-            pixels = np.zeros((rows, *size, 3), np.float32)
+        def start(pictures: list[_Picture]) -> Any:
+            assert batch_size is not None
+            devices = shares(self.mesh)
+            rows = _padded(batch_size if whole_batches else len(pictures), batch_size, devices)
+            pixels = np.zeros((rows, *pictures[0].taken.pixels.shape), np.float32)
             for row, picture in enumerate(pictures):
-                pixels[row] = picture.pixels
-            running.append((pictures, self.predict(pixels)))
+                pixels[row] = picture.taken.pixels
+            return self.predict(pixels)
+
+        def run(size: tuple[int, int]) -> None:
+            assert batch_size is not None
+            pictures = waiting.pop(size)
+            while pictures:  # more than a batch where batches became smaller since
+                part, pictures = pictures[:batch_size], pictures[batch_size:]
+                try:
+                    running.append((part, start(part)))
+                except jax.errors.JaxRuntimeError as error:
+                    again(part, error)
             # One batch stays on the device while the host prepares the next.
-            if len(running) > 1:
+            while len(running) > 1:
                 collect()
 
         def collect() -> None:
             pictures, depths = running.popleft()
-            maps = np.asarray(depths)
+            try:
+                finish(pictures, np.asarray(depths))
+            except jax.errors.JaxRuntimeError as error:
+                again(pictures, error)
+
+        def finish(pictures: list[_Picture], maps: np.ndarray) -> None:
             self._check_range(maps)
             for row, picture in enumerate(pictures):
-                done[picture.index] = self._to_source_size(maps[row], picture.source_size)
+                height, width = picture.taken.content
+                depth = maps[row, :height, :width]
+                done[picture.place] = self._to_size(depth, picture.taken.source_size) if source_size else depth.copy()
+
+        def again(pictures: list[_Picture], error: Exception) -> None:
+            nonlocal batch_size
+            assert batch_size is not None
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise error
+            if batch_size <= shares(self.mesh):
+                height, width, _ = pictures[0].taken.pixels.shape
+                raise JobError(
+                    f"a picture of {height}x{width} does not fit into the memory of {self.device}, even alone: use a "
+                    "smaller input_size, or half precision"
+                ) from error
+            batch_size = max(batch_size // 2, shares(self.mesh))
+            if on_smaller_batch is None:
+                warnings.warn(f"out of device memory: batches of {batch_size} from here on", UserWarning, stacklevel=2)
+            else:
+                on_smaller_batch(batch_size)
+            # What else is on the device takes memory, too.
+            while running:
+                collect()
+            for i in range(0, len(pictures), batch_size):
+                part = pictures[i : i + batch_size]
+                try:
+                    finish(part, np.asarray(start(part)))
+                except jax.errors.JaxRuntimeError as failed:
+                    again(pictures[i:], failed)
+                    return
 
         for index, image in enumerate(images):
-            pixels, source_size = self.processor.preprocess_one(read_image(image))
-            size = (pixels.shape[0], pixels.shape[1])
-            waiting.setdefault(size, []).append(_Picture(index, pixels, source_size))
-            if len(waiting[size]) == batch_size:
+            taken = image if isinstance(image, ProcessedPicture) else sizes.process(read_image(image))
+            size = (taken.pixels.shape[0], taken.pixels.shape[1])
+            waiting.setdefault(size, []).append(_Picture(index, taken))
+            if len(waiting[size]) >= batch_size:
                 run(size)
             # The first of `waiting` waits longest. However rare its size, it must not hold up the ones behind it.
             oldest = next(iter(waiting), None)
-            if oldest is not None and index - waiting[oldest][0].index >= _WAITING_BATCHES * batch_size:
+            if oldest is not None and index - waiting[oldest][0].place >= _WAITING_BATCHES * batch_size:
                 run(oldest)
             while next_out in done:
                 yield done.pop(next_out)
@@ -214,17 +281,15 @@ class DepthEstimator:
                 "bfloat16, which reaches as far as float32"
             )
 
-    def _to_source_size(self, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def _to_size(self, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return self.processor.post_process_depth_estimation(depth[None], [size])[0]["predicted_depth"]
 
 
-class _Picture:
-    """A preprocessed picture on its way: its place in the order, its pixels and the size to come back to."""
+class _Picture(NamedTuple):
+    """A preprocessed picture on its way, and its place in the order."""
 
-    __slots__ = ("index", "pixels", "source_size")
-
-    def __init__(self, index: int, pixels: np.ndarray, source_size: tuple[int, int]) -> None:
-        self.index, self.pixels, self.source_size = index, pixels, source_size
+    place: int
+    taken: ProcessedPicture
 
 
 def _check_style(processor: DepthImageProcessor, style: str) -> None:

@@ -15,7 +15,8 @@ from seeded import error, picture, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 
 import dajax
-from dajax.errors import ConfigError, HubError, ImageError, WeightsError
+from dajax.errors import ConfigError, HubError, ImageError, JobError, WeightsError
+from dajax.images.buckets import Buckets
 from dajax.inference.estimator import _check_batch_size
 from dajax.weights.tree import flatten
 
@@ -496,3 +497,81 @@ def test_two_estimators_in_threads(checkpoint, estimator):
     for e, results in found.values():
         for result, wanted in zip(results, expected[id(e)], strict=True):
             np.testing.assert_array_equal(result, wanted)
+
+
+# --- streams of jobs --------------------------------------------------------------------------------------------------
+
+
+def test_whole_batches_make_a_map_independent_of_what_else_there_is(estimator):
+    """To the bit: at any place in a batch, beside any others, alone at the end."""
+    images = pictures(*[(60, 80)] * 7)
+    options = {"batch_size": 4, "whole_batches": True}
+    expected = list(estimator.stream(images, **options))
+    for order in ([6, 5, 4, 3, 2, 1, 0], [3], [1, 6], [2, 0, 5, 4, 1]):
+        for place, depth in zip(order, estimator.stream([images[i] for i in order], **options), strict=True):
+            np.testing.assert_array_equal(depth, expected[place])
+
+
+def test_processed_pictures_and_model_size(estimator):
+    image = picture(60, 80)
+    taken = Buckets(estimator.processor, None).process(image)
+    (depth,) = estimator.stream([taken])
+    np.testing.assert_array_equal(depth, estimator(image))
+    (small,) = estimator.stream([taken], source_size=False)
+    assert small.shape == taken.pixels.shape[:2] == (56, 70)
+
+
+@pytest.mark.parametrize("policy", ["resize", "pad"])
+def test_buckets_bound_the_programs(checkpoint, policy):
+    estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=2)
+    images = pictures(*[(40 + 3 * i, 130 - 5 * i) for i in range(12)])
+    depths = list(estimator.stream(images, buckets=3, policy=policy, whole_batches=True))
+    assert [depth.shape for depth in depths] == [image.shape[:2] for image in images]
+    assert estimator._apply._cache_size() <= 3
+
+
+def test_padding_stays_outside_of_the_map(quick):
+    """The stand-in's map is black outside of the picture; nothing of that is returned."""
+    image = np.full((40, 120, 3), 200, np.uint8)
+    (depth,) = quick.stream([image], buckets=1, policy="pad")
+    assert depth.shape == (40, 120)
+    np.testing.assert_allclose(depth, depth[0, 0], rtol=1e-5)
+
+
+def short_of_memory(most):
+    """A network that holds `most` pictures at a time."""
+    import jax
+
+    seen = []
+
+    def predict(pixels):
+        seen.append(len(pixels))
+        if len(pixels) > most:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        return np.asarray(pixels).sum(axis=-1, dtype=np.float32)
+
+    return predict, seen
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_out_of_memory_halves_the_batch(quick, monkeypatch, most):
+    images = pictures(*MIXED, *MIXED)
+    expected = list(quick.stream(images, batch_size=8))
+    predict, seen = short_of_memory(most)
+    monkeypatch.setattr(quick, "predict", predict)
+    told = []
+    found = list(quick.stream(images, batch_size=8, on_smaller_batch=told.append))
+    for depth, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(depth, other)
+    assert told == [size for size in (4, 2, 1) if size * 2 > most]
+    # Once it is known, it is not tried again.
+    assert sum(size > most for size in seen) == len(told)
+
+
+def test_out_of_memory_is_said(quick, monkeypatch):
+    monkeypatch.setattr(quick, "predict", short_of_memory(2)[0])
+    with pytest.warns(UserWarning, match="out of device memory: batches of 2"):
+        list(quick.stream(pictures(*[(60, 80)] * 4), batch_size=4))
+    monkeypatch.setattr(quick, "predict", short_of_memory(0)[0])
+    with pytest.raises(JobError, match="a picture of 56x70 does not fit"):
+        list(quick.stream(pictures((60, 80)), batch_size=1))

@@ -1,0 +1,175 @@
+"""The end of an item's way: outputs get their names, and then a row of the manifest says so."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dajax.errors import JobError
+
+from .manifest import Manifest, Row
+from .progress import Progress
+from .sinks import Outcome, Shards, row_of
+from .storage import Storage
+
+if TYPE_CHECKING:
+    from .engine import Plan
+
+# Flushing to disk is what takes long: it is done for so many pictures together, or after so many seconds.
+GROUP, GROUP_SECONDS = 32, 1.0
+
+
+class Committer(ABC):
+    """Counts what becomes of items, and commits it.
+
+    Attributes:
+        done, rejected: items of this run.
+    """
+
+    def __init__(self, storage: Storage, manifest: Manifest, progress: Progress, max_rejects: int | None) -> None:
+        self._storage, self._manifest, self._progress = storage, manifest, progress
+        self._max_rejects = max_rejects
+        self.done = self.rejected = 0
+
+    @abstractmethod
+    def stage(self, outcome: Outcome) -> Any:
+        """Do what can be done beside others, in any thread; the result goes to `add`."""
+
+    @abstractmethod
+    def add(self, staged: Any) -> None:
+        """Take what was staged."""
+
+    @abstractmethod
+    def flush(self, *, force: bool) -> None:
+        """Commit what there is, if it is much or old, or `force`."""
+
+    @abstractmethod
+    def finish(self, *, complete: bool) -> None:
+        """Commit the rest."""
+
+    def note_smaller_batch(self, batch_size: int) -> None:
+        """Record that memory was short, and that outputs from here on are of smaller batches."""
+        self._progress.note(f"out of device memory: batches of {batch_size} from here on")
+
+    def _count(self, rows: list[Row]) -> None:
+        rejected = sum(row.status == "rejected" for row in rows)
+        self.rejected += rejected
+        self.done += len(rows) - rejected
+        self._progress.advance(len(rows), rejected)
+        if self._max_rejects is not None and self.rejected > self._max_rejects:
+            last = next(row for row in reversed(rows) if row.status == "rejected")
+            raise JobError(
+                f"stopped: {self.rejected} pictures had to be left out, and max_rejects is {self._max_rejects}. The "
+                f"last: {last.key!r}: {last.reason}"
+            )
+
+
+class _Staged(NamedTuple):
+    row: Row
+    files: list[tuple[Any, str]]
+
+
+class FileCommitter(Committer):
+    """Files for each item."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._group: list[_Staged] = []
+        self._since = time.monotonic()
+
+    def stage(self, outcome: Outcome) -> _Staged:
+        """See `Committer`."""
+        names = [outcome.name + ending for ending, _ in outcome.files]
+        files = [(self._storage.stage(data), name) for (_, data), name in zip(outcome.files, names, strict=True)]
+        return _Staged(row_of(outcome, names), files)
+
+    def add(self, staged: _Staged) -> None:
+        """See `Committer`."""
+        self._group.append(staged)
+
+    def flush(self, *, force: bool) -> None:
+        """See `Committer`."""
+        full = len(self._group) >= GROUP or time.monotonic() - self._since > GROUP_SECONDS
+        if not self._group or not (force or full):
+            return
+        group, self._group = self._group, []
+        refused = self._storage.commit([file for staged in group for file in staged.files])
+        rows = []
+        for staged in group:
+            reasons = [str(refused[name]) for _, name in staged.files if name in refused]
+            if reasons:
+                for token, name in staged.files:
+                    # All of them or none.
+                    if name in refused:
+                        self._storage.discard(token)
+                    else:
+                        self._storage.remove(name)
+                row = Row(staged.row.key, "rejected", reason=reasons[0], notes=staged.row.notes)
+                rows.append(row)
+            else:
+                rows.append(staged.row)
+        self._manifest.append(rows)
+        self._count(rows)
+        self._since = time.monotonic()
+
+    def finish(self, *, complete: bool) -> None:
+        """See `Committer`."""
+        self.flush(force=True)
+
+
+class ShardCommitter(Committer):
+    """A file for each `size` items, in the order of the source; a shard is written when it is whole."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        progress: Progress,
+        max_rejects: int | None,
+        shards: Shards,
+        size: int,
+        plan: Plan,
+    ) -> None:
+        super().__init__(storage, manifest, progress, max_rejects)
+        self._shards, self._size = shards, size
+        self._place = {plan.source.items[i].key: i for i in plan.left}
+        self._last = len(plan.source.items)
+        self._open: dict[int, list[Outcome]] = {}
+
+    def stage(self, outcome: Outcome) -> Outcome:
+        """See `Committer`."""
+        return outcome
+
+    def add(self, staged: Outcome) -> None:
+        """See `Committer`."""
+        number = self._place[staged.item.key] // self._size
+        outcomes = self._open.setdefault(number, [])
+        outcomes.append(staged)
+        if len(outcomes) == min(self._size, self._last - number * self._size):
+            self._write(number, self._open.pop(number))
+
+    def _write(self, number: int, outcomes: list[Outcome]) -> None:
+        # A picture that was left out is known before those ahead of it are done.
+        outcomes.sort(key=lambda outcome: self._place[outcome.item.key])
+        name = self._shards.name(number)
+        refused = self._storage.commit([(self._storage.stage(self._shards.pack(outcomes)), name)])
+        for error in refused.values():
+            raise JobError(str(error)) from error
+        rows = [row_of(outcome, [name]) for outcome in outcomes]
+        self._manifest.append(rows)
+        self._count(rows)
+
+    def flush(self, *, force: bool) -> None:
+        """See `Committer`."""
+
+    def finish(self, *, complete: bool) -> None:
+        """See `Committer`."""
+        if complete and self._open:
+            raise AssertionError(f"shards {sorted(self._open)} lack pictures")
+
+
+def lost(row: Row, reason: str) -> Row:
+    """Return the row that says that a finished item has to be done again."""
+    return replace(row, status="lost", reason=reason, time="")

@@ -1,0 +1,207 @@
+"""The record of a job: a row of JSON for each picture, appended to a file of the process that wrote it.
+
+No process touches another's file. What a killed process leaves behind its last whole row is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+
+from dajax.errors import JobError
+
+from .naming import digest
+from .storage import Storage
+
+Status = Literal["done", "rejected", "lost"]
+_START, _END = b'{"key": "', b"}\n"
+_STATUS = b'", "status": "'
+# The end of a part may have been on its way to the disk when the machine went down: it is read with more care.
+_TAIL = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a picture.
+
+    Attributes:
+        key: of the item.
+        status: "done"; "rejected", for the reason given; or "lost": it was done, but `--verify` did not find it so.
+        output: its files, relative to the output folder; in a shard, one file of many pictures.
+        sha256: of each of them; of a shard's, of what it holds of this picture.
+        shape: [height, width] of the depth map.
+        reason: why it was rejected.
+        notes: what the reader said of the picture, such as that it has several frames.
+        time: when, UTC.
+    """
+
+    key: str
+    status: Status
+    output: list[str] = field(default_factory=list)
+    sha256: list[str] = field(default_factory=list)
+    shape: list[int] = field(default_factory=list)
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    time: str = ""
+
+    def line(self) -> bytes:
+        """Return the row as a line of ASCII."""
+        now = self.time or datetime.now(UTC).isoformat(timespec="seconds")
+        return json.dumps(asdict(self) | {"time": now}).encode("ascii") + b"\n"
+
+
+class Manifest:
+    """The parts of a job's manifest, in a folder; this process appends to one of its own.
+
+    Args:
+        storage: of the output.
+        folder: relative to the output.
+    """
+
+    def __init__(self, storage: Storage, folder: str = ".dajax/manifest") -> None:
+        self._storage, self._folder = storage, folder
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+        self._name = f"{folder}/{now}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Append rows; when this returns they are on disk."""
+        data = b"".join(row.line() for row in rows)
+        if data:
+            self._storage.append(self._name, data)
+
+    def parts(self) -> list[str]:
+        """Return the names of all parts, oldest first."""
+        return [name for name in self._storage.list(self._folder) if name.endswith(".jsonl")]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all whole rows, oldest part first; of a key's rows, the last one counts."""
+        for line in self._lines():
+            yield _row(line)
+
+    def latest(self) -> dict[str, Row]:
+        """Return the row that counts of each key."""
+        return {row.key: row for row in self.rows()}
+
+    def rejects(self) -> list[Row]:
+        """Return the rows of the keys that are rejected, however many others there are."""
+        found: dict[bytes, Row] = {}
+        for line in self._lines():
+            end = line.index(_STATUS)
+            if line[end + len(_STATUS) :].startswith(b"rejected"):
+                found[_digest_of_line(line, end)] = _row(line)
+            elif found:
+                found.pop(_digest_of_line(line, end), None)
+        return list(found.values())
+
+    def finished(self, *, rejected: bool = True) -> Finished:
+        """Return the keys that need not be done again, from 10 million rows in less than a minute.
+
+        Args:
+            rejected: those that were rejected are finished, too.
+        """
+        digests, finished = bytearray(), bytearray()
+        for line in self._lines():
+            # The key's own JSON text, which has no plain quotation mark, ends where the status begins.
+            end = line.index(_STATUS)
+            status = line[end + len(_STATUS) : end + len(_STATUS) + 1]
+            digests += _digest_of_line(line, end)
+            finished.append(status == b"d" or (rejected and status == b"r"))
+        return Finished(digests, finished)
+
+    def _lines(self) -> Iterator[bytes]:
+        for name in self.parts():
+            with self._storage.open(name) as file:
+                size = self._storage.size(name)
+                place = 0
+                for line in file:
+                    place += len(line)
+                    if not _is_whole(line, careful=place > size - _TAIL):
+                        if place < size:
+                            raise JobError(
+                                f"{name}: a row at byte {place - len(line)} is damaged, and it is not the last one: "
+                                "something else has written to this file. Move the file away, and what it recorded "
+                                "is done again"
+                            )
+                        break
+                    yield line
+
+
+class Finished:
+    """A set of keys, in 17 bytes each."""
+
+    def __init__(self, digests: bytes | bytearray, finished: bytes | bytearray) -> None:
+        pairs = np.frombuffer(digests, np.dtype([("high", ">u8"), ("low", ">u8")]))
+        high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
+        # Stable: of rows with one key the last one stays last.
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        last = np.ones(len(order), bool)
+        last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        kept = last & np.frombuffer(finished, np.bool_)[order]
+        self._high, self._low = high[kept], low[kept]
+
+    def __len__(self) -> int:
+        return len(self._high)
+
+    def contains(self, keys: Sequence[str]) -> np.ndarray:
+        """Return bool [keys]."""
+        pairs = np.frombuffer(b"".join(map(_digest_of, keys)), np.dtype([("high", ">u8"), ("low", ">u8")]))
+        high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
+        found = np.zeros(len(keys), bool)
+        place = np.searchsorted(self._high, high)
+        # Several keys with the same first half are next to each other.
+        open_ = np.arange(len(keys))
+        while len(open_):
+            open_ = open_[place[open_] < len(self._high)]
+            open_ = open_[self._high[place[open_]] == high[open_]]
+            hit = self._low[place[open_]] == low[open_]
+            found[open_[hit]] = True
+            open_ = open_[~hit]
+            place[open_] += 1
+        return found
+
+
+def _digest_of(key: str) -> bytes:
+    return _digest_of_text(json.dumps(key)[1:-1].encode("ascii"))
+
+
+def _digest_of_line(line: bytes, end: int) -> bytes:
+    return _digest_of_text(line[len(_START) : end])
+
+
+def _digest_of_text(text: bytes) -> bytes:
+    return digest(text.decode("ascii"))
+
+
+def _is_whole(line: bytes, *, careful: bool) -> bool:
+    if not (line.startswith(_START) and line.endswith(_END) and _STATUS in line):
+        return False
+    if careful:
+        try:
+            _row(line)
+        except (ValueError, TypeError, KeyError):
+            return False
+    return True
+
+
+def _row(line: bytes) -> Row:
+    return Row(**json.loads(line))
+
+
+def read_rejects(output: str | os.PathLike[str]) -> list[Row]:
+    """Return the rows of the keys of a job's output folder that are rejected."""
+    return Manifest(Storage.of(output)).rejects()
+
+
+def read_manifest(output: str | os.PathLike[str]) -> dict[str, Row]:
+    """Return the row that counts of each key of a job's output folder."""
+    return Manifest(Storage.of(output)).latest()

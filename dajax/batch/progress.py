@@ -1,0 +1,78 @@
+"""How far a job is: a bar for those who look on, and a file for those who do not."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from types import TracebackType
+
+from tqdm import tqdm
+
+from .storage import Storage
+
+PROGRESS = ".dajax/progress.json"
+_EVERY = 5.0
+
+
+class Progress:
+    """Counts finished items.
+
+    Args:
+        storage: of the output, where progress.json is written every few seconds.
+        total: items of the source.
+        earlier: those that earlier runs have finished.
+        show: a bar, on standard error.
+    """
+
+    def __init__(self, storage: Storage, total: int, earlier: int, *, show: bool) -> None:
+        self._storage, self._total, self._earlier = storage, total, earlier
+        self._done = self._rejected = 0
+        self._notes: list[str] = []
+        self._began = time.monotonic()
+        self._written = -_EVERY
+        self._bar = tqdm(total=total, initial=earlier, unit="picture", disable=None if show else True)
+
+    def __enter__(self) -> Progress:
+        self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if error is None:
+            self._write(ended=True)
+
+    def advance(self, count: int, rejected: int) -> None:
+        """Count finished items, of which some were left out."""
+        self._done += count
+        self._rejected += rejected
+        self._bar.update(count)
+        if self._rejected:
+            self._bar.set_postfix(rejected=self._rejected, refresh=False)
+        if time.monotonic() - self._written >= _EVERY:
+            self._write()
+
+    def note(self, text: str) -> None:
+        """Say and record something of the whole job."""
+        self._notes.append(text)
+        self._bar.write(f"dajax batch: {text}")
+        self._write()
+
+    def _write(self, ended: bool = False) -> None:
+        seconds = time.monotonic() - self._began
+        rate = self._done / seconds if seconds > 0 else 0.0
+        left = self._total - self._earlier - self._done
+        about = {
+            "total": self._total,
+            "finished": self._earlier + self._done,
+            "rejected_in_this_run": self._rejected,
+            "images_per_second": round(rate, 3),
+            "seconds_left": round(left / rate, 1) if rate else None,
+            "running": not ended,
+            "notes": self._notes,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._storage.replace(PROGRESS, json.dumps(about, indent=2).encode("ascii") + b"\n")
+        self._written = time.monotonic()

@@ -1,0 +1,33 @@
+"""Remote file systems, by fsspec; the only place that knows it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dajax.errors import ConfigError
+
+# A letter alone is a drive of Windows.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::|://)")
+
+
+def is_remote(path: str) -> bool:
+    """Return whether this is an address such as gs://bucket/folder."""
+    return _ADDRESS.match(path) is not None
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path in it.
+
+    Raises:
+        ConfigError: fsspec, or what it needs for this kind of address, is not installed.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ConfigError(f"{address} needs fsspec: pip install fsspec, and gcsfs or s3fs for a bucket") from error
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{address}: {error}") from error
+    return system, str(path)

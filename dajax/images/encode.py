@@ -1,0 +1,133 @@
+"""Depth maps to bytes of files. The same map gives the same bytes; values that are not finite give none."""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image, PngImagePlugin, TiffImagePlugin
+
+from dajax.errors import ImageError
+from dajax.images.colormap import colorize
+
+COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Names of the PNG text entries; the format entry is what `read_png16` looks for.
+PREFIX = "dajax."
+PNG16_FORMAT = "depth16-1"
+UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
+
+Values = Literal["float32", "float16"]
+
+
+def color(
+    depth: Any, cmap: str = "Spectral_r", lo: float | None = None, hi: float | None = None, *, suffix: str = ".png"
+) -> bytes:
+    """Return a colour picture, see `dajax.images.write.write_color`."""
+    if suffix not in COLOUR_FORMATS:
+        raise ImageError(f"the suffix must be one of {', '.join(COLOUR_FORMATS)}, got {suffix!r}")
+    return _saved(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), COLOUR_FORMATS[suffix])
+
+
+def png16(depth: Any, *, kind: str, model: str = "") -> bytes:
+    """Return a 16-bit greyscale PNG with its scale, see `dajax.images.write.write_png16`."""
+    depth = finite_map(depth)
+    offset = float(depth.min())
+    scale = (float(depth.max()) - offset) / 65535
+    # A constant map has no step; it is all offset.
+    steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
+    stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
+    entries = PngImagePlugin.PngInfo()
+    for key, value in {
+        "format": PNG16_FORMAT,
+        "scale": repr(scale),
+        "offset": repr(offset),
+        **described(kind, model),
+    }.items():
+        entries.add_text(PREFIX + key, value)
+    return _saved(Image.fromarray(stored), "PNG", pnginfo=entries)
+
+
+def npy(depth: Any, values: Values = "float32") -> bytes:
+    """Return a .npy file of float32 or float16; nothing in it says whether it is relative or metric."""
+    stream = io.BytesIO()
+    np.save(stream, in_type(depth, values), allow_pickle=False)
+    return stream.getvalue()
+
+
+def npz(depth: Any, *, kind: str, model: str = "", values: Values = "float32") -> bytes:
+    """Return a compressed .npz file: "depth", and as text "kind", "units", "model" and "version"."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **described(kind, model))
+    return stream.getvalue()
+
+
+def tiff(depth: Any, *, kind: str, model: str = "") -> bytes:
+    """Return a float32 TIFF, deflated; its ImageDescription is "kind; units; model; version"."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[TiffImagePlugin.IMAGEDESCRIPTION] = "; ".join(f"{k}: {v}" for k, v in described(kind, model).items())
+    return _saved(Image.fromarray(finite_map(depth)), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+
+
+def described(kind: str, model: str) -> dict[str, str]:
+    """Return what a file says about its values.
+
+    Raises:
+        ImageError: the kind is neither "relative" nor "metric".
+    """
+    if kind not in UNITS:
+        raise ImageError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}")
+    # Names come from outside; what is stored has to be text that every reader takes.
+    model = os.fsencode(model).decode("utf-8", "backslashreplace")
+    return {"kind": kind, "units": UNITS[kind], "model": model, "version": _version()}
+
+
+def finite_map(depth: Any) -> Float32[np.ndarray, "height width"]:
+    """Return the map as float32.
+
+    Raises:
+        ImageError: it is not [height, width], or has values that are not finite.
+    """
+    array = np.asarray(depth)
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
+        raise ImageError(f"depth must be numbers [height, width], got {array.dtype} {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ImageError(f"depth is {array[bad]} at index {list(bad)}; only finite depth is written")
+    return array
+
+
+def in_type(depth: Any, values: Values) -> np.ndarray:
+    """Return the map as float32 or float16.
+
+    Raises:
+        ImageError: see `finite_map`; or a value is beyond float16's largest, 65504.
+    """
+    depth = finite_map(depth)
+    if values == "float32":
+        return depth
+    with np.errstate(over="ignore"):
+        narrow = depth.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise ImageError(f"depth of up to {np.abs(depth).max():.6g} does not fit into float16, whose largest is 65504")
+    return narrow
+
+
+def _saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("dajax")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

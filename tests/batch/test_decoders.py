@@ -1,0 +1,178 @@
+"""The processes that read: in order, and none of them can hold a job up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from batch_jobs import make_pictures
+
+from dajax.batch import decoders as module
+from dajax.batch.decoders import Decoders
+from dajax.batch.sources import Item, Location, find_items
+from dajax.errors import JobError
+from dajax.images.buckets import Buckets
+from dajax.images.processor import DepthImageProcessor
+from dajax.images.read import read_image
+
+BUCKETS = Buckets(DepthImageProcessor(input_size=28), None)
+
+
+@pytest.fixture
+def pool(request):
+    pools = []
+
+    def make(**options):
+        pools.append(Decoders(**{"count": 2, "options": BUCKETS.options(), "timeout": 30, "ahead": 4} | options))
+        return pools[-1]
+
+    yield make
+    for one in pools:
+        one.close()
+
+
+def test_same_pixels_in_order(tmp_path, pool):
+    source = find_items(make_pictures(tmp_path))
+    found = list(pool().read(source.items))
+    assert [decoded.item for decoded in found] == source.items
+    for decoded in found:
+        if decoded.item.key.split("/")[1].startswith("bad"):
+            assert decoded.picture is None
+            assert decoded.reason
+            continue
+        expected = BUCKETS.process(read_image(decoded.item.location.path))
+        np.testing.assert_array_equal(decoded.picture.pixels, expected.pixels)
+        assert decoded.picture.source_size == expected.source_size
+        assert decoded.picture.content == expected.content
+
+
+def test_part_of_a_file_and_a_remote_one(tmp_path, pool):
+    import fsspec
+
+    path = make_pictures(tmp_path, good=1, bad=0) / "set0" / "photo 0.jpg"
+    data = path.read_bytes()
+    (tmp_path / "packed").write_bytes(b"before" + data + b"after")
+    fsspec.filesystem("file").pipe_file(str(tmp_path / "remote.jpg"), data)
+    items = [
+        Item("whole", Location(str(path))),
+        Item("part", Location(str(tmp_path / "packed"), 6, len(data))),
+        Item("remote", Location(f"file://{tmp_path}/remote.jpg")),
+        Item("part of remote", Location(f"file://{tmp_path}/packed", 6, len(data))),
+        Item("missing", Location(f"file://{tmp_path}/missing.jpg")),
+    ]
+    *found, missing = pool().read(items)
+    for decoded in found:
+        np.testing.assert_array_equal(decoded.picture.pixels, found[0].picture.pixels)
+    assert missing.picture is None
+    assert missing.reason
+
+
+def test_what_the_reader_says(tmp_path, pool):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    (decoded,) = pool().read(find_items(tmp_path).items)
+    (note,) = decoded.notes
+    assert "several frames" in note
+
+
+def test_a_picture_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
+    make_pictures(tmp_path, good=4, bad=0)
+    items = find_items(tmp_path).items
+    # A file that a reader waits for without end, which no check of the file itself finds.
+    hanging = Item("hangs", Location(f"hang://{tmp_path}/x.jpg"))
+    plugin = tmp_path / "plugin"
+    plugin.mkdir()
+    (plugin / "sitecustomize.py").write_text(
+        "import fsspec, time\n"
+        "from fsspec.implementations.local import LocalFileSystem\n"
+        "class Hang(LocalFileSystem):\n"
+        "    protocol = 'hang'\n"
+        "    def cat_file(self, *arguments, **options):\n"
+        "        while True: time.sleep(1)\n"
+        "fsspec.register_implementation('hang', Hang)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(plugin))
+        decoders = pool(timeout=3)
+        before = time.monotonic()
+        found = list(decoders.read([items[0], hanging, *items[1:]]))
+        seconds = time.monotonic() - before
+    assert [decoded.picture is None for decoded in found] == [False, True, False, False, False]
+    assert found[1].reason == "it was not read within 3 seconds"
+    assert 3 <= seconds < 20
+
+
+def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):
+    make_pictures(tmp_path, good=3, bad=0)
+    items = find_items(tmp_path).items
+    real = module._Process.ask
+    deaths = []
+
+    def dying(self, request, timeout):
+        if b"photo 1" in request and len(deaths) < most:
+            deaths.append(os.kill(self._process.pid, signal.SIGKILL))
+            self._process.wait()
+        return real(self, request, timeout)
+
+    monkeypatch.setattr(module._Process, "ask", dying)
+    most = 1
+    assert all(decoded.picture is not None for decoded in pool(count=1).read(items))
+    deaths.clear()
+    most = 2
+    found = {decoded.item.key: decoded for decoded in pool(count=1).read(items)}
+    assert found["set1/photo 1.png"].reason == "the process that reads pictures died of it, twice (signal 9)"
+    assert sum(decoded.picture is None for decoded in found.values()) == 1
+
+
+def test_too_many_open_files_is_nobodys_picture(tmp_path, pool, monkeypatch):
+    items = find_items(make_pictures(tmp_path, good=2, bad=0)).items
+    monkeypatch.setattr(module._Process, "ask", lambda *a: ({"error": "Too many open files", "machine": True}, None))
+    with pytest.raises(JobError, match="Too many open files"):
+        list(pool().read(items))
+
+
+def test_no_process_can_be_started(tmp_path, pool, monkeypatch):
+    items = find_items(make_pictures(tmp_path, good=2, bad=0)).items
+
+    def none(*arguments, **options):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", none)
+    with pytest.raises(JobError, match=r"no process .* can be started \(Too many open files\)"):
+        list(pool().read(items))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc: run it on Linux")
+def test_nothing_outlives_a_killed_job(tmp_path):
+    items = find_items(make_pictures(tmp_path, good=2, bad=0)).items
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import time\n"
+        "from dajax.batch.decoders import Decoders\n"
+        "from dajax.batch.sources import Item, Location\n"
+        f"pool = Decoders(2, {BUCKETS.options()!r}, timeout=60, ahead=2)\n"
+        f"list(pool.read([Item('a', Location({items[0].location.path!r}))] * 4))\n"
+        "print(*[w._process.pid for w in pool._workers], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert workers
+        process.kill()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in workers)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,552 @@
+"""Jobs: every item accounted for, every output whole, whatever happens to the process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import fsspec
+import numpy as np
+import pytest
+from batch_jobs import BAD, GOOD, PlainEstimator, assert_same_job, leftovers, make_pictures, outputs, rows
+from PIL import Image
+
+from dajax.batch.engine import BatchSettings, plan_batch, run_batch
+from dajax.batch.manifest import read_manifest, read_rejects
+from dajax.batch.storage import LocalStorage
+from dajax.batch.verify import verify
+from dajax.errors import ConfigError, DajaxError, JobError
+from dajax.images.buckets import Buckets
+from dajax.images.read import read_image
+from dajax.images.write import read_png16
+
+FORMATS = ("npy", "color")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def do(pictures, output, estimator=None, *, stop=None, **settings):
+    settings = BatchSettings(**({"formats": FORMATS, "workers": 2} | settings))
+    return run_batch(estimator or PlainEstimator(), pictures, output, settings, progress=False, stop=stop)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    do(pictures, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def sharded(pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("sharded")
+    do(pictures, output, shards=4)
+    return output
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_every_item_is_accounted_for(pictures, undisturbed):
+    found = read_manifest(undisturbed)
+    assert len(found) == GOOD + BAD
+    assert set(outputs(undisturbed)) == {name for row in found.values() for name in row.output}
+    assert not leftovers(undisturbed)
+    estimator = PlainEstimator()
+    for key, row in found.items():
+        if "bad" in key:
+            assert (row.status, row.output, row.shape) == ("rejected", [], [])
+            assert row.reason
+            continue
+        assert row.status == "done"
+        assert row.output == [key[:-4] + "_depth.npy", key[:-4] + "_depth.png"]
+        assert row.sha256 == [outputs(undisturbed)[name] for name in row.output]
+        taken = Buckets(estimator.processor, None).process(read_image(pictures / key))
+        expected = estimator.processor.post_process_depth_estimation(taken.pixels.mean(-1)[None], [taken.source_size])
+        depth = np.load(undisturbed / row.output[0])
+        np.testing.assert_array_equal(depth, expected[0]["predicted_depth"])
+        assert row.shape == list(depth.shape) == list(size_of(pictures / key)[::-1])
+
+
+def test_a_second_run_has_nothing_to_do(pictures, undisturbed, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*_depth*")}
+    report = do(pictures, undisturbed)
+    assert (report.done, report.rejected, report.earlier, report.items) == (0, 0, GOOD + BAD, GOOD + BAD)
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*_depth*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": "model"}, "size was .source. and is .model."),
+        ({"batch_size": 3}, "batch_size was 2 and is 3"),
+        (
+            {"formats": ("npy",)},
+            r"colormap was .Spectral_r. and is null; formats was \[.npy., .color.\] and is \[.npy.\]",
+        ),
+        ({"buckets": 2}, "buckets was null and is 2; policy was null and is .resize."),
+        ({"shards": 3}, "shard_format was null and is .tar.; shards was null and is 3"),
+        ({"values": "float16"}, "values was .float32. and is .float16."),
+        ({"colormap": "turbo"}, "colormap"),
+    ],
+)
+def test_other_parameters_are_refused(pictures, undisturbed, change, said):
+    with pytest.raises(JobError, match=f"begun with other parameters: {said}"):
+        do(pictures, undisturbed, **change)
+
+
+def test_other_weights_and_another_source_are_refused(pictures, undisturbed, tmp_path):
+    with pytest.raises(JobError, match="weights was"):
+        do(pictures, undisturbed, PlainEstimator(2.0))
+    with pytest.raises(JobError, match="source was"):
+        do(f"{pictures}/*/*", undisturbed)
+
+
+def test_what_does_not_change_outputs_may_differ(pictures, undisturbed):
+    do(pictures, undisturbed, workers=1, max_rejects=100, decode_timeout=5.0)
+
+
+def test_all_formats(pictures, tmp_path):
+    do(pictures, tmp_path, formats=("npy", "npz", "png16", "tiff", "color"))
+    row = next(row for row in read_manifest(tmp_path).values() if row.status == "done")
+    exact = np.load(tmp_path / row.output[0])
+    with np.load(tmp_path / row.output[1]) as stored:
+        np.testing.assert_array_equal(stored["depth"], exact)
+        assert str(stored["kind"]) == "relative"
+        assert str(stored["units"]).startswith("affine-invariant")
+    steps, about = read_png16(tmp_path / row.output[2])
+    assert np.abs(steps - exact).max() <= about["scale"] * 0.51
+    with Image.open(tmp_path / row.output[3]) as tiff:
+        assert "kind: relative" in tiff.tag_v2[270]
+        np.testing.assert_array_equal(np.asarray(tiff), exact)
+    assert size_of(tmp_path / row.output[4]) == exact.shape[::-1]
+
+
+def test_float16_and_model_size(pictures, tmp_path):
+    do(pictures, tmp_path, formats=("npy",), values="float16", size="model")
+    for row in read_manifest(tmp_path).values():
+        if row.status == "done":
+            depth = np.load(tmp_path / row.output[0])
+            assert depth.dtype == np.float16
+            assert min(depth.shape) == 28
+
+
+def test_values_that_do_not_fit_are_rejected_not_saved(pictures, tmp_path):
+    do(pictures, tmp_path, PlainEstimator(1e7), formats=("npy",), values="float16")
+    reasons = {row.reason for row in read_rejects(tmp_path) if "bad" not in row.key}
+    assert all("does not fit into float16" in reason for reason in reasons)
+    assert not outputs(tmp_path)
+    other = tmp_path / "not finite"
+    do(pictures, other, PlainEstimator(np.nan))
+    assert not outputs(other)
+    assert len(read_rejects(other)) == GOOD + BAD
+
+
+@pytest.mark.parametrize("shards", [1, 4, 100])
+def test_tar_shards(pictures, tmp_path, shards):
+    import tarfile
+
+    do(pictures, tmp_path, shards=shards)
+    found = {}
+    for name in sorted(outputs(tmp_path)):
+        with tarfile.open(tmp_path / name) as archive:
+            members = {member.name: archive.extractfile(member).read() for member in archive}
+        for member, data in members.items():
+            stem, _, field = member.partition(".")
+            found.setdefault(stem, {})[field] = data
+    assert len(found) == GOOD
+    for sample in found.values():
+        assert list(sample) == ["depth.npy", "depth.png", "json"]
+        row = read_manifest(tmp_path)[json.loads(sample["json"])["key"]]
+        assert row.status == "done"
+    assert len(outputs(tmp_path)) == -(-(GOOD + BAD) // shards)
+    report = do(pictures, tmp_path, shards=shards)
+    assert report.earlier == GOOD + BAD
+
+
+def test_parquet_shards(pictures, tmp_path):
+    pytest.importorskip("pyarrow", reason="install pyarrow to run it")
+    import io
+
+    import pyarrow.parquet as pq
+
+    do(pictures, tmp_path, shards=4, shard_format="parquet")
+    kept = [row for row in rows(tmp_path) if row.status == "done"]
+    table = pq.read_table(tmp_path).to_pylist()
+    assert [row["key"] for row in table] == [row.key for row in kept]
+    for row in table:
+        depth = np.load(io.BytesIO(row["depth_npy"]))
+        assert depth.shape == (row["height"], row["width"])
+
+
+def test_shards_need_the_same_items(pictures, tmp_path):
+    import shutil
+
+    source = tmp_path / "pictures"
+    shutil.copytree(pictures, source)
+    do(source, tmp_path / "out", shards=4)
+    shutil.copy(source / "set0" / "photo 0.jpg", source / "new.jpg")
+    with pytest.raises(JobError, match="has not the items that it had"):
+        do(source, tmp_path / "out", shards=4)
+
+
+def test_new_pictures_are_done_and_old_ones_keep_their_names(tmp_path):
+    source, output = tmp_path / "pictures", tmp_path / "out"
+    make_pictures(source, good=2, bad=0)
+    do(source, output)
+    before = outputs(output)
+    # Its name without suffix is that of a picture which is done.
+    Image.new("RGB", (40, 40)).save(source / "set0" / "photo 0.png")
+    report = do(source, output)
+    assert (report.earlier, report.done) == (2, 1)
+    assert before.items() <= outputs(output).items()
+    assert set(outputs(output)) - set(before) == {"set0/photo 0.png_depth.npy", "set0/photo 0.png_depth.png"}
+
+
+def test_rejects_are_tried_again_if_asked(tmp_path):
+    source, output = tmp_path / "pictures", tmp_path / "out"
+    make_pictures(source, good=2, bad=1)
+    do(source, output)
+    Image.new("RGB", (40, 40)).save(source / "set1" / "bad 0.jpg")
+    assert do(source, output).done == 0
+    assert do(source, output, retry_rejects=True).done == 1
+    assert not read_rejects(output)
+
+
+def test_max_rejects(pictures, tmp_path):
+    said = r"stopped: \d pictures had to be left out, and max_rejects is 0. The last: 'set1/bad"
+    with pytest.raises(JobError, match=said):
+        do(pictures, tmp_path, max_rejects=0)
+    do(pictures, tmp_path, max_rejects=BAD)
+
+
+def test_a_picture_that_vanishes(tmp_path):
+    source = make_pictures(tmp_path / "pictures", good=6, bad=0)
+
+    class Removing(PlainEstimator):
+        def stream(self, pictures, **options):
+            for place, depth in enumerate(super().stream(pictures, **options)):
+                if place == 0:
+                    (source / "set2" / "photo 5.png").unlink()
+                yield depth
+
+    do(source, tmp_path / "out", Removing(), workers=1, batch_size=1)
+    (row,) = read_rejects(tmp_path / "out")
+    assert row.key == "set2/photo 5.png"
+    assert "no such file" in row.reason.lower()
+
+
+def test_names_of_all_kinds(tmp_path):
+    source, output = tmp_path / "pictures", tmp_path / "out"
+    source.mkdir()
+    picture = make_pictures(tmp_path / "one", good=1, bad=0) / "set0" / "photo 0.jpg"
+    names = [
+        b"-dash.jpg",
+        b'quote".jpg',
+        b"new\nline.jpg",
+        b"caf\xe9.jpg",
+        b"x" * 251 + b".jpg",
+        b"A.jpg",
+        b"a.jpg",
+        b"a.PNG",
+    ]
+    for name in names:
+        (source / os.fsdecode(name)).write_bytes(picture.read_bytes())
+    os.symlink(source / "nothing", source / "dangling.jpg")
+    os.symlink("loop.jpg", source / "loop.jpg")
+    os.mkfifo(source / "pipe.jpg")
+    do(source, output)
+    found = read_manifest(output)
+    assert set(found) == {os.fsdecode(name) for name in [*names, b"dangling.jpg", b"loop.jpg", b"pipe.jpg"]}
+    assert {row.key for row in found.values() if row.status == "rejected"} == {"dangling.jpg", "loop.jpg", "pipe.jpg"}
+    done = [row.output[0] for row in found.values() if row.status == "done"]
+    assert len({name.casefold() for name in done}) == len(names)
+
+
+def test_an_output_that_cannot_be(tmp_path):
+    """A folder stands where a file should: this picture's fault."""
+    source = make_pictures(tmp_path / "pictures", good=3, bad=0)
+    output = tmp_path / "out"
+    (output / "set0" / "photo 0_depth.png").mkdir(parents=True)
+    do(source, output)
+    (row,) = read_rejects(output)
+    assert row.key == "set0/photo 0.jpg"
+    # All of its files or none.
+    assert not (output / "set0" / "photo 0_depth.npy").exists()
+    assert len(outputs(output)) == 4
+
+
+def test_remote(pictures, undisturbed):
+    fsspec.filesystem("memory").store.clear()
+    system = fsspec.filesystem("memory")
+    report = do(pictures, "memory://out")
+    assert report.done == GOOD
+    found = read_manifest("memory://out")
+    for row in found.values():
+        for name, digest in zip(row.output, row.sha256, strict=True):
+            assert digest == outputs(undisturbed)[name]
+            assert system.isfile(f"/out/{name}")
+    assert do(pictures, "memory://out").earlier == GOOD + BAD
+    system.rm_file("/out/" + next(row for row in found.values() if row.output).output[0])
+    assert len(verify("memory://out").lost) == 1
+    assert do(pictures, "memory://out").done == 1
+
+
+def test_verify(pictures, undisturbed, tmp_path):
+    with pytest.raises(JobError, match="no job has written here"):
+        verify(tmp_path)
+    do(pictures, tmp_path)
+    assert (verify(tmp_path).whole, verify(tmp_path).rejected, verify(tmp_path).lost) == (GOOD, BAD, {})
+    first, second, *_ = [row for row in rows(tmp_path) if row.output]
+    (tmp_path / first.output[0]).unlink()
+    with (tmp_path / second.output[1]).open("r+b") as file:
+        file.write(b"x")
+    found = verify(tmp_path)
+    assert found.lost == {
+        first.key: f"{first.output[0]} is missing",
+        second.key: f"{second.output[1]} has changed",
+    }
+    assert do(pictures, tmp_path).done == 2
+    assert_same_job(tmp_path, undisturbed)
+    assert verify(tmp_path).lost == {}
+
+
+def test_verify_shards(pictures, sharded, tmp_path):
+    do(pictures, tmp_path, shards=4)
+    assert verify(tmp_path).whole == GOOD
+    (tmp_path / "depth-000001.tar").write_bytes(b"x")
+    lost = verify(tmp_path).lost
+    assert 1 <= len(lost) <= 4
+    assert all("depth-000001.tar cannot be read" in reason for reason in lost.values())
+    do(pictures, tmp_path, shards=4)
+    assert_same_job(tmp_path, sharded)
+
+
+def test_plan_writes_nothing(pictures, undisturbed, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_batch(pictures, output, BatchSettings())
+    assert len(plan.left) == GOOD + BAD
+    assert not output.exists()
+    assert plan_batch(pictures, undisturbed, BatchSettings()).left == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"formats": ()}, {"formats": ("jpg",)}, {"formats": ("npy", "npy")}, {"values": "float64"}, {"size": "half"},
+        {"formats": ("color",), "values": "float16"}, {"colormap": "no such map"}, {"shards": 0}, {"buckets": 0},
+        {"batch_size": 0}, {"workers": 0}, {"decode_timeout": 0.0}, {"max_rejects": -1},
+        {"policy": "crop", "buckets": 2}, {"shards": 2, "shard_format": "zip"}, {"shards": 2, "retry_rejects": True},
+        {"column": "file"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings_write_nothing(pictures, tmp_path, settings):
+    with pytest.raises(DajaxError):
+        do(pictures, tmp_path / "out", **settings)
+    assert not outputs(tmp_path)
+
+
+def test_output_and_source_apart(pictures):
+    for output in (pictures, pictures.parent):
+        with pytest.raises(ConfigError, match="is or holds the source folder"):
+            do(pictures, output)
+
+
+def test_output_inside_the_source(tmp_path):
+    source = make_pictures(tmp_path, good=2, bad=0)
+    for _ in range(2):
+        report = do(source, source / "depth")
+        assert report.items == 2
+
+
+def test_asked_to_stop(pictures, undisturbed, tmp_path):
+    stop = threading.Event()
+
+    class Stopping(PlainEstimator):
+        def stream(self, pictures, **options):
+            for place, depth in enumerate(super().stream(pictures, **options)):
+                if place == 3:
+                    stop.set()
+                yield depth
+
+    report = do(pictures, tmp_path, Stopping(), stop=stop)
+    assert report.interrupted
+    assert 3 <= report.done < GOOD
+    assert not leftovers(tmp_path)
+    do(pictures, tmp_path)
+    assert_same_job(tmp_path, undisturbed)
+
+
+# --- what happens to processes and disks ------------------------------------------------------------------------------
+
+PRIMITIVES = ("_open", "_write", "_sync", "_rename", "_sync_folder")
+
+
+class Counting(LocalStorage):
+    """Does something at the n-th of all primitives: before it, after it, or instead of it."""
+
+    action = None
+    at = (10**9, "before")
+    seen = 0
+
+
+def _counted(name):
+    real = getattr(LocalStorage, name)
+
+    def primitive(self, *arguments):
+        Counting.seen += 1
+        mine, when = Counting.at
+        if Counting.seen == mine and when == "before":
+            Counting.action()
+        result = real(self, *arguments)
+        if Counting.seen == mine and when == "after":
+            Counting.action()
+        return result
+
+    return primitive
+
+
+for _name in PRIMITIVES:
+    setattr(Counting, _name, _counted(_name))
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr("dajax.batch.storage.LocalStorage", Counting)
+    monkeypatch.setattr("dajax.batch.engine.LocalStorage", Counting)
+    Counting.seen, Counting.at = 0, (10**9, "before")
+    return Counting
+
+
+def in_a_fork(action):
+    """Run in a copy of this process, which has no jax running; return its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+            os._exit(0)
+        except BaseException as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def faults(count):
+    """How many of the possible ones are tried: `make faults` sets more."""
+    return int(os.environ.get("DAJAX_FAULTS", count))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+@pytest.mark.parametrize("shards", [None, 4])
+def test_a_crash_at_any_step(pictures, undisturbed, sharded, tmp_path, counting, shards):
+    """Before and after every open, write, fsync and rename, of outputs and manifest alike."""
+    do(pictures, tmp_path / "all", shards=shards)
+    steps = [(n, when) for n in range(1, counting.seen + 1) for when in ("before", "after")]
+    chosen = np.random.default_rng(0).permutation(len(steps))[: faults(10)]
+    counting.action = lambda: os._exit(9)
+    for number in chosen:
+        output = tmp_path / str(number)
+        counting.seen, counting.at = 0, steps[number]
+        status = in_a_fork(lambda output=output: do(pictures, output, shards=shards))
+        assert status == 9, f"no crash at {steps[number]}"
+        counting.at = (10**9, "before")
+        do(pictures, output, shards=shards)
+        assert_same_job(output, sharded if shards else undisturbed)
+
+
+@pytest.mark.parametrize("number", [28, 5, 30, 24], ids=["ENOSPC", "EIO", "EROFS", "EMFILE"])
+def test_a_disk_that_fails(pictures, undisturbed, tmp_path, counting, number):
+    do(pictures, tmp_path / "all")
+    last = counting.seen
+
+    def fail():
+        raise OSError(number, os.strerror(number))
+
+    counting.action = fail
+    steps = np.random.default_rng(number).permutation(np.arange(1, last + 1))[: faults(3)]
+    for step in steps:
+        output = tmp_path / str(step)
+        counting.seen, counting.at = 0, (int(step), "before")
+        with pytest.raises(JobError, match=os.strerror(number)):
+            do(pictures, output)
+        # Nothing under a final name is cut off.
+        whole = outputs(undisturbed)
+        assert all(whole[name] == digest for name, digest in outputs(output).items())
+        counting.at = (10**9, "before")
+        do(pictures, output)
+        assert_same_job(output, undisturbed)
+
+
+def start(pictures, output, **settings):
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from batch_jobs import PlainEstimator\n"
+        "from dajax.batch.engine import BatchSettings, run_batch\n"
+        f"settings = BatchSettings(**{ {'formats': FORMATS, 'workers': 2} | settings!r})\n"
+        f"run_batch(PlainEstimator(), {str(pictures)!r}, {str(output)!r}, settings, progress=False)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("shards", [None, 4])
+def test_killed_at_any_moment(pictures, undisturbed, sharded, tmp_path, shards):
+    rng = np.random.default_rng(0)
+    with start(pictures, tmp_path / "timed", shards=shards) as process:
+        began = time.monotonic()
+        assert process.wait() == 0
+    whole = time.monotonic() - began
+    for number in range(faults(5)):
+        output = tmp_path / str(number)
+        with start(pictures, output, shards=shards) as process:
+            time.sleep(rng.uniform(0.2, 1) * whole)
+            process.kill()
+        do(pictures, output, shards=shards)
+        assert_same_job(output, sharded if shards else undisturbed)
+
+
+def test_a_chain_of_kills(pictures, undisturbed, tmp_path):
+    rng = np.random.default_rng(1)
+    for chain in range(max(faults(10) // 10, 1)):
+        output = tmp_path / str(chain)
+        for _ in range(10 if faults(10) > 10 else 4):
+            with start(pictures, output) as process:
+                time.sleep(rng.uniform(0.2, 1.2))
+                process.send_signal(signal.SIGKILL)
+        do(pictures, output)
+        assert_same_job(output, undisturbed)
+
+
+class Died(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("last", [0, 3, 6])
+def test_work_done_twice_is_bounded(pictures, tmp_path, last):
+    """At most what was in flight: counted as pictures that reach the network."""
+    seen = []
+
+    class Dying(PlainEstimator):
+        last = 10**9
+
+        def stream(self, pictures, **options):
+            for place, depth in enumerate(super().stream(pictures, **options)):
+                seen.append(place)
+                yield depth
+                if place == self.last:
+                    raise Died
+
+    first = Dying()
+    first.last = last
+    with pytest.raises(Died):
+        do(pictures, tmp_path, first)
+    do(pictures, tmp_path, Dying())
+    assert GOOD <= len(seen) <= GOOD + last + 1

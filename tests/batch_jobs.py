@@ -1,0 +1,72 @@
+"""Small jobs: pictures, an estimator without a network, and what two runs have to agree on."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+from tiny import tiny_config
+
+from dajax.batch.manifest import read_manifest
+from dajax.images.buckets import ProcessedPicture
+from dajax.images.processor import DepthImageProcessor
+
+GOOD, BAD = 9, 3
+
+
+def make_pictures(folder, good=GOOD, bad=BAD):
+    """Pictures of several sizes in several folders, and files that are none."""
+    rng = np.random.default_rng(0)
+    for i in range(good):
+        path = folder / f"set{i % 3}" / f"photo {i}.{'png' if i % 2 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40 + 10 * (i % 3), 60, 3), np.uint8)).save(path)
+    for i in range(bad):
+        path = folder / "set1" / f"bad {i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((b"", b"no picture", b"\xff\xd8\xff" + bytes(50))[i % 3])
+    return folder
+
+
+class PlainEstimator:
+    """Stands for a `DepthEstimator`: the mean of each pixel's channels. It needs no jax, so a process may fork."""
+
+    def __init__(self, scale=1.0):
+        self.params = {"scale": np.float32(scale)}
+        self.model = SimpleNamespace(config=tiny_config())
+        self.processor = DepthImageProcessor(input_size=28)
+        self.batch_size, self.dtype, self.device = 2, "float32", "none"
+
+    def stream(self, pictures, *, on_smaller_batch=None, **options):
+        for picture in pictures:
+            assert isinstance(picture, ProcessedPicture)
+            yield picture.pixels.mean(-1) * self.params["scale"]
+
+
+def outputs(folder: Path):
+    """Every file that is not the job's own record, with its digest."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".dajax" not in path.parts
+    }
+
+
+def rows(folder):
+    """The manifest, sorted by key, without times."""
+    return [replace(row, time="") for _, row in sorted(read_manifest(folder).items())]
+
+
+def leftovers(folder):
+    """What a job should not leave in its own folder."""
+    found = {entry.name for entry in os.scandir(folder / ".dajax")}
+    return found - {"manifest", "job.json", "lock", "progress.json"}
+
+
+def assert_same_job(folder, undisturbed):
+    assert outputs(folder) == outputs(undisturbed)
+    assert rows(folder) == rows(undisturbed)
+    assert not leftovers(folder)

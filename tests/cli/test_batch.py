@@ -1,0 +1,130 @@
+"""`dajax batch` as someone starts it on Friday and finds it on Monday."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from batch_jobs import make_pictures, outputs, rows
+from tiny import tiny_config
+
+import dajax
+from dajax.cli import main
+from dajax.images.processor import DepthImageProcessor
+from dajax.weights.random import random_params
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["batch", *map(str, arguments)])
+    return ended.value.code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = tiny_config()
+    dajax.save(
+        folder, dajax.DepthAnything(config), random_params(config, 0), processor=DepthImageProcessor(input_size=28)
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_a_job(capsys, model, pictures, tmp_path):
+    options = ("--model", model, "--write", "npy", "color", "--no-cache", "--batch-size", 4)
+    status, out, err = run(capsys, pictures, tmp_path, *options)
+    assert status == 3
+    assert out.startswith("9 pictures in ")
+    assert "3 left out, of 12; float32 on cpu" in out
+    assert err.count("left out 'set1/bad") == 3
+    assert len(outputs(tmp_path)) == 18
+    progress = json.loads((tmp_path / ".dajax" / "progress.json").read_text())
+    assert (progress["total"], progress["finished"], progress["running"]) == (12, 12, False)
+    status, out, _ = run(capsys, pictures, tmp_path, *options)
+    assert status == 3
+    assert out.startswith("0 pictures")
+    assert "12 by earlier runs" in out
+    status, out, _ = run(capsys, pictures, tmp_path, "--verify")
+    assert (status, out) == (0, "9 outputs are whole, 0 are lost, 3 pictures were left out\n")
+    (tmp_path / "set0" / "photo 0_depth.npy").unlink()
+    status, out, err = run(capsys, pictures, tmp_path, "--verify")
+    assert status == 3
+    assert "8 outputs are whole, 1 are lost" in out
+    assert "photo 0_depth.npy is missing" in err
+    status, out, err = run(capsys, pictures, tmp_path, *options, "--values", "float16")
+    assert status == 1
+    assert "values was" in err
+
+
+def test_dry_run_loads_no_model(capsys, pictures, tmp_path):
+    status, out, err = run(capsys, pictures, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
+    assert (status, err) == (0, "")
+    assert out.startswith("12 pictures, 0 finished, 12 to be done\n")
+    assert "'set0/photo 0.jpg' -> " in out
+    assert "and 7 more" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing", "out"), "no such file or folder"),
+        (("https://example.org/a.jpg", "out"), "download the pictures first"),
+        (("PICTURES", "PICTURES"), "is or holds the source folder"),
+        (("PICTURES", "out", "--shards", "0"), "shards must be"),
+        (("PICTURES", "out", "--column", "file"), "goes with a .csv"),
+    ],
+)
+def test_bad_usage(capsys, model, pictures, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    status, out, err = run(capsys, *arguments, "--model", model, "--no-cache")
+    assert (status, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_stopped_on_the_way(capsys, model, pictures, tmp_path):
+    status, _, err = run(capsys, pictures, tmp_path, "--model", model, "--no-cache", "--max-rejects", 1)
+    assert status == 1
+    assert "max_rejects is 1" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_the_same_command_goes_on(capsys, model, tmp_path, number):
+    pictures = make_pictures(tmp_path / "pictures", good=400, bad=2)
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "dajax", "batch", str(pictures), str(output), "--model", str(model), "--no-cache"]
+    command += ["--batch-size", "2", "--write", "npy"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(output.rglob("*_depth.npy")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        seconds = time.monotonic() - began
+    assert process.returncode == 75
+    assert seconds < 10
+    assert "the same command goes on" in err
+    done = len(rows(output))
+    assert 0 < done < 402
+    assert len(outputs(output)) == sum(row.status == "done" for row in rows(output))
+    status, _, _ = run(capsys, pictures, output, "--model", model, "--no-cache", "--batch-size", 2)
+    assert status == 3
+    assert len(rows(output)) == 402
+    assert len(outputs(output)) == 400
+
+
+def test_help(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for text in ("SRC", "OUT", "--dry-run", "--verify", "Exit status", "75"):
+        assert text in out
