@@ -1,0 +1,1 @@
+"""From depth maps to points in space, and from relative depth to metres."""
