@@ -7,10 +7,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 .PHONY: demo test faults lint bench picture clean
 
 demo: $(VENV)/.installed
-	@echo "Making a checkpoint of Small with RANDOM weights, to show without a download that everything runs ..."
-	@$(BIN)/python -m dajax.weights.random small build/random-small
-	@$(BIN)/dajax predict dajax/assets/scene.jpg --model build/random-small --output demo
-	@echo "The map of random weights is no depth. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
+	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --output demo
+	@echo "That was tiny, the small model in dajax itself. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
 
 picture: demo
 	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
@@ -20,7 +18,7 @@ test: $(VENV)/.installed-test
 
 # Jobs that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
 faults: $(VENV)/.installed-test
-	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_engine.py -n 2 -k "crash or disk or killed or chain"
+	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_engine.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,8 +1,9 @@
-"""The released checkpoints, as data."""
+"""The released checkpoints, and the one in this package, as data."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -10,6 +11,7 @@ class Checkpoint(NamedTuple):
     """A released checkpoint: one row of `dajax.list_models()`.
 
     Attributes:
+        hub_id: on the Hugging Face Hub; empty for "tiny", which is in the package.
         kind: "relative" (affine-invariant inverse depth), "metric indoor", "metric outdoor" (metres) or "v1 relative".
         licence: of the weights, as tagged on the Hub; dajax's own licence does not cover them.
     """
@@ -44,6 +46,15 @@ def _rows() -> list[Checkpoint]:
 
 
 ALIASES: dict[str, Checkpoint] = {row.alias: row for row in _rows()}
+
+# Trained by dajax itself; its model card says what it is worth.
+EMBEDDED: dict[str, Checkpoint] = {"tiny": Checkpoint("tiny", "", "relative", "tiny", 2_045_409, "Apache-2.0")}
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def embedded_folder(name: object) -> Path | None:
+    """Return the folder of a checkpoint that is in this package, or None for any other name."""
+    return _ASSETS / name if isinstance(name, str) and name in EMBEDDED else None
 
 
 class Original(NamedTuple):
@@ -98,5 +109,5 @@ def checkpoint_of(name: str) -> Checkpoint | None:
 
 
 def list_models() -> list[Checkpoint]:
-    """Return the released checkpoints: alias, Hub id, kind, size, number of parameters, licence."""
-    return list(ALIASES.values())
+    """Return the known checkpoints: alias, Hub id, kind, size, number of parameters, licence."""
+    return [*EMBEDDED.values(), *ALIASES.values()]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import limits
-from .checkpoints import ALIASES, Checkpoint
+from .checkpoints import ALIASES, Checkpoint, embedded_folder
 from .errors import ConfigError, shown
 from .hub import is_hub_id, locate
 from .validation import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
@@ -324,7 +324,7 @@ class DepthAnythingConfig:
         """
         if isinstance(name, str) and name in ALIASES:
             return cls._released(ALIASES[name])
-        path = locate(name, "config.json", **hub_options) if is_hub_id(name) else Path(name)
+        path = locate(name, "config.json", **hub_options) if is_hub_id(name) else embedded_folder(name) or Path(name)
         return cls.from_file(path / "config.json" if isdir(path) else path)
 
     @classmethod

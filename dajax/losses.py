@@ -82,6 +82,27 @@ def least_squares_affine_invariant_loss(
     return _mean(jnp.square(fit.residual), mask) / 2
 
 
+def aligned_l1_loss(
+    prediction: Float[Array, "batch height width"],
+    target: Float[Array, "batch height width"],
+    mask: Bool[Array, "batch height width"],
+) -> Float[Array, ""]:
+    """Return the mean absolute difference after each prediction was fitted to its target, in the target's deviations.
+
+    Both are inverse depth. Scale and shift are those of least squares, as evaluation has them: MiDaS, Ranftl et al.
+    2020 (arXiv:1907.01341), equations 1 to 4, with the absolute value as the penalty and each target divided by its own
+    standard deviation, which gives all scenes one scale. A prediction that is the wrong way round is not turned: its
+    scale is at least a tenth of the ratio of the deviations. The mean is over the valid pixels of the batch, and zero
+    where there are none.
+    """
+    prediction, target = _wide(prediction, target)
+    prediction, target = _standardise(prediction, mask), _standardise(target, mask)
+    count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
+    # Of two maps of mean zero and deviation one, the correlation is the scale of least squares.
+    correlation = (prediction * target).sum((1, 2), keepdims=True) / count
+    return _mean(jnp.abs(jnp.maximum(correlation, 0.1) * prediction - target), mask)
+
+
 def gradient_matching_loss(
     prediction: Float[Array, "batch height width"],
     target: Float[Array, "batch height width"],
@@ -197,6 +218,17 @@ def _centre(values: Any, mask: Any, xp: Any) -> tuple[Any, Any]:
     rest = xp.where(mask, values - mean, 0)
     left = rest.sum((1, 2), keepdims=True) / count
     return xp.where(mask, rest - left, 0), mean + left
+
+
+def _standardise(values: Array, mask: Array) -> Array:
+    """Return the maps with mean zero and deviation one; constant maps are zero."""
+    small = float(jnp.finfo(values.dtype).tiny) ** 0.5
+    values, _ = _centre(values, mask, jnp)
+    values = values / _size(values, small, jnp)
+    count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(values.dtype)
+    variance = jnp.square(values).sum((1, 2), keepdims=True) / count
+    constant = variance <= small  # NaN is not
+    return jnp.where(constant, 0, values / jnp.sqrt(jnp.where(constant, 1, variance)))
 
 
 def _size(values: Any, small: float, xp: Any) -> Any:

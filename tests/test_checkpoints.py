@@ -1,12 +1,24 @@
+import jax
 import pytest
 
 import dajax
-from dajax.checkpoints import ALIASES, NOT_STATED, ORIGINALS, alias_of_file, checkpoint_of, official_stem
+from dajax.checkpoints import (
+    ALIASES,
+    EMBEDDED,
+    NOT_STATED,
+    ORIGINALS,
+    alias_of_file,
+    checkpoint_of,
+    embedded_folder,
+    official_stem,
+)
+from dajax.errors import WeightsError
 from dajax.hub import is_hub_id
 
 
 def test_rows():
-    rows = dajax.list_models()
+    tiny, *rows = dajax.list_models()
+    assert tiny is EMBEDDED["tiny"]
     assert {row.alias for row in rows} == {
         "small", "base", "large",
         "small-metric-indoor", "base-metric-indoor", "large-metric-indoor",
@@ -20,8 +32,29 @@ def test_rows():
         assert is_hub_id(row.hub_id)
 
 
+def test_what_is_in_the_package():
+    tiny = EMBEDDED["tiny"]
+    assert (tiny.hub_id, tiny.kind, tiny.licence) == ("", "relative", "Apache-2.0")
+    folder = embedded_folder("tiny")
+    model, params = dajax.load(folder)
+    assert model.config == dajax.DepthAnythingConfig.from_pretrained("tiny")
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == tiny.parameters
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6e6
+    assert embedded_folder("small") is None
+    assert embedded_folder(folder) is None
+
+
+def test_an_alias_is_not_a_folder_beside_it(tmp_path, monkeypatch):
+    """As with the aliases of the Hub: a folder of the same name needs a `./`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert dajax.load("tiny")[0].config.backbone_config.hidden_size == 128
+    with pytest.raises(WeightsError, match="tiny"):
+        dajax.load("./tiny")
+
+
 def test_hub_ids():
-    ids = {row.alias: row.hub_id for row in dajax.list_models()}
+    ids = {row.alias: row.hub_id for row in ALIASES.values()}
     assert ids["small"] == "depth-anything/Depth-Anything-V2-Small-hf"
     assert ids["base-metric-indoor"] == "depth-anything/Depth-Anything-V2-Metric-Indoor-Base-hf"
     assert ids["large-metric-outdoor"] == "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf"
@@ -30,7 +63,7 @@ def test_hub_ids():
 
 def test_licences():
     licences = {row.alias: row.licence for row in dajax.list_models()}
-    assert licences.pop("small") == "Apache-2.0"
+    assert licences.pop("tiny") == licences.pop("small") == "Apache-2.0"
     assert licences.pop("base") == licences.pop("large") == "CC-BY-NC-4.0"
     assert set(licences.values()) == {NOT_STATED}
 

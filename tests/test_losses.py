@@ -9,6 +9,7 @@ from refusal import refused
 from dajax.errors import ConfigError
 from dajax.losses import (
     affine_invariant_loss,
+    aligned_l1_loss,
     depth_anything_loss,
     feature_alignment_loss,
     gradient_matching_loss,
@@ -52,6 +53,18 @@ def reference_least_squares(prediction, target, mask):
     return np.mean(squares) / 2
 
 
+def reference_aligned_l1(prediction, target, mask):
+    """Picture by picture, with numpy's line through the points."""
+    differences = []
+    for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
+        if m.any():
+            scale = np.polyfit(p[m], t[m], 1)[0]
+            scale = max(scale, 0.1 * t[m].std() / p[m].std())
+            fitted = scale * (p[m] - p[m].mean()) + t[m].mean()
+            differences.extend(np.abs(fitted - t[m]) / t[m].std())
+    return np.mean(differences)
+
+
 def reference_gradient_matching(prediction, target, mask, scales=4):
     """Pixel by pixel."""
     steps = np.zeros(scales)
@@ -80,6 +93,7 @@ LOSSES = {
     "affine": (affine_invariant_loss, reference_affine_invariant),
     "trimmed": (partial(affine_invariant_loss, trim=0.1), partial(reference_affine_invariant, trim=0.1)),
     "least squares": (least_squares_affine_invariant_loss, reference_least_squares),
+    "aligned": (aligned_l1_loss, reference_aligned_l1),
     "gradients": (gradient_matching_loss, reference_gradient_matching),
     "V2": (depth_anything_loss, reference_depth_anything),
 }
@@ -503,3 +517,14 @@ def test_feature_alignment_at_the_edges():
     assert np.isnan(ALIGN(features, frozen)[0])
     half = [jnp.asarray(x, jnp.bfloat16) for x in some_features()]
     assert_near(ALIGN(*half)[0], reference_alignment(*(np.asarray(x, np.float32) for x in half))[0])
+
+
+def test_aligned_l1_does_not_turn_a_prediction_round():
+    """Upside down it is worse than a constant, and the gradient leads away from there."""
+    _, target, mask = some_maps()
+    target, mask = jnp.asarray(target), jnp.asarray(mask)
+    constant = float(aligned_l1_loss(jnp.ones_like(target), target, mask))
+    value, gradient = GRADIENTS["aligned"](-target, target, mask)
+    assert float(value) > constant
+    assert float(aligned_l1_loss(-target - 0.5 * gradient[0] / jnp.abs(gradient[0]).max(), target, mask)) < float(value)
+    assert float(aligned_l1_loss(3 * target + 5, target, mask)) < 1e-5

@@ -35,6 +35,11 @@ def shallow_metric_config() -> DepthAnythingConfig:
     return shallow_config(depth_estimation_type="metric", max_depth=20)
 
 
+def shallow_swiglu_config() -> DepthAnythingConfig:
+    config = shallow_config()
+    return replace(config, backbone_config=replace(config.backbone_config, use_swiglu_ffn=True))
+
+
 def tiny_swiglu_config() -> DepthAnythingConfig:
     config = tiny_config()
     return replace(config, backbone_config=replace(config.backbone_config, use_swiglu_ffn=True))

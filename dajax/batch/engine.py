@@ -17,7 +17,7 @@ import numpy as np
 
 from dajax.errors import ConfigError, JobError
 from dajax.images.buckets import Buckets, Policy, ProcessedPicture
-from dajax.images.encode import Values, described
+from dajax.images.encode import ENDINGS, Values, described
 
 from .commit import Committer, FileCommitter, ShardCommitter
 from .decoders import Decoded, Decoders
@@ -26,7 +26,7 @@ from .manifest import Manifest
 from .naming import output_names
 from .progress import Progress
 from .remote import is_remote
-from .sinks import ENDINGS, Encoding, encoded, make_shards, rejected
+from .sinks import Encoding, encoded, make_shards, rejected
 from .sources import Item, Source, find_items
 from .storage import LocalStorage, Storage
 
@@ -42,7 +42,7 @@ class BatchSettings:
     """How a job is done. What decides about outputs is kept in the output folder, and a resume has to say the same.
 
     Attributes:
-        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff".
+        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff", "pfm".
         values: "float32" or "float16", of npy and npz.
         size: maps of the "source" pictures' sizes, or of the "model".
         colormap: of "color".

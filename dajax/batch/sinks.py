@@ -9,7 +9,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,23 +20,13 @@ from .manifest import Row
 from .naming import digest
 from .sources import Item
 
-Format = Literal["color", "npy", "npz", "png16", "tiff"]
-# What is put behind an output's name.
-ENDINGS: dict[str, str] = {
-    "color": "_depth.png",
-    "npy": "_depth.npy",
-    "npz": "_depth.npz",
-    "png16": "_depth16.png",
-    "tiff": "_depth.tiff",
-}
-
 
 @dataclass(frozen=True)
 class Encoding:
     """How depth becomes bytes.
 
     Attributes:
-        formats: any of "color", "npy", "npz", "png16" and "tiff".
+        formats: any of "color", "npy", "npz", "png16", "tiff" and "pfm".
         values: "float32" or "float16", of npy and npz.
         colormap: of "color".
         kind: "relative" or "metric".
@@ -51,9 +41,9 @@ class Encoding:
 
     def check(self) -> None:
         """Raise ConfigError or ImageError where this cannot be done."""
-        unknown = [form for form in self.formats if form not in get_args(Format)]
+        unknown = [form for form in self.formats if form not in encode.ENDINGS]
         if unknown or not self.formats or len(set(self.formats)) != len(self.formats):
-            raise ConfigError(f"formats must be some of {', '.join(get_args(Format))}, each once; got {self.formats}")
+            raise ConfigError(f"formats must be some of {', '.join(encode.ENDINGS)}, each once; got {self.formats}")
         if self.values not in get_args(encode.Values):
             raise ConfigError(f"values must be float32 or float16, got {self.values!r}")
         if self.values == "float16" and not {"npy", "npz"} & set(self.formats):
@@ -66,19 +56,8 @@ class Encoding:
         Raises:
             ImageError: it has values that are not finite, or that do not fit into `values`.
         """
-        return [(ENDINGS[form], self._encoded(form, depth)) for form in self.formats]
-
-    def _encoded(self, form: str, depth: np.ndarray) -> bytes:
-        if form == "npy":
-            return encode.npy(depth, self.values)
-        if form == "npz":
-            return encode.npz(depth, kind=self.kind, model=self.model, values=self.values)
-        if form == "png16":
-            return encode.png16(depth, kind=self.kind, model=self.model)
-        if form == "tiff":
-            return encode.tiff(depth, kind=self.kind, model=self.model)
-        # Near has the map's upper end, for metric models too.
-        return encode.color(-depth if self.kind == "metric" else depth, self.colormap)
+        about: Any = {"kind": self.kind, "model": self.model, "values": self.values, "colormap": self.colormap}
+        return [(encode.ENDINGS[form], encode.encoded(form, depth, **about)) for form in self.formats]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def predict(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("."),
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
-    raw: Literal["none", "npy", "png16"] = "none",
+    raw: Literal["none", "npy", "npz", "png16", "tiff", "pfm"] = "none",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     input_size: Annotated[
         int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
@@ -45,7 +45,8 @@ def predict(
         output: folder for the maps; made if need be.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        raw: also write the depth: npy (float32) or png16 (16-bit PNG with its scale in the metadata).
+        raw: also write the depth: npy, tiff or pfm (float32), npz (float32, with unit and model) or png16 (16-bit PNG
+            with its scale in the metadata).
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
@@ -109,9 +110,10 @@ def _printable(name: str | Path) -> str:
 def _similar_model(name: str) -> str:
     from difflib import get_close_matches
 
-    from dajax.checkpoints import ALIASES
+    from dajax.checkpoints import list_models
 
-    similar = [] if name in ALIASES else get_close_matches(name, ALIASES, 1)
+    aliases = [row.alias for row in list_models()]
+    similar = [] if name in aliases else get_close_matches(name, aliases, 1)
     return f". Did you mean {similar[0]!r}?" if similar else ""
 
 

@@ -22,6 +22,46 @@ PNG16_FORMAT = "depth16-1"
 UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 Values = Literal["float32", "float16"]
+Format = Literal["color", "npy", "npz", "png16", "tiff", "pfm"]
+# What is put behind a picture's name.
+ENDINGS: dict[str, str] = {
+    "color": "_depth.png",
+    "npy": "_depth.npy",
+    "npz": "_depth.npz",
+    "png16": "_depth16.png",
+    "tiff": "_depth.tiff",
+    "pfm": "_depth.pfm",
+}
+
+
+def encoded(
+    form: str,
+    depth: Any,
+    *,
+    kind: str,
+    model: str = "",
+    values: Values = "float32",
+    colormap: str = "Spectral_r",
+) -> bytes:
+    """Return the bytes of a depth map in one of the formats; which of the options count depends on it.
+
+    Raises:
+        ImageError: the map has values that are not finite or do not fit into `values`, or an option is not known.
+    """
+    if form == "color":
+        # Near has the map's upper end, for metric models too.
+        return color(-finite_map(depth) if kind == "metric" else depth, colormap)
+    if form == "npy":
+        return npy(depth, values)
+    if form == "npz":
+        return npz(depth, kind=kind, model=model, values=values)
+    if form == "png16":
+        return png16(depth, kind=kind, model=model)
+    if form == "tiff":
+        return tiff(depth, kind=kind, model=model)
+    if form == "pfm":
+        return pfm(depth)
+    raise ImageError(f"the format must be one of {', '.join(ENDINGS)}, got {form!r}")
 
 
 def color(
@@ -71,6 +111,13 @@ def tiff(depth: Any, *, kind: str, model: str = "") -> bytes:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[TiffImagePlugin.IMAGEDESCRIPTION] = "; ".join(f"{k}: {v}" for k, v in described(kind, model).items())
     return _saved(Image.fromarray(finite_map(depth)), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+
+
+def pfm(depth: Any) -> bytes:
+    """Return a Portable Float Map: float32, the lowest row first; it has no room to say what it holds."""
+    depth = finite_map(depth)
+    header = f"Pf\n{depth.shape[1]} {depth.shape[0]}\n-1.0\n".encode("ascii")
+    return header + np.ascontiguousarray(depth[::-1], "<f4").tobytes()
 
 
 def described(kind: str, model: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dajax.checkpoints import ALIASES, ORIGINALS
+from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
 from dajax.errors import ConfigError, ImageError
 from dajax.hub import is_hub_id, locate
 from dajax.images.processor_file import FILE_DEFAULTS, check_numbers, parse_fields
@@ -314,10 +314,11 @@ def _config_file(name: str | os.PathLike[str], hub_options: dict[str, Any]) -> P
         return None
     if is_hub_id(name):
         return locate(name, "preprocessor_config.json", **hub_options)
-    path = Path(name) if Path(name).is_dir() else Path(name).parent
+    given = embedded_folder(name) or Path(name)
+    path = given if given.is_dir() else given.parent
     file = path / "preprocessor_config.json"
     if file.exists() or file.is_symlink():  # a link that leads nowhere is an error, not a default
         return file
-    if path == Path(name):
+    if path == given:
         warnings.warn(f"{path} has no {file.name}: the released checkpoints' is used", UserWarning, stacklevel=3)
     return None

@@ -138,7 +138,7 @@ class DepthEstimator:
 
         Raises:
             ImageError: a picture cannot be read.
-        ConfigError: the model does not fit into float16.
+            ConfigError: the model's values are too large for float16.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, batch_size=batch_size))

@@ -10,29 +10,28 @@ import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from jaxtyping import Float32
 
 from dajax.errors import ConfigError, ImageError
+from dajax.images import encode
 from dajax.images.colormap import colorize
 from dajax.images.find import find_images
 from dajax.images.read import ReadPicture
 from dajax.images.sources import read_source
 from dajax.images.urls import is_url
-from dajax.images.write import write_color, write_npy, write_png16
+from dajax.images.write import write_atomically
 
 from .estimator import DepthEstimator
 
-Raw = Literal["none", "npy", "png16"]
+Raw = Literal["none", "npy", "npz", "png16", "tiff", "pfm"]
 # A file, or text that is a URL.
 Picture = Path | str
-SUFFIX = "_depth"
-# What is put behind a picture's name.
-_ENDINGS = {"color": f"{SUFFIX}.png", "npy": f"{SUFFIX}.npy", "png16": f"{SUFFIX}16.png"}
 _MAX_NAME_BYTES = 255  # of every common file system
 
 
@@ -68,7 +67,7 @@ def find_pictures(
         files = [pattern for pattern in patterns if not is_url(pattern)]
         return [*(find_pictures(files, output) if files else []), *urls]
     named = {Path(pattern) for pattern in patterns}
-    endings = tuple(_ENDINGS.values())
+    endings = tuple(encode.ENDINGS.values())
     output = output.resolve()
     folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
     # Where the output folder is or holds an input folder, maps are known by their names alone.
@@ -144,7 +143,8 @@ def predict_files(
         output: folder for the maps; made if need be.
         allow_urls: download the URLs; without it they are left out.
         colormap: of the coloured maps. Near has the map's upper end, for metric models too.
-        raw: also write the depth as "npy" (float32) or "png16" (16-bit PNG with scale and offset in its metadata).
+        raw: also write the depth: "npy", "tiff" or "pfm" (float32), "npz" (float32, with unit and model) or "png16"
+            (16-bit PNG with scale and offset in its metadata).
         model: name to put into the metadata.
         on_done: called with each picture when it is finished or left out.
 
@@ -179,23 +179,24 @@ def predict_files(
             yield ReadPicture(image)
 
     def write(stem: Path, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
-        paths = {
-            kind: stem.with_name(stem.name + ending) for kind, ending in _ENDINGS.items() if kind in ("color", raw)
-        }
+        paths = {form: stem.with_name(stem.name + encode.ENDINGS[form]) for form in ("color", raw) if form != "none"}
         for path in paths.values():
             if os.path.abspath(path) in inputs:
                 raise ImageError(f"its map {str(path)!r} would replace another picture; choose another output folder")
         stem.parent.mkdir(parents=True, exist_ok=True)
-        # The values first: a coloured map without the values that were asked for would look finished.
-        if raw == "npy":
-            write_npy(paths[raw], depth)
-        elif raw == "png16":
-            write_png16(paths[raw], depth, kind="metric" if metric else "relative", model=model)
+        kind = "metric" if metric else "relative"
+        files = {
+            path: encode.encoded(form, depth, kind=kind, model=model, colormap=colormap) for form, path in paths.items()
+        }
+        written: list[Path] = []
         try:
-            write_color(paths["color"], -depth if metric else depth, colormap)
+            # The values first: a coloured map without the values that were asked for would look finished.
+            for path in reversed(files):
+                write_atomically(path, partial(_put, files[path]))
+                written.append(path)
         except BaseException:
-            if raw in paths:
-                paths[raw].unlink()
+            for path in written:
+                path.unlink()
             raise
         return list(paths.values())
 
@@ -208,6 +209,10 @@ def predict_files(
         else:
             on_done(picture)
     return report
+
+
+def _put(data: bytes, stream: IO[bytes]) -> None:
+    stream.write(data)
 
 
 def check_output(output: Path, colormap: str) -> None:

@@ -32,6 +32,7 @@ _LAST_BIAS = "head/conv3/bias"
 LOSSES: dict[str, Callable[..., Any]] = {
     "silog": losses.silog_loss,
     "affine_invariant": losses.affine_invariant_loss,
+    "aligned_l1": losses.aligned_l1_loss,
     "depth_anything": losses.depth_anything_loss,
 }
 

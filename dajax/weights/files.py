@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dajax.checkpoints import ORIGINALS, alias_of_file
+from dajax.checkpoints import ORIGINALS, alias_of_file, embedded_folder
 from dajax.errors import WeightsError, shown
 from dajax.hub import is_hub_id, locate, locate_first
 from dajax.validation import read_json
@@ -57,7 +57,7 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
         return _find_on_hub(str(name), hub_options)
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise WeightsError(f"the name of a checkpoint must be an alias, a Hub id or a path, got {shown(name)}")
-    path = Path(name)
+    path = embedded_folder(name) or Path(name)
     try:
         return _find_local(path)
     except OSError as error:

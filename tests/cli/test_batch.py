@@ -1,6 +1,7 @@
 """`dajax batch` as someone starts it on Friday and finds it on Monday."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -97,7 +98,11 @@ def test_stopped_on_the_way(capsys, model, pictures, tmp_path):
     assert "max_rejects is 1" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+# `make faults` sets more.
+TIMES = max(int(os.environ.get("DAJAX_FAULTS", 2)) // 4, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * TIMES)
 def test_a_signal_ends_it_and_the_same_command_goes_on(capsys, model, tmp_path, number):
     pictures = make_pictures(tmp_path / "pictures", good=400, bad=2)
     output = tmp_path / "out"

@@ -238,7 +238,7 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
         (["a.png", "--input-size", "3"], "input_size"),
         (["a.png", "--input-size", "big"], "--input-size"),
         (["a.png", "--dtype", "float31"], "--dtype"),
-        (["a.png", "--raw", "tiff"], "--raw"),
+        (["a.png", "--raw", "jpg"], "--raw"),
         (["a.png", "--raw"], "--raw"),
         (["a.png", "--style", "offical"], "--style"),
         (["a.png", "--colour", "gray"], "--colour"),

@@ -16,6 +16,7 @@ from web import answer, serve
 import dajax
 from dajax.errors import ConfigError, ImageError
 from dajax.images.colormap import colorize
+from dajax.images.encode import ENDINGS
 from dajax.images.write import read_png16
 from dajax.inference import files as files_module
 from dajax.inference.files import find_pictures, output_names, predict_files, url_as_path
@@ -307,7 +308,7 @@ def test_bad_options_are_refused_before_anything_is_read(quick, tmp_path):
     with pytest.raises(ImageError, match="output folder cannot be made"):
         predict_files(quick, [path], tmp_path / "file")
     with pytest.raises((ConfigError, TypeError), match="raw"):
-        predict_files(quick, [path], tmp_path / "out", raw="tiff")
+        predict_files(quick, [path], tmp_path / "out", raw="jpg")
 
 
 # --- what cannot be done -------------------------------------------------------------------------------------------
@@ -374,16 +375,16 @@ def test_depth_that_is_not_finite_is_not_written(quick, monkeypatch, tmp_path):
     assert set(contents(tmp_path / "out")) == {"b_depth.png", "b_depth.npy"}
 
 
-@pytest.mark.parametrize("failing", ["write_color", "write_npy"])
+@pytest.mark.parametrize("failing", ["a_depth.png", "a_depth.npy"])
 def test_a_failed_write_leaves_nothing_of_its_picture(quick, monkeypatch, tmp_path, failing):
-    original = getattr(files_module, failing)
+    original = files_module.write_atomically
 
     def write(path, *rest):
-        if path.name.startswith("a_"):
+        if path.name == failing:
             raise ImageError(f"{path}: cannot be written (No space left on device)")
         original(path, *rest)
 
-    monkeypatch.setattr(files_module, failing, write)
+    monkeypatch.setattr(files_module, "write_atomically", write)
     paths = [save(tmp_path / f"{name}.png") for name in "ab"]
     report = predict_files(quick, paths, tmp_path / "out", raw="npy")
     assert [(path.name, "No space" in reason) for path, reason in report.rejects] == [("a.png", True)]
@@ -401,6 +402,13 @@ def test_an_encoder_that_fails_leaves_no_temporary_file(quick, monkeypatch, tmp_
     report = predict_files(quick, paths, tmp_path / "out", raw="npy")
     assert "No space" in report.rejects[0][1]
     assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("raw", ["npy", "npz", "png16", "tiff", "pfm"])
+def test_every_format(quick, tmp_path, raw):
+    report = predict_files(quick, [save(tmp_path / "a.png")], tmp_path / "out", raw=raw)
+    assert [path.name for path in report.written] == ["a_depth.png", f"a{ENDINGS[raw]}"]
+    assert all(path.stat().st_size for path in report.written)
 
 
 def test_flat_pictures(quick, tmp_path):

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from seeded import error, pixels
-from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
+from tiny import (
+    shallow_config,
+    shallow_metric_config,
+    shallow_swiglu_config,
+    tiny_config,
+    tiny_metric_config,
+    tiny_swiglu_config,
+)
 
 import dajax
 import dajax.losses
@@ -114,7 +121,7 @@ def test_a_nan_picture_leaves_its_neighbours_alone(tiny):
 
 
 @pytest.mark.parametrize(
-    "config", [tiny_config(), tiny_metric_config(), tiny_swiglu_config()], ids=["relative", "metric", "swiglu"]
+    "config", [shallow_config(), shallow_metric_config(), shallow_swiglu_config()], ids=["relative", "metric", "swiglu"]
 )
 def test_remat_gives_the_same_gradients(config):
     x, params = pixels(42, 56), random_params(config)
@@ -266,7 +273,7 @@ def test_softmax_and_norms_stay_in_float32(tiny):
 
 
 def test_labels_give_a_loss():
-    for config, name in ((tiny_config(), "affine_invariant_loss"), (tiny_metric_config(), "silog_loss")):
+    for config, name in ((shallow_config(), "affine_invariant_loss"), (shallow_metric_config(), "silog_loss")):
         model, params, x = DepthAnything(config), random_params(config), pixels(28, 42, batch=2)
         labels = np.abs(pixels(28, 42, batch=2)[..., 0]) + 0.5
         labels[0, :3] = [[0.0], [np.nan], [-1.0]]

@@ -9,6 +9,7 @@ import torch
 
 from dajax.losses import (
     affine_invariant_loss,
+    aligned_l1_loss,
     depth_anything_loss,
     feature_alignment_loss,
     gradient_matching_loss,
@@ -50,6 +51,17 @@ def torch_least_squares(prediction, target, mask):
     return torch.cat(parts).square().mean() / 2
 
 
+def torch_aligned_l1(prediction, target, mask):
+    """With torch's covariance."""
+    parts = []
+    for p, t, m in zip(prediction, target, mask, strict=True):
+        if m.any():
+            (var_p, cov), (_, var_t) = torch.cov(torch.stack([p[m], t[m]]), correction=0)
+            scale = torch.maximum(cov / var_p, 0.1 * (var_t / var_p).sqrt())
+            parts.append((scale * (p[m] - p[m].mean()) + t[m].mean() - t[m]).abs() / var_t.sqrt())
+    return torch.cat(parts).mean()
+
+
 def torch_gradient_matching(prediction, target, mask):
     difference = torch.stack(
         [
@@ -78,6 +90,7 @@ LOSSES = {
     "affine": (affine_invariant_loss, torch_affine_invariant),
     "trimmed": (partial(affine_invariant_loss, trim=0.1), partial(torch_affine_invariant, trim=0.1)),
     "least squares": (least_squares_affine_invariant_loss, torch_least_squares),
+    "aligned": (aligned_l1_loss, torch_aligned_l1),
     "gradients": (gradient_matching_loss, torch_gradient_matching),
     "V2": (depth_anything_loss, torch_depth_anything),
 }

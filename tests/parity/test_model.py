@@ -16,12 +16,12 @@ from dajax import DepthAnythingConfig
 
 SMALL_BOUNDS, LARGE_BOUNDS = (5e-5, 1e-4), (2e-4, 3e-4)  # against float64, against torch's float32
 CASES = {
-    # 37x49 patches; 37x56, an even grid; 28x37, smaller than the training grid; a single patch
-    "small": (DepthAnythingConfig.small(), [(518, 518), (518, 686), (518, 784), (392, 518), (14, 14)], SMALL_BOUNDS),
-    "small-metric": (DepthAnythingConfig.metric_indoor("small"), [(518, 518), (392, 518)], SMALL_BOUNDS),
-    "v1-small": (DepthAnythingConfig.v1("small"), [(518, 686)], SMALL_BOUNDS),
+    # 37x49 patches; 28x36, an even grid and smaller than the training grid; a single patch
+    "small": (DepthAnythingConfig.small(), [(518, 518), (518, 686), (392, 504), (14, 14)], SMALL_BOUNDS),
+    "small-metric": (DepthAnythingConfig.metric_indoor("small"), [(518, 518)], SMALL_BOUNDS),
+    "v1-small": (DepthAnythingConfig.v1("small"), [(392, 518)], SMALL_BOUNDS),
     "base": (DepthAnythingConfig.base(), [(518, 518)], SMALL_BOUNDS),
-    "large": (DepthAnythingConfig.large(), [(392, 518)], LARGE_BOUNDS),
+    "large": (DepthAnythingConfig.large(), [(252, 350)], LARGE_BOUNDS),
     "tiny-swiglu": (tiny_swiglu_config(), [(70, 70), (84, 56)], SMALL_BOUNDS),
 }
 
@@ -38,9 +38,20 @@ def models(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_whole_map(models, name):
-    _, sizes, (bound64, bound32) = CASES[name]
+# Run with: python -m pytest -m slow tests/parity/test_model.py
+FURTHER = {"small": (518, 784), "v1-small": (518, 686), "large": (392, 518)}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [pytest.param(name, case[1], id=name) for name, case in CASES.items()]
+    + [
+        pytest.param(name, [size], id=f"{name} {size[0]}x{size[1]}", marks=pytest.mark.slow)
+        for name, size in FURTHER.items()
+    ],
+)
+def test_whole_map(models, name, sizes):
+    bound64, bound32 = CASES[name][2]
     model, params = dajax.load(models(name))
     forward = jax.jit(lambda params, pixels: model.apply({"params": params}, pixels).predicted_depth)
     mine = {size: np.asarray(forward(params, pixels(*size))) for size in sizes}

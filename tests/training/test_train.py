@@ -13,8 +13,9 @@ import dajax
 from dajax.errors import ConfigError
 from dajax.training.batches import SceneBatches, held_out, labels
 from dajax.training.log import read_rows
+from dajax.training.settings import LOSSES as NAMES_OF_LOSSES
 from dajax.training.settings import DataSettings, ModelSettings, OptimizerSettings, Settings
-from dajax.training.train import fresh_params, start, train
+from dajax.training.train import LOSSES, fresh_params, start, train
 from dajax.weights.random import random_params
 from dajax.weights.tree import flatten
 
@@ -193,3 +194,7 @@ def test_held_out_scenes_are_no_others():
     trained_on = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
     seen = {float(depth.sum()) for number in range(3) for depth in trained_on(number)["labels"]}
     assert not seen & {float(depth.sum()) for depth in held_out(DATA).depth}
+
+
+def test_every_loss_has_a_name_in_the_settings():
+    assert tuple(LOSSES) == NAMES_OF_LOSSES

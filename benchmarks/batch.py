@@ -1,0 +1,56 @@
+"""A whole job beside the network alone: python -m benchmarks.batch.
+
+Small with random weights, on photos of one size, float32. What `dajax batch` adds (reading, resizing, encoding,
+writing, flushing, the manifest) should run beside the network and cost little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+import dajax
+from dajax.batch.engine import BatchSettings, run_batch
+from dajax.images.buckets import Buckets
+from dajax.weights.random import random_params
+
+
+def main(count: int, batch_size: int, rounds: int) -> None:
+    """Print images a second of both, in turns, and the medians' ratio."""
+    config = dajax.DepthAnythingConfig.small()
+    estimator = dajax.DepthEstimator((dajax.DepthAnything(config), random_params(config)), batch_size=batch_size)
+    photo = skimage.data.coffee()
+    taken = Buckets(estimator.processor, None).process(photo)
+    pixels = np.stack([taken.pixels] * batch_size)
+    np.asarray(estimator.predict(pixels))
+    alone, whole = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "photos")
+        source.mkdir()
+        for i in range(count):
+            Image.fromarray(np.roll(photo, i, axis=1)).save(source / f"{i:04}.jpg", quality=92)
+        for number in range(rounds):
+            start = time.perf_counter()
+            for _ in range(count // batch_size):
+                np.asarray(estimator.predict(pixels))
+            alone.append(count // batch_size * batch_size / (time.perf_counter() - start))
+            settings = BatchSettings(formats=("npy",), batch_size=batch_size)
+            report = run_batch(estimator, source, Path(folder, f"out{number}"), settings, progress=False)
+            whole.append(report.done / report.seconds)
+            print(f"network alone {alone[-1]:.2f}, whole job {whole[-1]:.2f} images a second")
+    print(f"median: {np.median(whole) / np.median(alone):.3f} of the network alone, {count} photos a round")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    main(arguments.count, arguments.batch_size, arguments.rounds)

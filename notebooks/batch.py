@@ -1,0 +1,158 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From a folder of pictures to shards of depth
+#
+# A job over very many pictures: what it writes, what its manifest says, and what happens when it is stopped. `dajax
+# batch SRC OUT` on the command line does the same. The model is `tiny`, which comes with dajax; put in `"small"` for
+# the real thing.
+
+# %% [markdown]
+# ## Install
+#
+# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
+# wheel, or a folder.
+
+# %%
+import importlib.util
+
+SOURCE = ".."  # @param {type:"string"}
+
+if importlib.util.find_spec("dajax") is None:
+    # %pip install --quiet $SOURCE
+    importlib.invalidate_caches()
+
+# %% [markdown]
+# ## Pictures
+#
+# Sixty synthetic scenes in three folders, and one file that is no picture. Put in your own folder instead.
+
+# %%
+from pathlib import Path
+
+from PIL import Image
+
+import dajax
+from dajax.training.data.synthetic import scenes
+
+dajax.enable_compilation_cache()
+photos = Path("photos")
+for number, image in enumerate(scenes(5, range(60), size=(126, 168)).image):
+    folder = photos / f"camera{number % 3}"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / f"{number:04}.jpg", quality=92)
+(photos / "camera0" / "broken.jpg").write_bytes(b"no picture")
+len(list(photos.rglob("*.jpg")))
+
+# %% [markdown]
+# ## A job that is stopped on its way
+#
+# Twenty pictures go into each shard. Here the job is stopped after the first shard; a signal, a machine that is taken
+# away or `kill -9` would do as well.
+
+# %%
+import threading
+
+from dajax.batch.engine import BatchSettings, run_batch
+from dajax.batch.manifest import read_manifest, read_rejects
+
+estimator = dajax.DepthEstimator("tiny", batch_size=4)
+settings = BatchSettings(formats=("npz", "color"), shards=20)
+stop = threading.Event()
+
+
+def watch():
+    while not list(Path("depth").glob("*.tar")):
+        stop.wait(0.02)
+    stop.set()
+
+
+threading.Thread(target=watch, daemon=True).start()
+first = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False, stop=stop)
+print(f"interrupted: {first.interrupted}; {first.done} done, {first.rejected} left out, of {first.items}")
+
+# %% [markdown]
+# ## The same call goes on
+#
+# What is finished is not done again; what was on its way when the job was stopped is.
+
+# %%
+second = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False)
+print(f"{second.earlier} by the first run, {second.done} done, {second.rejected} left out, of {second.items}")
+
+# %% [markdown]
+# ## The manifest
+#
+# A row for every picture of the source: done, with a digest of what was written, or rejected, with the reason.
+
+# %%
+rows = read_manifest("depth")
+for key in list(rows)[:3]:
+    row = rows[key]
+    print(key, row.status, row.output, row.shape, row.sha256[0][:12])
+for row in read_rejects("depth"):
+    print(row.key, row.status, row.reason)
+
+# %% [markdown]
+# ## What is in a shard
+#
+# WebDataset's layout: of each picture `KEY.depth.npz`, `KEY.depth.png` and `KEY.json`.
+
+# %%
+import io
+import tarfile
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+with tarfile.open(sorted(Path("depth").glob("*.tar"))[0]) as shard:
+    files = {member.name: shard.extractfile(member).read() for member in shard}
+print(len(files), "files, such as", *list(files)[:3])
+
+
+def show(names):
+    _, axes = plt.subplots(2, len(names), figsize=(3 * len(names), 4.6), layout="constrained")
+    for (upper, lower), name in zip(axes.T, names):
+        with np.load(io.BytesIO(files[f"{name}.depth.npz"])) as stored:
+            depth, units = stored["depth"], str(stored["units"])
+        upper.imshow(Image.open(photos / f"{name}.jpg"))
+        lower.imshow(depth, cmap="Spectral_r")
+        upper.set_title(name)
+        upper.set_axis_off()
+        lower.set_axis_off()
+    plt.suptitle(units)
+    plt.show()
+
+
+names = sorted({name.partition(".")[0] for name in files})
+show(names[:4])
+
+# %% [markdown]
+# ## Look again
+#
+# `verify` compares what was written with the manifest. What is missing or has changed is recorded, and the next run
+# makes it again.
+
+# %%
+from dajax.batch.verify import verify
+
+last = sorted(Path("depth").glob("*.tar"))[-1]
+last.write_bytes(last.read_bytes()[:1000])
+found = verify("depth")
+print(f"{found.whole} whole, {len(found.lost)} lost, {found.rejected} left out: {next(iter(found.lost.values()))}")
+again = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False)
+print(f"made again: {again.done}; now {len(verify('depth').lost)} are lost")
+show(names[4:8])

@@ -1,0 +1,68 @@
+"""The checkpoint in the package: what its model card says, measured again."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dajax
+
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
+SCENES = 500
+
+
+@pytest.fixture(scope="module")
+def card():
+    """The command that makes the card's figures."""
+    spec = importlib.util.spec_from_file_location("tiny_card", ROOT / "docs" / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    return dajax.DepthEstimator("tiny")
+
+
+def stated(head, name):
+    """The figures of one row of the card's tables."""
+    table = CARD.read_text().split(head)[1].split("\n\n")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return [float(cell) for cell in re.findall(r"\d\.\d+", row)]
+
+
+def test_on_scenes_it_has_not_seen(card, estimator):
+    taken = card.held_out(SCENES)
+    maps = estimator(list(taken.image), batch_size=20)
+    abs_rel, delta1, ordinal = card.scores(maps, taken.depth)
+    constant, _, _ = card.best_constant(taken.depth)
+    flat = card.scores([card.mean_map()] * SCENES, taken.depth)
+    # Plainly better than what needs no picture. (The goal, half of their error, is not reached: see the card.)
+    assert abs_rel < 0.75 * min(constant, flat[0])
+    assert delta1 > flat[1] + 0.1
+    assert ordinal > flat[2] + 0.05
+    np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=2e-3)
+
+
+def test_on_a_real_photo(card, estimator):
+    """Trained on drawings alone it beats a constant. (A vertical ramp beats it: the card says so.)"""
+    photo, depth = card.motorcycle()
+    found = card.scores([estimator(photo)], [depth])
+    constant = card.best_constant([depth])
+    assert found[0] < constant[0]
+    assert found[1] > constant[1] + 0.1
+    np.testing.assert_allclose(found, stated(card.PHOTO_HEAD, "`tiny`"), atol=2e-3)
+    np.testing.assert_allclose(
+        card.scores([card.ramp(depth.shape)], [depth]), stated(card.PHOTO_HEAD, "vertical ramp"), atol=2e-3
+    )
+
+
+def test_best_constant_is_the_best(card):
+    depth = np.random.default_rng(0).uniform(1, 10, (1, 20, 20))
+    best, _, _ = card.best_constant(depth)
+    others = [(np.abs(value - depth[0]) / depth[0]).mean() for value in np.linspace(1, 10, 500)]
+    assert best <= min(others) + 1e-12
