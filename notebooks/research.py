@@ -115,7 +115,7 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 # %%
 from dajax.training.data.synthetic import scenes
 
-taken = scenes(7, range(300), size=(84, 84))
+taken = scenes(7, range(120), size=(84, 84))
 inputs = np.concatenate([processor(image)["pixel_values"] for image in taken.image])
 rows = inputs.shape[1] // 14
 

@@ -133,7 +133,10 @@ def test_a_frozen_encoder_stays(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "silog"}, "'silog' is not for a relative model: use affine_invariant or depth_anything"),
+        (
+            {"loss": "silog"},
+            "'silog' is not for a relative model: use affine_invariant or aligned_l1 or depth_anything",
+        ),
         ({"data": replace(DATA, batch_size=3)}, "batch_size must be a multiple of the 2 devices, got 3"),
     ],
 )
