@@ -166,8 +166,9 @@ def run_batch(
 
     Every item ends as a row of the manifest (`dajax.batch.manifest.read_manifest`): done, or rejected with a reason.
     A row is written when its outputs are on disk, so that the process may be killed at any moment: the same call goes
-    on, and does at most `in_flight` pictures once more. Batches are always computed whole, so that outputs are, to the
-    bit, those of an undisturbed run on the same kind of device.
+    on, and does once more what was in flight (twelve batches, 32 pictures and two for each reader at most, or the open
+    shards). Batches are always computed whole, so that outputs are, to the bit, those of an undisturbed run on the same
+    kind of device.
 
     Args:
         estimator: what estimates.

@@ -148,14 +148,14 @@ def batch(
 def _stopping() -> Iterator[threading.Event]:
     """Give an event that the first SIGINT or SIGTERM sets; a second one, or a slow end, ends the process."""
     stop = threading.Event()
+    # Nothing that is not committed is worth waiting for.
+    timer = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
+    timer.daemon = True
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        # Nothing that is not committed is worth waiting for.
-        timer = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
-        timer.daemon = True
         timer.start()
         print("dajax batch: stopping; once more to stop at once", file=sys.stderr, flush=True)
 
@@ -163,6 +163,7 @@ def _stopping() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
+        timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

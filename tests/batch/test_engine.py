@@ -173,7 +173,6 @@ def test_tar_shards(pictures, tmp_path, shards):
 
 
 def test_parquet_shards(pictures, tmp_path):
-    pytest.importorskip("pyarrow", reason="install pyarrow to run it")
     import io
 
     import pyarrow.parquet as pq

@@ -72,7 +72,7 @@ def test_csv(tmp_path):
 
 
 def test_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow", reason="install pyarrow to run it")
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = tmp_path / "table.parquet"

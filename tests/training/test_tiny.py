@@ -11,7 +11,6 @@ import dajax
 
 ROOT = Path(__file__).parents[2]
 CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
-SCENES = 150  # of the card's 500: its figures to within the spread of so many
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +34,22 @@ def stated(head, name):
     return [float(cell) for cell in re.findall(r"\d\.\d+", row)]
 
 
-def test_on_scenes_it_has_not_seen(card, estimator):
-    taken = card.held_out(SCENES)
+@pytest.mark.parametrize(
+    ("count", "spread"),
+    # The first of the card's 500 scenes, whose means are near those of all; and all.
+    [(150, 0.02), pytest.param(500, 2e-3, marks=pytest.mark.slow)],
+)
+def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
+    taken = card.held_out(count)
     maps = estimator(list(taken.image), batch_size=20)
     abs_rel, delta1, ordinal = card.scores(maps, taken.depth)
     constant, _, _ = card.best_constant(taken.depth)
-    flat = card.scores([card.mean_map()] * SCENES, taken.depth)
+    flat = card.scores([card.mean_map()] * count, taken.depth)
     # Plainly better than what needs no picture. (The goal, half of their error, is not reached: see the card.)
     assert abs_rel < 0.75 * min(constant, flat[0])
     assert delta1 > flat[1] + 0.1
     assert ordinal > flat[2] + 0.05
-    np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=0.02)
+    np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=spread)
 
 
 def test_on_a_real_photo(card, estimator):
