@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .inference.estimator import DepthEstimator as DepthEstimator
     from .inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
     from .inference.pipeline import pipeline as pipeline
+    from .inference.show import show as show
     from .model.depth_anything import DepthAnything as DepthAnything
     from .model.depth_anything import DepthEstimatorOutput as DepthEstimatorOutput
     from .weights.load import load as load
@@ -36,6 +37,7 @@ _HOME = {
     "DepthEstimator": "inference.estimator",
     "DepthEstimationPipeline": "inference.pipeline",
     "pipeline": "inference.pipeline",
+    "show": "inference.show",
     "DepthAnything": "model.depth_anything",
     "DepthEstimatorOutput": "model.depth_anything",
     "load": "weights.load",

@@ -42,7 +42,7 @@ class BatchSettings:
     """How a job is done. What decides about outputs is kept in the output folder, and a resume has to say the same.
 
     Attributes:
-        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff", "pfm".
+        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff", "pfm", "exr".
         values: "float32" or "float16", of npy and npz.
         size: maps of the "source" pictures' sizes, or of the "model".
         colormap: of "color".
@@ -189,7 +189,7 @@ def run_batch(
     stop = threading.Event() if stop is None else stop
     metric = estimator.model.config.is_metric
     kind = "metric" if metric else "relative"
-    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model)
+    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model, estimator.model.config.style)
     encoding.check()
     buckets = Buckets(estimator.processor, settings.buckets, settings.policy)
     shards = make_shards(settings.shard_format) if settings.shards else None

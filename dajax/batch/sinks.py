@@ -26,11 +26,12 @@ class Encoding:
     """How depth becomes bytes.
 
     Attributes:
-        formats: any of "color", "npy", "npz", "png16", "tiff" and "pfm".
+        formats: any of "color", "npy", "npz", "png16", "tiff", "pfm" and "exr".
         values: "float32" or "float16", of npy and npz.
         colormap: of "color".
         kind: "relative" or "metric".
         model: name to put into the files.
+        style: of the preprocessing, to put into them as well.
     """
 
     formats: tuple[str, ...]
@@ -38,6 +39,7 @@ class Encoding:
     colormap: str
     kind: str
     model: str
+    style: str
 
     def check(self) -> None:
         """Raise ConfigError or ImageError where this cannot be done."""
@@ -49,6 +51,7 @@ class Encoding:
         if self.values == "float16" and not {"npy", "npz"} & set(self.formats):
             raise ConfigError(f"values = 'float16' goes with npy or npz, not with {', '.join(self.formats)} alone")
         encode.color([[0.0]], self.colormap)
+        self.files(np.zeros((1, 1), np.float32))  # what is not installed shows now
 
     def files(self, depth: np.ndarray) -> list[tuple[str, bytes]]:
         """Return the ending and the bytes of each file of a depth map.
@@ -56,8 +59,9 @@ class Encoding:
         Raises:
             ImageError: it has values that are not finite, or that do not fit into `values`.
         """
-        about: Any = {"kind": self.kind, "model": self.model, "values": self.values, "colormap": self.colormap}
-        return [(encode.ENDINGS[form], encode.encoded(form, depth, **about)) for form in self.formats]
+        about: Any = {"kind": self.kind, "model": self.model, "style": self.style}
+        options: Any = {"values": self.values, "colormap": self.colormap}
+        return [(encode.ENDINGS[form], encode.encoded(form, depth, **about, **options)) for form in self.formats]
 
 
 @dataclass(frozen=True)

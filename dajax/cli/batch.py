@@ -19,7 +19,7 @@ INTERRUPTED = 75
 # A batch that is on the device cannot be called back: after so many seconds the process goes without it.
 _GRACE = 8.0
 
-Form = Literal["color", "npy", "npz", "png16", "tiff", "pfm"]
+Form = Literal["color", "npy", "npz", "png16", "tiff", "pfm", "exr"]
 
 
 def batch(
@@ -70,8 +70,8 @@ def batch(
             line, a table.csv or .parquet with --column, tar shards (WebDataset), or an address such as gs://bucket/photos.
         output: folder or address for the outputs; made if need be.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
-        write: what is written for each picture: npy, npz (with unit and model), png16 (16-bit PNG with its scale), tiff
-            and pfm (float32), color (for people).
+        write: what is written for each picture: npy, npz (with unit and model), png16 (16-bit PNG with its scale),
+            tiff, pfm and exr (float32), color (for people).
         values: of npy and npz.
         size: maps in the pictures' sizes, or in that of the network.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.

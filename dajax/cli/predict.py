@@ -18,7 +18,16 @@ def predict(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("."),
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
-    raw: Literal["none", "npy", "npz", "png16", "tiff", "pfm"] = "none",
+    side_by_side: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    raw: Literal["none", "npy", "npz", "png16", "tiff", "pfm", "exr"] = "none",
+    points: Literal["none", "ply", "glb", "mesh"] = "none",
+    field_of_view: Annotated[
+        float | None, tyro.conf.arg(metavar="DEGREES", help_behavior_hint="(default: what EXIF data says)")
+    ] = None,
+    focal_length: Annotated[
+        float | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: what EXIF data says)")
+    ] = None,
+    known_points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     input_size: Annotated[
         int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
@@ -45,8 +54,15 @@ def predict(
         output: folder for the maps; made if need be.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        raw: also write the depth: npy, tiff or pfm (float32), npz (float32, with unit and model) or png16 (16-bit PNG
-            with its scale in the metadata).
+        side_by_side: put the photo left of its map.
+        raw: also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
+            PNG with its scale in the metadata); beside npy and pfm a .json says unit and model.
+        points: also write a point cloud (ply, glb) or a surface (mesh, a .glb), in metres: with a metric model, or
+            with --known-points.
+        field_of_view: of the camera, from left to right.
+        focal_length: of the camera.
+        known_points: CSV file with columns column,row,metres of two points or more of the one picture; they make metres
+            of a relative model's depth.
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
@@ -57,7 +73,11 @@ def predict(
 
     if not pictures:
         return _usage("name at least one picture, folder, pattern or URL")
+    if points == "none" and (field_of_view is not None or focal_length is not None or known_points is not None):
+        return _usage("--field-of-view, --focal-length and --known-points go with --points")
     start = time.perf_counter()
+    from dajax.geometry.cloud import Cloud, read_known_points
+    from dajax.images.encode import encoded
     from dajax.images.urls import is_url, redacted
     from dajax.inference.compilation_cache import enable_compilation_cache
     from dajax.inference.estimator import DepthEstimator
@@ -66,9 +86,17 @@ def predict(
     try:
         found = find_pictures(pictures, output, allow_urls=True)
         check_output(output, colormap)
+        cloud = None
+        if points != "none":
+            known = None if known_points is None else read_known_points(known_points)
+            cloud = Cloud(points, field_of_view, focal_length, known)
+        if raw != "none":
+            encoded(raw, [[0.0]], kind="relative")  # what is not installed shows before a model is loaded
         if cache:
             enable_compilation_cache()
         estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
+        if cloud is not None:
+            cloud.check("metric" if estimator.model.config.is_metric else "relative", pictures=len(found))
     except (ImageError, ConfigError) as error:
         return _usage(str(error))
     except DajaxError as error:
@@ -83,7 +111,9 @@ def predict(
             output,
             allow_urls=True,
             colormap=colormap,
+            side_by_side=side_by_side,
             raw=raw,
+            cloud=cloud,
             model=model,
             on_done=lambda picture: bar.update(),
         )

@@ -109,6 +109,11 @@ def _write(path: str | os.PathLike[str], thing: Any) -> None:
     write_atomically(path, lambda stream: stream.write(data))
 
 
+def check_available() -> None:
+    """Raise ConfigError where trimesh is not installed."""
+    _trimesh()
+
+
 def _trimesh() -> Any:
     try:
         import trimesh

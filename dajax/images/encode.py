@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from dajax.errors import ImageError
+from dajax.errors import ConfigError, ImageError
 from dajax.images.colormap import colorize
 
 COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -22,7 +24,7 @@ PNG16_FORMAT = "depth16-1"
 UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 Values = Literal["float32", "float16"]
-Format = Literal["color", "npy", "npz", "png16", "tiff", "pfm"]
+Format = Literal["color", "npy", "npz", "png16", "tiff", "pfm", "exr"]
 # What is put behind a picture's name.
 ENDINGS: dict[str, str] = {
     "color": "_depth.png",
@@ -31,6 +33,7 @@ ENDINGS: dict[str, str] = {
     "png16": "_depth16.png",
     "tiff": "_depth.tiff",
     "pfm": "_depth.pfm",
+    "exr": "_depth.exr",
 }
 
 
@@ -40,6 +43,7 @@ def encoded(
     *,
     kind: str,
     model: str = "",
+    style: str = "",
     values: Values = "float32",
     colormap: str = "Spectral_r",
 ) -> bytes:
@@ -47,33 +51,55 @@ def encoded(
 
     Raises:
         ImageError: the map has values that are not finite or do not fit into `values`, or an option is not known.
+        ConfigError: the format needs a library that is not installed.
     """
+    about = described(kind, model, style)
     if form == "color":
         # Near has the map's upper end, for metric models too.
-        return color(-finite_map(depth) if kind == "metric" else depth, colormap)
+        return color(-finite_map(depth) if kind == "metric" else depth, colormap, about=about)
     if form == "npy":
         return npy(depth, values)
     if form == "npz":
-        return npz(depth, kind=kind, model=model, values=values)
+        return npz(depth, about, values)
     if form == "png16":
-        return png16(depth, kind=kind, model=model)
+        return png16(depth, about)
     if form == "tiff":
-        return tiff(depth, kind=kind, model=model)
+        return tiff(depth, about)
     if form == "pfm":
         return pfm(depth)
+    if form == "exr":
+        return exr(depth, about)
     raise ImageError(f"the format must be one of {', '.join(ENDINGS)}, got {form!r}")
 
 
 def color(
-    depth: Any, cmap: str = "Spectral_r", lo: float | None = None, hi: float | None = None, *, suffix: str = ".png"
+    depth: Any,
+    cmap: str = "Spectral_r",
+    lo: float | None = None,
+    hi: float | None = None,
+    *,
+    suffix: str = ".png",
+    about: dict[str, str] | None = None,
 ) -> bytes:
-    """Return a colour picture, see `dajax.images.write.write_color`."""
+    """Return a colour picture, see `dajax.images.write.write_color`; `about` becomes part of its metadata."""
     if suffix not in COLOUR_FORMATS:
         raise ImageError(f"the suffix must be one of {', '.join(COLOUR_FORMATS)}, got {suffix!r}")
-    return _saved(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), COLOUR_FORMATS[suffix])
+    return picture(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), suffix=suffix, about=about)
 
 
-def png16(depth: Any, *, kind: str, model: str = "") -> bytes:
+def picture(image: Image.Image, *, suffix: str = ".png", about: dict[str, str] | None = None) -> bytes:
+    """Return an 8-bit picture as a file: PNG says what it is in text entries, JPEG and WebP in their description."""
+    form = COLOUR_FORMATS[suffix]
+    if about is None:
+        return _saved(image, form)
+    if form == "PNG":
+        return _saved(image, form, pnginfo=_entries(about))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = _sentence(about).encode("ascii", "backslashreplace").decode()
+    return _saved(image, form, exif=exif)
+
+
+def png16(depth: Any, about: dict[str, str]) -> bytes:
     """Return a 16-bit greyscale PNG with its scale, see `dajax.images.write.write_png16`."""
     depth = finite_map(depth)
     offset = float(depth.min())
@@ -81,14 +107,7 @@ def png16(depth: Any, *, kind: str, model: str = "") -> bytes:
     # A constant map has no step; it is all offset.
     steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
     stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
-    entries = PngImagePlugin.PngInfo()
-    for key, value in {
-        "format": PNG16_FORMAT,
-        "scale": repr(scale),
-        "offset": repr(offset),
-        **described(kind, model),
-    }.items():
-        entries.add_text(PREFIX + key, value)
+    entries = _entries({"format": PNG16_FORMAT, "scale": repr(scale), "offset": repr(offset), **about})
     return _saved(Image.fromarray(stored), "PNG", pnginfo=entries)
 
 
@@ -99,18 +118,37 @@ def npy(depth: Any, values: Values = "float32") -> bytes:
     return stream.getvalue()
 
 
-def npz(depth: Any, *, kind: str, model: str = "", values: Values = "float32") -> bytes:
-    """Return a compressed .npz file: "depth", and as text "kind", "units", "model" and "version"."""
+def npz(depth: Any, about: dict[str, str], values: Values = "float32") -> bytes:
+    """Return a compressed .npz file: "depth", and as text "kind", "units", "model", "style" and "version"."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **described(kind, model))
+    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **about)
     return stream.getvalue()
 
 
-def tiff(depth: Any, *, kind: str, model: str = "") -> bytes:
-    """Return a float32 TIFF, deflated; its ImageDescription is "kind; units; model; version"."""
+def tiff(depth: Any, about: dict[str, str]) -> bytes:
+    """Return a float32 TIFF, deflated; its ImageDescription is "kind: …; units: …; model: …; style: …; version: …"."""
     tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[TiffImagePlugin.IMAGEDESCRIPTION] = "; ".join(f"{k}: {v}" for k, v in described(kind, model).items())
+    tags[TiffImagePlugin.IMAGEDESCRIPTION] = _sentence(about)
     return _saved(Image.fromarray(finite_map(depth)), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+
+
+def exr(depth: Any, about: dict[str, str]) -> bytes:
+    """Return an OpenEXR file: float32 in channel Z, losslessly compressed; kind, units and so on are attributes.
+
+    Raises:
+        ConfigError: OpenEXR is not installed.
+    """
+    depth = finite_map(depth)
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise ConfigError("EXR files need OpenEXR: pip install OpenEXR") from error
+    header = {"type": OpenEXR.scanlineimage, "compression": OpenEXR.ZIP_COMPRESSION}
+    header |= {f"{PREFIX}{key}": value for key, value in about.items()}
+    with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name
+        path = Path(folder) / "depth.exr"
+        OpenEXR.File(header, {"Z": np.ascontiguousarray(depth)}).write(str(path))
+        return path.read_bytes()
 
 
 def pfm(depth: Any) -> bytes:
@@ -120,8 +158,8 @@ def pfm(depth: Any) -> bytes:
     return header + np.ascontiguousarray(depth[::-1], "<f4").tobytes()
 
 
-def described(kind: str, model: str) -> dict[str, str]:
-    """Return what a file says about its values.
+def described(kind: str, model: str, style: str = "") -> dict[str, str]:
+    """Return what a file says about its values: kind, units, model, style (where it is known) and dajax's version.
 
     Raises:
         ImageError: the kind is neither "relative" nor "metric".
@@ -130,7 +168,8 @@ def described(kind: str, model: str) -> dict[str, str]:
         raise ImageError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}")
     # Names come from outside; what is stored has to be text that every reader takes.
     model = os.fsencode(model).decode("utf-8", "backslashreplace")
-    return {"kind": kind, "units": UNITS[kind], "model": model, "version": _version()}
+    about = {"kind": kind, "units": UNITS[kind], "model": model, "style": style, "version": _version()}
+    return {key: value for key, value in about.items() if value or key != "style"}
 
 
 def finite_map(depth: Any) -> Float32[np.ndarray, "height width"]:
@@ -166,10 +205,21 @@ def in_type(depth: Any, values: Values) -> np.ndarray:
     return narrow
 
 
-def _saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, form, **options)
+    image.save(stream, form, **options)
     return stream.getvalue()
+
+
+def _entries(about: dict[str, str]) -> PngImagePlugin.PngInfo:
+    entries = PngImagePlugin.PngInfo()
+    for key, value in about.items():
+        entries.add_text(PREFIX + key, value)
+    return entries
+
+
+def _sentence(about: dict[str, str]) -> str:
+    return "; ".join(f"{key}: {value}" for key, value in about.items())
 
 
 @cache

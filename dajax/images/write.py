@@ -66,23 +66,24 @@ def write_color(
     write_atomically(path, lambda stream: stream.write(data))
 
 
-def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "") -> None:
+def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "", style: str = "") -> None:
     """Write a depth map as a 16-bit greyscale PNG from which `read_png16` gets the values back.
 
     The map's own smallest and largest value become 0 and 65535, for relative and for metric depth alike, so the step is
     (max - min) / 65535 and differs from file to file: values are stored * scale + offset. Scale, offset, kind, units,
-    model and dajax version are text entries of the PNG, named `dajax.*`.
+    model, style and dajax version are text entries of the PNG, named `dajax.*`.
 
     Args:
         path: The file to write.
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
         kind: "relative" or "metric".
         model: Name of the model that made the map.
+        style: "huggingface" or "official", of the preprocessing.
 
     Raises:
         ImageError: The depth is not a finite map, the kind is unknown, or the file cannot be written.
     """
-    data = encode.png16(depth, kind=kind, model=model)
+    data = encode.png16(depth, encode.described(kind, model, style))
     write_atomically(path, lambda stream: stream.write(data))
 
 
@@ -95,7 +96,8 @@ def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "heigh
     Returns:
         depth: float32 [height, width], within half a step (`metadata["scale"]` / 2) of what was written, besides
             float32's own rounding.
-        metadata: "scale" and "offset" as floats; "kind" ("relative" or "metric"), "units", "model" and "version".
+        metadata: "scale" and "offset" as floats; "kind" ("relative" or "metric"), "units", "model", "version", and
+            "style" where it was known.
 
     Raises:
         ImageError: The file cannot be read, is too large, or is not such a PNG (any other PNG has no depth values).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import unicodedata
@@ -12,16 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from jaxtyping import Float32
 
 from dajax.errors import ConfigError, ImageError
+from dajax.geometry.cloud import CLOUD_ENDINGS, Cloud
 from dajax.images import encode
 from dajax.images.colormap import colorize
 from dajax.images.find import find_images
+from dajax.images.picture import side_by_side as beside
 from dajax.images.read import ReadPicture
 from dajax.images.sources import read_source
 from dajax.images.urls import is_url
@@ -29,7 +32,10 @@ from dajax.images.write import write_atomically
 
 from .estimator import DepthEstimator
 
-Raw = Literal["none", "npy", "npz", "png16", "tiff", "pfm"]
+Raw = Literal["none", "npy", "npz", "png16", "tiff", "pfm", "exr"]
+# Formats with no room to say what their values are: a file beside them does.
+_SILENT = {"npy", "pfm"}
+_BESIDE = "_depth.json"
 # A file, or text that is a URL.
 Picture = Path | str
 _MAX_NAME_BYTES = 255  # of every common file system
@@ -67,7 +73,7 @@ def find_pictures(
         files = [pattern for pattern in patterns if not is_url(pattern)]
         return [*(find_pictures(files, output) if files else []), *urls]
     named = {Path(pattern) for pattern in patterns}
-    endings = tuple(encode.ENDINGS.values())
+    endings = (*encode.ENDINGS.values(), *CLOUD_ENDINGS.values(), _BESIDE)
     output = output.resolve()
     folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
     # Where the output folder is or holds an input folder, maps are known by their names alone.
@@ -131,7 +137,9 @@ def predict_files(
     *,
     allow_urls: bool = False,
     colormap: str = "Spectral_r",
+    side_by_side: bool = False,
     raw: Raw = "none",
+    cloud: Cloud | None = None,
     model: str = "",
     on_done: Callable[[Picture], None] = lambda picture: None,
 ) -> FilesReport:
@@ -143,24 +151,36 @@ def predict_files(
         output: folder for the maps; made if need be.
         allow_urls: download the URLs; without it they are left out.
         colormap: of the coloured maps. Near has the map's upper end, for metric models too.
-        raw: also write the depth: "npy", "tiff" or "pfm" (float32), "npz" (float32, with unit and model) or "png16"
-            (16-bit PNG with scale and offset in its metadata).
+        side_by_side: put the photo left of the coloured map.
+        raw: also write the depth: "npy", "tiff", "pfm" or "exr" (float32), "npz" (float32, with unit and model) or
+            "png16" (16-bit PNG with scale and offset in its metadata). What npy and pfm have no room for (unit, model,
+            style) goes into a .json beside them.
+        cloud: also write points or a surface.
         model: name to put into the metadata.
         on_done: called with each picture when it is finished or left out.
 
     Raises:
         ImageError: the colormap is not known, or the output folder cannot be made.
-        ConfigError: `raw` is not one of the above.
+        ConfigError: `raw` is not one of the above, or the model does not give the metres that points need.
     """
     output = Path(output)
     check_output(output, colormap)
+    metric = estimator.model.config.is_metric
+    about: dict[str, Any] = {
+        "kind": "metric" if metric else "relative",
+        "model": model,
+        "style": estimator.model.config.style,
+    }
+    if cloud is not None:
+        cloud.check(about["kind"], pictures=len(pictures))
     if raw not in get_args(Raw):
         raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
     pictures = [picture if is_url(picture) else Path(picture) for picture in pictures]
     inputs = {os.path.abspath(picture) for picture in pictures if not is_url(picture)}
     report = FilesReport()
-    metric = estimator.model.config.is_metric
-    in_work: deque[tuple[Picture, Path]] = deque()
+    if raw != "none":
+        encode.encoded(raw, np.zeros((1, 1)), **about)  # what is not installed shows now
+    in_work: deque[_InWork] = deque()
 
     def reject(picture: Picture, error: Exception) -> None:
         report.rejects.append((picture, str(error)))
@@ -175,44 +195,79 @@ def predict_files(
             except ImageError as error:
                 reject(picture, error)
                 continue
-            in_work.append((picture, output / name))
+            in_work.append(_InWork(picture, output / name, image if side_by_side or cloud else None))
             yield ReadPicture(image)
 
-    def write(stem: Path, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
-        paths = {form: stem.with_name(stem.name + encode.ENDINGS[form]) for form in ("color", raw) if form != "none"}
-        for path in paths.values():
+    def write(work: _InWork, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
+        files = {
+            ending: partial(_put, data)
+            for ending, data in _encoded(depth, work.photo if side_by_side else None, raw, colormap, about).items()
+        }
+        if cloud is not None:
+            picture = "" if is_url(work.picture) else work.picture
+            files[CLOUD_ENDINGS[cloud.form]] = partial(
+                _put_cloud, cloud=cloud, photo=work.photo, depth=depth, kind=about["kind"], picture=picture
+            )
+        paths = {work.stem.with_name(work.stem.name + ending): put for ending, put in files.items()}
+        for path in paths:
             if os.path.abspath(path) in inputs:
                 raise ImageError(f"its map {str(path)!r} would replace another picture; choose another output folder")
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        kind = "metric" if metric else "relative"
-        files = {
-            path: encode.encoded(form, depth, kind=kind, model=model, colormap=colormap) for form, path in paths.items()
-        }
+        work.stem.parent.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         try:
             # The values first: a coloured map without the values that were asked for would look finished.
-            for path in reversed(files):
-                write_atomically(path, partial(_put, files[path]))
+            for path, put in reversed(paths.items()):
+                put(path)
                 written.append(path)
         except BaseException:
             for path in written:
                 path.unlink()
             raise
-        return list(paths.values())
+        return list(paths)
 
     for depth in estimator.stream(readable()):
-        picture, stem = in_work.popleft()
+        work = in_work.popleft()
         try:
-            report.written += write(stem, depth)
-        except (ImageError, OSError) as error:
-            reject(picture, error)
+            report.written += write(work, depth)
+        except (ImageError, ConfigError, OSError) as error:
+            reject(work.picture, error)
         else:
-            on_done(picture)
+            on_done(work.picture)
     return report
 
 
-def _put(data: bytes, stream: IO[bytes]) -> None:
-    stream.write(data)
+class _InWork(NamedTuple):
+    """A picture on its way: where its maps go, and the photo where that is needed again."""
+
+    picture: Picture
+    stem: Path
+    photo: np.ndarray | None
+
+
+def _encoded(
+    depth: np.ndarray, photo: np.ndarray | None, raw: Raw, colormap: str, about: dict[str, Any]
+) -> dict[str, bytes]:
+    """Return ending and content of the files of one map."""
+    files: dict[str, bytes] = {}
+    if photo is None:
+        files[encode.ENDINGS["color"]] = encode.encoded("color", depth, **about, colormap=colormap)
+    else:
+        image = beside(photo, depth, cmap=colormap, kind=about["kind"])
+        files[encode.ENDINGS["color"]] = encode.picture(image, about=encode.described(**about))
+    if raw != "none":
+        files[encode.ENDINGS[raw]] = encode.encoded(raw, depth, **about)
+    if raw in _SILENT:
+        text = json.dumps({**encode.described(**about), "shape": list(depth.shape)}, indent=2) + "\n"
+        files[_BESIDE] = text.encode("ascii")
+    return files
+
+
+def _put(data: bytes, path: Path) -> None:
+    write_atomically(path, lambda stream: stream.write(data))
+
+
+def _put_cloud(path: Path, *, cloud: Cloud, **options: Any) -> None:
+    cloud.write(path, **options)
 
 
 def check_output(output: Path, colormap: str) -> None:

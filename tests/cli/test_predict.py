@@ -26,7 +26,8 @@ from dajax.images.write import read_png16
 ROOT = Path(dajax.__file__).parent.parent
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
 OPTIONS = (
-    "--output", "-o", "--model", "-m", "--colormap", "--raw", "--dtype", "--input-size", "--style", "--batch-size",
+    "--output", "-o", "--model", "-m", "--colormap", "--side-by-side", "--raw", "--points",
+    "--field-of-view", "--focal-length", "--known-points", "--dtype", "--input-size", "--style", "--batch-size",
     "--cache", "--no-cache", "--help", "-h",
 )  # fmt: skip
 
@@ -94,8 +95,8 @@ def test_folder_with_options(run, checkpoint):
     status, out, err = run("in", "-o", "out/new", "--raw", "npy", "--colormap", "inferno", "--batch-size", "2")
     assert (status, err) == (0, "")
     assert out.startswith("2 of 2 pictures in ")
-    assert out.endswith("; wrote 4 files to out/new\n")
-    assert files("out/new") == {"a_depth.png", "a_depth.npy", "b_depth.png", "b_depth.npy"}
+    assert out.endswith("; wrote 6 files to out/new\n")
+    assert files("out/new") == {f"{name}_depth.{ending}" for name in "ab" for ending in ("png", "npy", "json")}
     values = np.load("out/new/b_depth.npy")
     assert (values.shape, values.dtype) == ((61, 80), np.float32)
     np.testing.assert_array_equal(np.asarray(Image.open("out/new/b_depth.png")), colorize(values, "inferno"))
@@ -147,6 +148,28 @@ def test_names_with_dashes_newlines_and_bytes_that_are_no_text(run):
     status, out, err = run("-rf.png")
     assert (status, out) == (2, "")
     assert "-rf.png" in err
+
+
+def test_points(run, tmp_path):
+    model = write_checkpoint(tmp_path / "metric", tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
+    metric = ("-m", str(model), "--input-size", "70", "--no-cache")
+    save("a.png")
+    status, out, err = run("a.png", "-o", "out", "--points", "mesh", "--field-of-view", "65", model=metric)
+    assert (status, err) == (0, "")
+    assert files("out") == {"a_depth.png", "a_mesh.glb"}
+    status, _, err = run("a.png", "-o", "out", "--points", "ply", model=metric)
+    assert status == 3
+    assert "no focal length; give one, or a field of view" in err
+    Path("known.csv").write_text("column,row,metres\n10,10,2\n")
+    for arguments, message in (
+        (["--points", "ply"], "use a metric model (small-metric-indoor, small-metric-outdoor), or give two points"),
+        (["--field-of-view", "65"], "go with --points"),
+        (["--points", "ply", "--known-points", "known.csv"], "has 1 points"),
+        (["--points", "ply", "--focal-length", "0"], "the focal length must be positive"),
+    ):
+        status, out, err = run("a.png", *arguments)
+        assert (status, out) == (2, "")
+        assert message in err
 
 
 # --- partly done ---------------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """Files of depth, read back by libraries that did not write them."""
 
 import io
+import sys
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 import tifffile
 from PIL import Image
 
-from dajax.errors import ImageError
+from dajax.errors import ConfigError, ImageError
 from dajax.images import encode
 
 
@@ -17,7 +19,7 @@ def some_map(dtype=np.float32):
 
 
 def form(name, depth, **options):
-    return encode.encoded(name, depth, **({"kind": "metric", "model": "sm\u00e4ll"} | options))
+    return encode.encoded(name, depth, **({"kind": "metric", "model": "sm\u00e4ll", "style": "official"} | options))
 
 
 def test_npy():
@@ -27,7 +29,9 @@ def test_npy():
 def test_npz():
     with np.load(io.BytesIO(form("npz", some_map()))) as stored:
         np.testing.assert_array_equal(stored["depth"], some_map())
-        assert [str(stored[name]) for name in ("kind", "units", "model")] == ["metric", "metres", "sm\u00e4ll"]
+        assert [str(stored[name]) for name in ("kind", "units", "model", "style")] == [
+            "metric", "metres", "sm\u00e4ll", "official",
+        ]  # fmt: skip
         assert str(stored["version"])
 
 
@@ -36,6 +40,36 @@ def test_tiff():
         np.testing.assert_array_equal(file.asarray(), some_map())
         assert file.asarray().dtype == np.float32
         assert "kind: metric; units: metres; model: sm" in file.pages[0].description
+        assert "; style: official; version: " in file.pages[0].description
+
+
+@pytest.mark.parametrize("depth", [some_map(), np.array([[-1e38, 3e38, 1e-38]], np.float32), np.full((1, 1), 2.5)])
+def test_exr(tmp_path, depth):
+    (tmp_path / "x.exr").write_bytes(form("exr", depth))
+    with OpenEXR.File(str(tmp_path / "x.exr")) as file:
+        np.testing.assert_array_equal(file.channels()["Z"].pixels, depth.astype(np.float32))
+        header = dict(file.header())  # it is emptied with the file
+    assert [header[f"dajax.{key}"] for key in ("kind", "units", "model", "style")] == [
+        "metric", "metres", "sm\u00e4ll", "official",
+    ]  # fmt: skip
+
+
+def test_exr_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ConfigError, match="pip install OpenEXR"):
+        form("exr", some_map())
+
+
+def test_coloured_maps_say_what_they_are_of():
+    with Image.open(io.BytesIO(form("color", some_map()))) as image:
+        assert (image.text["dajax.kind"], image.text["dajax.units"], image.text["dajax.style"]) == (
+            "metric", "metres", "official",
+        )  # fmt: skip
+    for suffix in (".jpg", ".webp"):
+        data = encode.color(some_map(), suffix=suffix, about=encode.described("relative", "sm\u00e4ll"))
+        with Image.open(io.BytesIO(data)) as image:
+            said = image.getexif()[270]
+        assert said.startswith("kind: relative; units: affine-invariant inverse depth (bigger is nearer); model: sm")
 
 
 def test_pfm(tmp_path):

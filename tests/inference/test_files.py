@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 from seeded import picture, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
@@ -15,8 +16,9 @@ from web import answer, serve
 
 import dajax
 from dajax.errors import ConfigError, ImageError
+from dajax.geometry.cloud import Cloud
+from dajax.images import encode
 from dajax.images.colormap import colorize
-from dajax.images.encode import ENDINGS
 from dajax.images.write import read_png16
 from dajax.inference import files as files_module
 from dajax.inference.files import find_pictures, output_names, predict_files, url_as_path
@@ -137,7 +139,7 @@ def test_maps_of_a_former_run_are_not_read_again(quick, tmp_path):
         found = find_pictures([tmp_path], tmp_path)
         assert found == expected
         assert not predict_files(quick, found, tmp_path, raw=raw).rejects
-    assert len(contents(tmp_path)) == 8
+    assert len(contents(tmp_path)) == 10  # .npy has a .json beside it
     assert find_pictures([tmp_path], tmp_path) == expected
     assert find_pictures([str(tmp_path / "**")], tmp_path) == expected
 
@@ -267,7 +269,7 @@ def test_files_have_what_the_estimator_gives(estimator, tmp_path):
     out = tmp_path / "new" / "out"
     assert done == pictures
     assert not report.rejects
-    assert report.written == [out / f"{name}_depth.{kind}" for name in "ab" for kind in ("png", "npy")]
+    assert report.written == [out / f"{name}_depth.{kind}" for name in "ab" for kind in ("png", "npy", "json")]
     for name, depth in zip("ab", depths, strict=True):
         values = np.load(out / f"{name}_depth.npy")
         assert values.dtype == np.float32
@@ -372,7 +374,7 @@ def test_depth_that_is_not_finite_is_not_written(quick, monkeypatch, tmp_path):
     paths = [save(tmp_path / f"{name}.png") for name in "ab"]
     report = predict_files(quick, paths, tmp_path / "out", raw="npy")
     assert [(path.name, "finite" in reason) for path, reason in report.rejects] == [("a.png", True)]
-    assert set(contents(tmp_path / "out")) == {"b_depth.png", "b_depth.npy"}
+    assert set(contents(tmp_path / "out")) == {"b_depth.png", "b_depth.npy", "b_depth.json"}
 
 
 @pytest.mark.parametrize("failing", ["a_depth.png", "a_depth.npy"])
@@ -388,8 +390,8 @@ def test_a_failed_write_leaves_nothing_of_its_picture(quick, monkeypatch, tmp_pa
     paths = [save(tmp_path / f"{name}.png") for name in "ab"]
     report = predict_files(quick, paths, tmp_path / "out", raw="npy")
     assert [(path.name, "No space" in reason) for path, reason in report.rejects] == [("a.png", True)]
-    assert [path.name for path in report.written] == ["b_depth.png", "b_depth.npy"]
-    assert set(contents(tmp_path / "out")) == {"b_depth.png", "b_depth.npy"}
+    assert [path.name for path in report.written] == ["b_depth.png", "b_depth.npy", "b_depth.json"]
+    assert set(contents(tmp_path / "out")) == {"b_depth.png", "b_depth.npy", "b_depth.json"}
 
 
 def test_an_encoder_that_fails_leaves_no_temporary_file(quick, monkeypatch, tmp_path):
@@ -404,11 +406,52 @@ def test_an_encoder_that_fails_leaves_no_temporary_file(quick, monkeypatch, tmp_
     assert contents(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("raw", ["npy", "npz", "png16", "tiff", "pfm"])
+@pytest.mark.parametrize("raw", ["npy", "npz", "png16", "tiff", "pfm", "exr"])
 def test_every_format(quick, tmp_path, raw):
-    report = predict_files(quick, [save(tmp_path / "a.png")], tmp_path / "out", raw=raw)
-    assert [path.name for path in report.written] == ["a_depth.png", f"a{ENDINGS[raw]}"]
+    report = predict_files(quick, [save(tmp_path / "a.png")], tmp_path / "out", raw=raw, model="some")
+    beside = ["a_depth.json"] if raw in ("npy", "pfm") else []
+    assert [path.name for path in report.written] == ["a_depth.png", f"a{encode.ENDINGS[raw]}", *beside]
     assert all(path.stat().st_size for path in report.written)
+    if beside:
+        about = json.loads((tmp_path / "out" / "a_depth.json").read_text())
+        assert (about.pop("version"), about) == (
+            encode.described("relative", "")["version"],
+            {
+                "kind": "relative",
+                "units": "affine-invariant inverse depth (bigger is nearer)",
+                "model": "some",
+                "style": "huggingface",
+                "shape": [60, 80],
+            },
+        )
+
+
+def test_side_by_side(quick, tmp_path):
+    path = save(tmp_path / "a.png")
+    (written,) = predict_files(quick, [path], tmp_path / "out", side_by_side=True).written
+    with Image.open(written) as image:
+        both = np.asarray(image)
+        assert image.text["dajax.kind"] == "relative"
+    np.testing.assert_array_equal(both[:, :80], picture(60, 80))
+    np.testing.assert_array_equal(both[:, -80:], colorize(quick(path)))
+
+
+def test_points(quick, tmp_path):
+    """Of relative depth by known points; a picture whose EXIF data says nothing is left out."""
+    path = save(tmp_path / "a.png")
+    inverse = quick(path)
+    places = [np.unravel_index(at, inverse.shape) for at in (inverse.argmax(), inverse.argmin())]
+    known = np.array([[column + 0.5, row + 0.5, metres] for (row, column), metres in zip(places, [1, 4], strict=True)])
+    report = predict_files(quick, [path], tmp_path / "out", cloud=Cloud("ply", field_of_view=60, known_points=known))
+    assert [path.name for path in report.written] == ["a_depth.png", "a_points.ply"]
+    (thing,) = trimesh.load_scene(tmp_path / "out" / "a_points.ply").geometry.values()
+    assert len(thing.vertices) == 60 * 80
+    assert thing.vertices[:, 2].min() == pytest.approx(1, rel=1e-4)
+    report = predict_files(quick, [path], tmp_path / "none", cloud=Cloud("ply", known_points=known), raw="npy")
+    assert [(path.name, "no focal length" in reason) for path, reason in report.rejects] == [("a.png", True)]
+    assert contents(tmp_path / "none") == {}
+    with pytest.raises(ConfigError, match="use a metric model"):
+        predict_files(quick, [path], tmp_path / "none", cloud=Cloud("ply"))
 
 
 def test_flat_pictures(quick, tmp_path):

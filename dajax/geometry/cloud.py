@@ -1,0 +1,164 @@
+"""From a photo and its depth to a file of points or a surface: what `dajax predict --points` does."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from dajax.errors import ConfigError
+
+from .camera import Intrinsics
+from .export import check_available, write_mesh, write_points
+from .points import depth_edges, unproject
+from .scale import fit_scale_and_shift
+
+CloudForm = Literal["ply", "glb", "mesh"]
+# What is put behind a picture's name.
+CLOUD_ENDINGS: dict[str, str] = {"ply": "_points.ply", "glb": "_points.glb", "mesh": "_mesh.glb"}
+# Neighbours whose depths differ by more than this factor are taken for two surfaces.
+_CUT = 1.2
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """How points are made of depth maps.
+
+    Attributes:
+        form: "ply" or "glb", points; or "mesh", a surface that is cut where depth jumps, as GLB.
+        field_of_view: what the pictures show from left to right, in degrees.
+        focal_length: of the pictures, in pixels. With neither, each picture's EXIF data has to say it.
+        known_points: (column, row, metres) of points [n, 3] of the one picture, which make metres of relative depth.
+
+    Raises:
+        ConfigError: the options contradict each other or cannot be used, or trimesh is not installed.
+    """
+
+    form: CloudForm
+    field_of_view: float | None = None
+    focal_length: float | None = None
+    known_points: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(CloudForm):
+            raise ConfigError(f"points are made as {', '.join(get_args(CloudForm))}, got {self.form!r}")
+        if self.field_of_view is not None and self.focal_length is not None:
+            raise ConfigError("the field of view and the focal length say the same: give one of them")
+        if self.field_of_view is not None or self.focal_length is not None:
+            self.camera("", (1, 1))  # sees that it makes one
+        check_available()
+
+    def check(self, kind: str, *, pictures: int) -> None:
+        """See that depth of this kind, of so many pictures, can become points.
+
+        Raises:
+            ConfigError: it is relative and no points are known; or some are, and it is metric or of many pictures.
+        """
+        if kind == "relative" and self.known_points is None:
+            raise ConfigError(
+                "this model gives inverse depth up to a scale and a shift, in which nothing has a place in space: use "
+                "a metric model (small-metric-indoor, small-metric-outdoor), or give two points or more whose depth "
+                "is known"
+            )
+        if self.known_points is not None and kind == "metric":
+            raise ConfigError("points of known depth make metres of relative depth; this model gives metres already")
+        if self.known_points is not None and pictures > 1:
+            raise ConfigError(f"points of known depth belong to one picture, and there are {pictures}")
+
+    def camera(self, picture: str | os.PathLike[str], size: tuple[int, int]) -> Intrinsics:
+        """Return the camera of a picture of (height, width) `size`.
+
+        Raises:
+            ConfigError: angle or length make no camera.
+            ImageError: the picture has to say it, and does not.
+        """
+        if self.field_of_view is not None:
+            return Intrinsics.of_field_of_view(size, self.field_of_view)
+        if self.focal_length is not None:
+            return Intrinsics.of_focal_length(size, self.focal_length)
+        return Intrinsics.of_exif(picture)
+
+    def metres(self, depth: np.ndarray, *, kind: str) -> np.ndarray:
+        """Return the map in metres; not finite where there are none.
+
+        Raises:
+            ConfigError: see `check`; or the points do not fit the map.
+        """
+        self.check(kind, pictures=1)
+        known = self.known_points
+        if known is None:
+            return np.where(depth > 0, depth, np.inf)
+        fit = fit_scale_and_shift(depth, known[:, :2], known[:, 2], ransac=len(known) > 4)
+        return np.asarray(fit.metres(depth.astype(np.float64)), np.float32)
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        photo: np.ndarray,
+        depth: np.ndarray,
+        *,
+        kind: str,
+        picture: str | os.PathLike[str] = "",
+    ) -> None:
+        """Write the points of one picture.
+
+        Args:
+            path: file to write, with the ending that `CLOUD_ENDINGS` has for `form`.
+            photo: uint8 [height, width, 3].
+            depth: [height, width], of that photo.
+            kind: "relative" or "metric".
+            picture: file of the photo, whose EXIF data is asked where neither field of view nor focal length is given.
+
+        Raises:
+            ConfigError, ImageError: see `camera` and `metres`; or no point is left.
+        """
+        metres = self.metres(depth, kind=kind)
+        usable = np.isfinite(metres)
+        points = unproject(np.where(usable, metres, 1).astype(np.float32), self.camera(picture, depth.shape))
+        if self.form == "mesh":
+            smooth = ~np.asarray(depth_edges(np.where(usable, metres, np.float32(1e9)), ratio=_CUT))
+            write_mesh(path, points, photo, mask=usable & smooth)
+        else:
+            write_points(path, points, photo, mask=usable)
+
+
+def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the points of a CSV file with the columns `column`, `row` (in pixels) and `metres`.
+
+    Returns:
+        float64 [n, 3].
+
+    Raises:
+        ConfigError: the file cannot be read, lacks a column, or has something else than numbers.
+    """
+    name = repr(os.fspath(path))
+    wanted = ("column", "row", "metres")
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{name}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})") from error
+    if missing := [key for key in wanted if rows and key not in rows[0]]:
+        raise ConfigError(f"{name}: has no column {', '.join(missing)}; expected the columns {', '.join(wanted)}")
+    points = np.empty((len(rows), 3))
+    for number, row in enumerate(rows):
+        try:
+            points[number] = [float(_text(row[key])) for key in wanted]
+        except ValueError as error:
+            raise ConfigError(f"{name}, point {number + 1}: {error}") from error
+        if not all(math.isfinite(value) for value in points[number]):
+            raise ConfigError(f"{name}, point {number + 1}: {points[number].tolist()} are not all finite")
+    if len(rows) < 2:
+        raise ConfigError(f"{name}: has {len(rows)} points; two at least are needed")
+    return points
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        raise ValueError("has fewer columns than the first line")
+    return str(value)

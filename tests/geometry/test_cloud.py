@@ -1,0 +1,103 @@
+"""What `--points` does: cameras, metres, and what cannot become points."""
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from dajax.errors import ConfigError, ImageError
+from dajax.geometry.camera import Intrinsics
+from dajax.geometry.cloud import CLOUD_ENDINGS, Cloud, read_known_points
+from dajax.geometry.points import unproject
+
+METRES = np.random.default_rng(0).uniform(2, 2.2, (30, 40)).astype(np.float32)
+METRES[10:20, 10:20] -= 1
+PHOTO = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
+CAMERA = Intrinsics.of_field_of_view((30, 40), 60)
+
+
+@pytest.mark.parametrize("form", CLOUD_ENDINGS)
+def test_metric(tmp_path, form):
+    path = tmp_path / f"a{CLOUD_ENDINGS[form]}"
+    Cloud(form, field_of_view=60).write(path, PHOTO, METRES, kind="metric")
+    (thing,) = trimesh.load_scene(path).geometry.values()
+    axes = [1, 1, 1] if form == "ply" else [1, -1, -1]
+    expected = (unproject(METRES, CAMERA) * axes).reshape(-1, 3)
+    if form == "mesh":
+        # Cut around the near square, whose own border is left out, too.
+        assert {round(-z) for z in thing.vertices[:, 2]} == {1, 2}
+        lengths = np.abs(thing.vertices[thing.edges][:, 0, 2] - thing.vertices[thing.edges][:, 1, 2])
+        assert lengths.max() < 0.3
+    else:
+        np.testing.assert_allclose(thing.vertices, expected, rtol=1e-6)
+        np.testing.assert_array_equal(thing.colors[:, :3], PHOTO.reshape(-1, 3))
+
+
+def test_what_has_no_place_is_left_out(tmp_path):
+    depth = METRES.copy()
+    depth[0, :3] = [0, -1, 1e-30]
+    Cloud("ply", focal_length=40).write(tmp_path / "a.ply", PHOTO, depth, kind="metric")
+    (thing,) = trimesh.load_scene(tmp_path / "a.ply").geometry.values()
+    assert len(thing.vertices) == 30 * 40 - 2
+
+
+def test_relative_by_known_points(tmp_path):
+    inverse = (5 / METRES - 0.3).astype(np.float32)
+    rows, columns = np.array([12, 3, 25, 8, 15, 2]), np.array([12, 5, 30, 20, 15, 38])
+    known = np.stack([columns + 0.5, rows + 0.5, METRES[rows, columns]], -1)
+    known[-1, 2] *= 3  # one of six is wrong
+    cloud = Cloud("ply", field_of_view=60, known_points=known)
+    cloud.check("relative", pictures=1)
+    np.testing.assert_allclose(cloud.metres(inverse, kind="relative"), METRES, rtol=1e-5)
+    cloud.write(tmp_path / "a.ply", PHOTO, inverse, kind="relative")
+    (thing,) = trimesh.load_scene(tmp_path / "a.ply").geometry.values()
+    np.testing.assert_allclose(thing.vertices, unproject(METRES, CAMERA).reshape(-1, 3), rtol=1e-4)
+
+
+def test_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"metric model \(small-metric-indoor.*two points or more"):
+        Cloud("ply").write(tmp_path / "a.ply", PHOTO, METRES, kind="relative")
+    points = np.array([[1, 1, 1.0], [2, 2, 2]])
+    with pytest.raises(ConfigError, match="belong to one picture, and there are 2"):
+        Cloud("ply", known_points=points).check("relative", pictures=2)
+    with pytest.raises(ConfigError, match="gives metres already"):
+        Cloud("ply", known_points=points).check("metric", pictures=1)
+    with pytest.raises(ConfigError, match="give one of them"):
+        Cloud("ply", field_of_view=60, focal_length=40)
+    for options in ({"field_of_view": 180}, {"field_of_view": 0}, {"focal_length": 0}, {"focal_length": -3}):
+        with pytest.raises(ConfigError, match="must be"):
+            Cloud("ply", **options)
+    with pytest.raises(ConfigError, match="ply, glb, mesh"):
+        Cloud("obj")
+    with pytest.raises(ImageError, match="no point is left"):
+        Cloud("ply", focal_length=40).write(tmp_path / "a.ply", PHOTO, -METRES, kind="metric")
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png.*no focal length"):
+        Cloud("ply").write(tmp_path / "a.ply", PHOTO, METRES, kind="metric", picture=tmp_path / "a.png")
+    assert not list(tmp_path.glob("*.ply"))
+
+
+def test_the_camera_of_the_photo(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26  # FocalLengthIn35mmFilm
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=exif)
+    assert Cloud("ply").camera(tmp_path / "a.jpg", (30, 40)) == Intrinsics.of_exif(tmp_path / "a.jpg")
+
+
+def test_known_points(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("\ufeffcolumn,row,metres,name\n3.5,4,1.25,door\n7,8,2e0,wall\n", encoding="utf-8")
+    np.testing.assert_array_equal(read_known_points(path), [[3.5, 4, 1.25], [7, 8, 2]])
+    for text, message in {
+        "column,row\n1,2\n": "has no column metres; expected the columns column, row, metres",
+        "column,row,metres\n1,2,3\n": "has 1 points; two at least",
+        "": "has 0 points",
+        "column,row,metres\n1,2,3\n1,2,far\n": "point 2: could not convert",
+        "column,row,metres\n1,2\n": "point 1: has fewer columns",
+        "column,row,metres\n1,2,nan\n": "not all finite",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_known_points(path)
+    with pytest.raises(ConfigError, match=r"nothing\.csv.*No such file"):
+        read_known_points(tmp_path / "nothing.csv")

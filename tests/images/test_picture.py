@@ -1,0 +1,47 @@
+"""Pictures for people: side by side, and the bar."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dajax.errors import ImageError
+from dajax.images.colormap import colorize
+from dajax.images.picture import depth_colors, side_by_side, with_bar
+
+DEPTH = np.linspace(1, 5, 80 * 40, dtype=np.float32).reshape(80, 40)
+PHOTO = np.random.default_rng(0).integers(0, 256, (80, 40, 3), np.uint8)
+
+
+def test_side_by_side():
+    picture = np.asarray(side_by_side(PHOTO, DEPTH, cmap="turbo"))
+    np.testing.assert_array_equal(picture[:, :40], PHOTO)
+    np.testing.assert_array_equal(picture[:, -40:], colorize(DEPTH, "turbo"))
+    assert (picture[:, 40:-40] == 255).all()
+
+
+def test_near_has_the_upper_end():
+    assert depth_colors([[1, 2]], cmap="gray")[0, :, 0].tolist() == [0, 255]
+    assert depth_colors([[1, 2]], cmap="gray", kind="metric")[0, :, 0].tolist() == [255, 0]
+    assert depth_colors([[1, 2]], cmap="gray", kind="metric", lo=1, hi=3)[0, :, 0].tolist() == [255, 128]
+
+
+def test_sizes_and_types_are_checked():
+    with pytest.raises(ImageError, match=r"uint8 \[80, 40, 3\], got uint8 \[40, 80, 3\]"):
+        side_by_side(PHOTO.transpose(1, 0, 2), DEPTH)
+    with pytest.raises(ImageError, match="got float"):
+        side_by_side(PHOTO / 255, DEPTH)
+    with pytest.raises(ImageError, match="nan at index"):
+        side_by_side(PHOTO, np.full((80, 40), np.nan))
+
+
+@pytest.mark.parametrize("kind", ["relative", "metric"])
+@pytest.mark.parametrize("depth", [DEPTH, np.full((80, 40), 2.0), np.array([[1e30, 0.0]])])
+def test_the_bar(depth, kind):
+    picture = Image.fromarray(depth_colors(depth, kind=kind))
+    whole = with_bar(picture, depth, kind=kind)
+    np.testing.assert_array_equal(np.asarray(whole)[: picture.height], np.asarray(picture))
+    assert whole.width == picture.width
+    bar = np.asarray(whole)[picture.height + 5]
+    # Far is the lower end, on the left.
+    assert np.abs(bar[0].astype(int) - colorize([[0, 1]])[0, 0]).max() < 3
+    assert np.abs(bar[-1].astype(int) - colorize([[0, 1]])[0, 1]).max() < 3 or picture.width < 3

@@ -1,0 +1,68 @@
+"""`dajax.show`: what is shown, and where."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image, ImageShow
+
+import dajax
+from dajax.errors import ImageError
+from dajax.images.picture import depth_colors, side_by_side
+from dajax.inference.show import picture_of
+
+DEPTH = np.linspace(1, 5, 60 * 80, dtype=np.float32).reshape(60, 80)
+PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook is given."""
+    found = []
+    shell = types.SimpleNamespace(kernel=object())
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: shell
+    ipython.display = types.ModuleType("IPython.display")
+    ipython.display.display = found.append
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    return found
+
+
+def test_in_a_notebook(shown):
+    dajax.show({"predicted_depth": DEPTH, "depth": None})
+    dajax.show(DEPTH, PHOTO)
+    dajax.show([DEPTH, DEPTH], [PHOTO, PHOTO], colormap="gray", kind="metric")
+    assert len(shown) == 4
+    np.testing.assert_array_equal(np.asarray(shown[0])[:60], depth_colors(DEPTH))
+    np.testing.assert_array_equal(np.asarray(shown[1])[:60], np.asarray(side_by_side(PHOTO, DEPTH)))
+    np.testing.assert_array_equal(
+        np.asarray(shown[3])[:60], np.asarray(side_by_side(PHOTO, DEPTH, cmap="gray", kind="metric"))
+    )
+
+
+def test_outside_of_one(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ImageShow, "show", lambda image, title: seen.append(image) or True)
+    dajax.show(DEPTH)
+    assert [image.width for image in seen] == [80]
+    monkeypatch.setattr(ImageShow, "show", lambda image, title: False)
+    with pytest.raises(ImageError, match=r"no picture viewer.*dajax\.images\.write"):
+        dajax.show(DEPTH)
+
+
+def test_a_batch_of_one_and_a_large_map():
+    assert picture_of(DEPTH[None]).width == 80
+    large = picture_of(np.broadcast_to(DEPTH[:, :1], (60, 5000)))
+    assert large.width == 1600
+
+
+def test_bad_input(shown):
+    with pytest.raises(ImageError, match="a photo for each of 2 results, got 1"):
+        dajax.show([DEPTH, DEPTH], [PHOTO])
+    with pytest.raises(ImageError, match="photo must be uint8"):
+        dajax.show(DEPTH, Image.fromarray(PHOTO[:30]))
+    with pytest.raises(ImageError, match="depth must be numbers"):
+        dajax.show({"predicted_depth": None})
+    assert shown == []
