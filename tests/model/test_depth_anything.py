@@ -120,9 +120,7 @@ def test_a_nan_picture_leaves_its_neighbours_alone(tiny):
     assert np.isnan(dirty[1]).all()
 
 
-@pytest.mark.parametrize(
-    "config", [shallow_config(), shallow_metric_config(), shallow_swiglu_config()], ids=["relative", "metric", "swiglu"]
-)
+@pytest.mark.parametrize("config", [shallow_config(), shallow_swiglu_config()], ids=["relative", "swiglu"])
 def test_remat_gives_the_same_gradients(config):
     x, params = pixels(42, 56), random_params(config)
     labels = 1 + np.abs(pixels(42, 56)[..., 0])
@@ -214,10 +212,11 @@ def test_a_picture_in_a_batch_is_the_picture_alone(tiny, alone):
 def test_what_is_inside_can_still_be_collected(tiny, alone):
     model, params = tiny
     x = pixels(42, 56, batch=3)
-    output, state = model.apply({"params": params}, x, capture_intermediates=True, mutable=["intermediates"])
+    collect = partial(model.apply, capture_intermediates=True, mutable=["intermediates"])
+    output, state = jax.jit(collect)({"params": params}, x)
     assert state["intermediates"]["backbone"]["layer_0"]["mlp"]["__call__"][0].shape == (3, 13, 32)
     assert error(output.predicted_depth, depth(model, params, x)) < ROUNDING
-    made = model.init(jax.random.key(0), x)["params"]
+    made = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     assert jax.tree.structure(made) == jax.tree.structure(params)
 
 
@@ -232,7 +231,7 @@ def test_gradients_of_a_batch_are_those_of_the_whole(tiny, alone, monkeypatch, w
     argument = ["params", "pixels"].index(way)
     found = jax.jit(jax.grad(loss, argument))(params, x)
     monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 10**6)
-    expected = jax.grad(loss, argument)(params, x)
+    expected = jax.jit(jax.grad(loss, argument))(params, x)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.abs(ours - whole).max() < 1e-5 * largest
@@ -345,8 +344,7 @@ def test_other_numbers_of_taps_and_another_head_index():
         backbone_config=backbone, reassemble_factors=(2, 1, 0.5), neck_hidden_sizes=(8, 12, 16), head_in_index=1
     )
     model = DepthAnything(config)
-    variables = jax.jit(model.init)(jax.random.key(0), pixels(42, 42))
-    assert depth(model, variables["params"], pixels(42, 42)).shape == (1, 42, 42)
+    assert depth(model, random_params(config), pixels(42, 42)).shape == (1, 42, 42)
 
 
 def test_config_is_a_static_part_of_the_module():

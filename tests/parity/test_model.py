@@ -44,7 +44,11 @@ FURTHER = {"small": (518, 784), "v1-small": (518, 686), "large": (392, 518)}
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [pytest.param(name, case[1], id=name) for name, case in CASES.items()]
+    # Of each kind the small one; Base and Large are the same program with other numbers.
+    [
+        pytest.param(name, case[1], id=name, marks=[pytest.mark.slow] * (name in ("base", "large")))
+        for name, case in CASES.items()
+    ]
     + [
         pytest.param(name, [size], id=f"{name} {size[0]}x{size[1]}", marks=pytest.mark.slow)
         for name, size in FURTHER.items()

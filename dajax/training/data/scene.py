@@ -106,6 +106,7 @@ class _Draws:
         return self.uniform(shape=shape) < share
 
 
+@jax.jit  # op by op, its hundreds of draws would compile for a quarter of a minute
 def sample_scene(key: Array) -> Scene:
     """Draw a scene. Every number in it is a function of the key alone, of `jax.random.key`."""
     whole, things, shell = jax.random.split(key, 3)

@@ -12,6 +12,9 @@ from .breakages import BREAKAGES
 
 ROOT = Path(__file__).parents[3]
 
+# Minutes: .ci/run runs them after the main suite.
+pytestmark = pytest.mark.slow
+
 
 def run_references(package: Path, killers: str) -> subprocess.CompletedProcess:
     """Run the torch-free tests of parity against the dajax in `package`."""
