@@ -22,7 +22,9 @@ from web import answer, serve
 import dajax
 from dajax.cli import main
 from dajax.errors import ImageError, WeightsError
+from dajax.geometry.cloud import Cloud
 from dajax.images.colormap import colorize
+from dajax.images.encode import ENDINGS
 from dajax.images.read import read_image
 from dajax.images.write import read_png16, write_npy, write_png16
 from dajax.weights.shapes import parameter_shapes
@@ -320,15 +322,6 @@ def _(it):
     assert len({picture.tobytes() for picture in pictures}) == 5
 
 
-@says("depth itself in files", ".npy, 16-bit .png")
-def _(it):
-    depth = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
-    write_npy("a.npy", depth)
-    np.testing.assert_array_equal(np.load("a.npy"), depth)
-    write_png16("a.png", depth, kind="relative")
-    np.testing.assert_allclose(read_png16("a.png")[0], depth, atol=1e-5)
-
-
 def lacking(row, command):
     @says(row, "no")
     def _(it):
@@ -339,7 +332,23 @@ def lacking(row, command):
 
 lacking("video", "video")
 lacking("web page", "demo")
-lacking("point clouds", "cloud")
+
+
+@says("point clouds", "yes, `dajax predict --points`")
+def _(it):
+    depth = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
+    Cloud("ply", field_of_view=60).write("a.ply", np.zeros((3, 4, 3), np.uint8), depth, kind="metric")
+    assert Path("a.ply").read_bytes().startswith(b"ply\nformat binary")
+
+
+@says("depth itself in files", ".npy, .npz, 16-bit .png, float32 .tiff, .pfm, .exr")
+def _(it):
+    depth = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
+    assert set(ENDINGS) == {"color", "npy", "npz", "png16", "tiff", "pfm", "exr"}
+    write_npy("a.npy", depth)
+    np.testing.assert_array_equal(np.load("a.npy"), depth)
+    write_png16("a.png", depth, kind="relative")
+    np.testing.assert_allclose(read_png16("a.png")[0], depth, atol=1e-5)
 
 
 @says("training loop", "yes, `dajax train`")
