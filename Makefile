@@ -14,7 +14,7 @@ picture: demo
 	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not network"
 
 # Jobs that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
 faults: $(VENV)/.installed-test

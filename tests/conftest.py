@@ -51,6 +51,16 @@ def compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For tests of what programs do, not of their last digits or their speed: LLVM takes half the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch, request):
     """Tests of the main suite open no connection; those that want a Hub serve one themselves."""

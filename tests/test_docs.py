@@ -18,6 +18,8 @@ from dajax.weights.random import random_params
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```" in path.read_text()]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Blocks have to run; that their numbers are right is for other tests.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SCENE = Path(dajax.__file__).parent / "assets" / "scene.jpg"
 
 
@@ -53,8 +55,9 @@ def place(tmp_path, monkeypatch, request):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, place, released_hub, monkeypatch):
     # Its settings would stay for the tests that follow in this process.
+    # First this one: it is looked up in the other, and what is found is what is put back.
+    monkeypatch.setattr(dajax, "enable_compilation_cache", lambda directory=None: None)
     monkeypatch.setattr("dajax.inference.compilation_cache.enable_compilation_cache", lambda directory=None: None)
-    monkeypatch.setattr(dajax, "enable_compilation_cache", lambda directory=None: None, raising=False)
     # Pictures of the Web are not there in tests.
     monkeypatch.setattr("dajax.images.fetch.fetch", lambda url, timeout=None: SCENE.read_bytes())
     # One process of a pod, of which there is but one.

@@ -13,11 +13,11 @@ from benchmarks.peers import PEERS, Peer, as_array
 from dajax.weights.random import random_params
 
 
-@pytest.fixture
-def setup(tmp_path):
-    config = tiny_config()
-    dajax.save(tmp_path / "small", dajax.DepthAnything(config), random_params(config))
-    return make_setup("small", (28, 42), 2, "cpu", tmp_path)
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    config, folder = tiny_config(), tmp_path_factory.mktemp("measure")
+    dajax.save(folder / "small", dajax.DepthAnything(config), random_params(config))
+    return make_setup("small", (28, 42), 2, "cpu", folder)
 
 
 @pytest.fixture
