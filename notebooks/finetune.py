@@ -53,13 +53,13 @@ metric = {**relative.to_dict(), "depth_estimation_type": "metric", "max_depth": 
 
 settings = Settings(
     output="finetuned",
-    steps=120,
+    steps=80,
     loss="silog",
-    save_every=60,
-    validate_every=60,
+    save_every=40,
+    validate_every=40,
     ema_decay=0.95,
     model=ModelSettings(start="tiny", encoder_only=True, config=metric),
-    data=DataSettings(size=84, count=256, batch_size=8, validation=16),
+    data=DataSettings(size=84, count=160, batch_size=8, validation=16),
     optimizer=OptimizerSettings(learning_rate=1e-3, encoder_learning_rate=2e-4, warmup=20, clip_norm=1.0),
 )
 

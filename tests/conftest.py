@@ -23,10 +23,23 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"run with: python -m pytest -m {mark}"))
 
 
+# Tests of numbers, and those that render and estimate a lot, run what users run. The others ask what programs do: with
+# LLVM's dearest passes left out they compile in half the time.
+FULLY_OPTIMISED = (
+    "tests/benchmarks/", "tests/convert/", "tests/network/", "tests/parity/", "tests/references/",
+    "tests/test_losses.py",
+    "tests/model/test_platform.py", "tests/training/data/", "tests/training/test_tiny.py",
+    "tests/video/test_smoothing.py",
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _forget_programs():
+def _programs(request):
     """A file's compiled programs go with it: gigabytes by the end, through which every garbage collection would go."""
+    quickly = not request.node.nodeid.startswith(FULLY_OPTIMISED)
+    jax.config.update("jax_disable_most_optimizations", quickly)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     gc.collect()
 
@@ -49,16 +62,6 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """For tests of what programs do, not of their last digits or their speed: LLVM takes half the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

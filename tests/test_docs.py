@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from clips import make_clip
 
 import dajax
 from dajax.weights.random import random_params
@@ -18,8 +19,6 @@ from dajax.weights.random import random_params
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```" in path.read_text()]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# Blocks have to run; that their numbers are right is for other tests.
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SCENE = Path(dajax.__file__).parent / "assets" / "scene.jpg"
 
 
@@ -48,6 +47,8 @@ def place(tmp_path, monkeypatch, request):
         official = request.getfixturevalue("small_files") / "depth_anything_v2_vits.pth"
         (place / official.name).symlink_to(official)
         (place / "latest.pth").symlink_to(official)
+    if "clip.mp4" in request.getfixturevalue("page").read_text():
+        make_clip(place / "clip.mp4", pts=[3000 * i for i in range(40)])
     monkeypatch.chdir(place)
     return place
 

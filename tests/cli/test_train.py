@@ -7,7 +7,7 @@ import dajax
 from dajax.cli import main
 from dajax.weights.random import random_params
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SETTINGS = """
 output = "out"

@@ -34,6 +34,8 @@ def test_runs(path, released_hub, tmp_path):
     notebook = jupytext.read(path)
     home = tmp_path / "home"
     environment = released_hub.environment(home, PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(home), IPYTHONDIR=str(home))
+    # Cells have to run; compiling takes most of the time.
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     # Matplotlib's choice for notebooks: the kernel sets it.
     environment.pop("MPLBACKEND", None)
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})

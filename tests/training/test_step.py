@@ -107,6 +107,7 @@ FOUR = """
 import sys; sys.path[:0] = {paths!r}
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_disable_most_optimizations", True)  # compiled in half the time
 import test_step
 for loss in (test_step.silog_loss, test_step.affine_invariant_loss):
     print(*test_step.apart_on_four_devices(loss))
