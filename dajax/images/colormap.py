@@ -22,6 +22,9 @@ _ANCHORS = {
     "950d01 7a0403",
 }
 
+# How far beyond the bulk of the values an end counts as an outlier, in widths of the bulk.
+_OUTLIER = 4.0
+
 # Built-in names; each also exists reversed, with "_r" behind it. Other names are looked up in matplotlib.
 COLORMAPS = tuple(name + ending for name in _ANCHORS for ending in ("", "_r"))
 
@@ -31,8 +34,8 @@ def normalize(depth: Any, lo: float | None = None, hi: float | None = None) -> F
 
     Args:
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
-        lo: The smallest finite value if None.
-        hi: The largest finite value if None.
+        lo: The smallest finite value if None, see `value_range`.
+        hi: The largest finite value if None, see `value_range`.
 
     Returns:
         float32 [height, width], always finite: a constant map and pixels that are not finite become 0.
@@ -44,8 +47,8 @@ def normalize(depth: Any, lo: float | None = None, hi: float | None = None) -> F
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros(values.shape, np.float32)
-    low = float(values.min(where=finite, initial=np.inf)) if lo is None else float(lo)
-    high = float(values.max(where=finite, initial=-np.inf)) if hi is None else float(hi)
+    smallest, largest = value_range(values) if lo is None or hi is None else (lo, hi)
+    low, high = float(smallest if lo is None else lo), float(largest if hi is None else hi)
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ImageError(f"lo and hi must be finite with lo <= hi, got {low} and {high}")
     if low == high:
@@ -53,6 +56,27 @@ def normalize(depth: Any, lo: float | None = None, hi: float | None = None) -> F
     # Halved, because the span of float64's extremes is beyond float64.
     scaled = (np.where(finite, values, low) / 2 - low / 2) / (high / 2 - low / 2)
     return np.clip(scaled, 0, 1).astype(np.float32)
+
+
+def value_range(depth: Any) -> tuple[float, float]:
+    """Return the smallest and the largest finite value of a map, (0, 0) if there is none; but no outliers.
+
+    An end that is farther from the 0.1st or 99.9th percentile than four times the distance between these two is an
+    outlier: a few pixels would leave one colour to all the others. That percentile is returned instead of it.
+    """
+    values = _as_map(depth)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = float(finite.min()), float(finite.max())
+    # Every so many of them: what is rare stays rare.
+    few = finite[:: max(finite.size // 200_000, 1)]
+    first, last = (float(value) for value in np.percentile(few, (0.1, 99.9), method="nearest"))
+    reach = _OUTLIER * (last - first)
+    if 0 < reach < np.inf:
+        low = low if low >= first - reach else first
+        high = high if high <= last + reach else last
+    return low, high
 
 
 def colorize(

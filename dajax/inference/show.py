@@ -14,6 +14,7 @@ from dajax.images.picture import depth_colors, side_by_side, with_bar
 from dajax.images.read import read_image
 
 _LARGEST = 1600  # pixels a side of what is shown
+_SMALLEST = 480  # pixels across, or nearly: smaller ones are enlarged by a whole number
 
 
 def show(result: Any, photo: Any = None, *, colormap: str = "Spectral_r", kind: str = "relative") -> None:
@@ -46,7 +47,7 @@ def show(result: Any, photo: Any = None, *, colormap: str = "Spectral_r", kind: 
 
 
 def picture_of(result: Any, photo: Any = None, *, colormap: str = "Spectral_r", kind: str = "relative") -> Image.Image:
-    """Return the picture that `show` shows, no larger than a screen."""
+    """Return the picture that `show` shows, no larger than a screen and large enough to see."""
     depth = result["predicted_depth"] if isinstance(result, Mapping) else getattr(result, "predicted_depth", result)
     depth = np.asarray(depth)
     if depth.ndim == 3 and depth.shape[0] == 1:
@@ -56,6 +57,8 @@ def picture_of(result: Any, photo: Any = None, *, colormap: str = "Spectral_r", 
     else:
         picture = side_by_side(read_image(photo), depth, cmap=colormap, kind=kind)
     picture.thumbnail((_LARGEST, _LARGEST))
+    if (times := _SMALLEST // picture.width) > 1:
+        picture = picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
     return with_bar(picture, depth, cmap=colormap, kind=kind)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dajax.errors import ImageError
-from dajax.images.colormap import COLORMAPS, colorize, normalize
+from dajax.images.colormap import COLORMAPS, colorize, normalize, value_range
 
 
 def ramp():
@@ -93,3 +93,26 @@ def test_what_is_not_a_map_is_refused(depth):
 def test_wrong_bounds_are_refused(bounds):
     with pytest.raises(ImageError, match="lo and hi"):
         normalize(ramp(), *bounds)
+
+
+@pytest.mark.parametrize("outlier", [1e6, -1e6, 1e30])
+def test_one_huge_outlier_leaves_the_others_their_colours(outlier):
+    depth = np.linspace(1, 2, 10_000).reshape(100, 100)
+    expected = colorize(depth, "gray").astype(int)
+    depth[50, 50] = outlier
+    found = colorize(depth, "gray").astype(int)
+    assert np.abs(found - expected)[np.arange(10_000).reshape(100, 100) != 5050].max() <= 2
+    assert found[50, 50, 0] == (255 if outlier > 0 else 0)
+    # And what is asked for is what is used.
+    assert (colorize(depth, "gray", lo=1, hi=2)[:50] == colorize(np.clip(depth, 1, 2), "gray", lo=1, hi=2)[:50]).all()
+
+
+def test_ends_that_belong_to_the_map_are_its_ends():
+    rng = np.random.default_rng(0)
+    for depth in (rng.uniform(0, 1, (60, 80)), rng.standard_normal((60, 80)), 1 / rng.uniform(0.3, 30, (60, 80))):
+        assert value_range(depth) == (depth.min(), depth.max())
+    assert value_range(np.full((4, 5), 3.0)) == (3, 3)
+    assert value_range(np.full((4, 5), np.nan)) == (0, 0)
+    mostly = np.full((100, 100), 3.0)
+    mostly[0, 0] = 9
+    assert value_range(mostly) == (3, 9)
