@@ -36,6 +36,7 @@ def predict(
         Literal["huggingface", "official"] | None,
         tyro.conf.arg(help_behavior_hint="(default: the checkpoint's, huggingface)"),
     ] = None,
+    tiles: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     cache: bool = True,
 ) -> int:
@@ -66,6 +67,7 @@ def predict(
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
+        tiles: for large pictures: estimate so many overlapping parts along the longer side, for finer detail.
         batch_size: pictures of one size that are run together.
         cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
     """
@@ -75,6 +77,8 @@ def predict(
         return _usage("name at least one picture, folder, pattern or URL")
     if points == "none" and (field_of_view is not None or focal_length is not None or known_points is not None):
         return _usage("--field-of-view, --focal-length and --known-points go with --points")
+    if tiles is not None and tiles < 1:
+        return _usage(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
     from dajax.geometry.cloud import Cloud, read_known_points
     from dajax.images.encode import encoded
@@ -114,6 +118,7 @@ def predict(
             side_by_side=side_by_side,
             raw=raw,
             cloud=cloud,
+            tiles=tiles,
             model=model,
             on_done=lambda picture: bar.update(),
         )

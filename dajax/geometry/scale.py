@@ -114,6 +114,40 @@ def fit_scale_and_shift(
     return Fit(scale, shift, inliers)
 
 
+def thinned(depth: np.ndarray) -> np.ndarray:
+    """Return a few thousand of a map's values, float64 [n]: they say as much of scale and shift as all."""
+    step = max(int(math.sqrt(depth.size / 4000)), 1)
+    return depth[::step, ::step].ravel().astype(np.float64)
+
+
+def robust_line(values: np.ndarray, goal: np.ndarray, *, with_shift: bool = True) -> tuple[float, float]:
+    """Return (scale, shift) that make scale * values + shift nearest to what has fewer errors, such as a mean of maps.
+
+    Least squares, repeated with weights that are smaller the farther off a value is, which comes to least absolute
+    differences. The values are explained by the goal, not the goal by the values: explaining by what has errors makes
+    scales too small. Values that say nothing of the goal (constant, or the other way around) stay as they are: (1, 0).
+
+    Args:
+        values: [n].
+        goal: [n].
+        with_shift: False: a scale alone.
+    """
+    weight = np.ones_like(values)
+    scale, shift = 1.0, 0.0
+    for _ in range(5):
+        total = weight.sum()
+        mean, mean_goal = (weight @ values / total, weight @ goal / total) if with_shift else (0.0, 0.0)
+        spread = float(weight @ (goal - mean_goal) ** 2)
+        common = float(weight @ ((goal - mean_goal) * (values - mean)))
+        if not (math.isfinite(common) and common > 1e-6 * spread > 1e-18 * total * mean_goal**2):
+            return 1.0, 0.0
+        scale = spread / common
+        shift = float(mean_goal - scale * mean)
+        error = np.abs(scale * values + shift - goal)
+        weight = 1 / np.maximum(error, 0.3 * np.median(error) + 1e-9 * (1 + np.abs(goal).max()))
+    return scale, shift
+
+
 def _line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
     total = w.sum()
     mean_x, mean_y = (w * x).sum() / total, (w * y).sum() / total

