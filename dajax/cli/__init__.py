@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .models import models
     from .predict import predict
     from .train import train
+    from .video import video
 
     if arguments is None:
         arguments = sys.argv[1:]
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[..., int]] = {
         "predict": predict,
         "batch": batch,
+        "video": video,
         "convert": convert,
         "train": train,
         "models": models,

@@ -1,0 +1,210 @@
+"""Steady depth from a network that sees one frame at a time.
+
+Such depth flickers for two reasons. Each frame has a scale and a shift of its own: these are fitted to those of its
+neighbours, over windows that overlap. And each pixel has an error of its own: it is averaged along the motion of the
+picture, forward and backward in time, wherever the picture shows that it is the same thing. Nothing is integrated over
+the clip, so nothing drifts: where the camera approaches a wall, the wall still comes nearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dajax.errors import ConfigError
+from dajax.geometry.scale import robust_line, thinned
+
+# Frames that leave together, and how many of the following ones they are compared with.
+_BLOCK = 16
+_AHEAD = 24
+# Of the weights of a frame's neighbours in the fit, in frames.
+_SIGMA = 8.0
+_ROUNDS = 3
+# Share of its weight that a pixel's history keeps with every frame.
+_KEPT = 0.85
+# Difference of colours, of 255, at which a pixel counts as another thing (the weight falls to 1/e).
+_COLOUR = 25.0
+# A frame whose pixels are the former one's to less than this share begins a new shot.
+_SAME_SHOT = 0.2
+# Motion is estimated with the longer side at so many pixels.
+_MOTION_SIDE = 224
+
+
+class _Step(NamedTuple):
+    """How a frame follows from a neighbour: where its pixels were there, and how sure that is."""
+
+    motion: np.ndarray  # float32 [height, width, 2]: right, down, in pixels
+    weight: np.ndarray  # float32 [height, width], 0 to 1
+
+
+class _Held(NamedTuple):
+    depth: np.ndarray
+    guide: np.ndarray  # uint8, what motion is estimated on
+    before: _Step | None  # None: the first of a shot
+    shot: int
+
+
+class Smoother:
+    """Takes maps in order and gives them back, steadied, up to 40 frames later.
+
+    Args:
+        kind: "relative": scale and shift are fitted; "metric": a scale alone, and metres stay metres on average.
+
+    Raises:
+        ConfigError: OpenCV is not installed.
+    """
+
+    def __init__(self, kind: str = "relative") -> None:
+        self._cv = _opencv()
+        self._flow = self._cv.DISOpticalFlow_create(self._cv.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._with_shift = kind == "relative"
+        self._past: list[tuple[np.ndarray, int]] = []  # thinned aligned maps that have left, and their shots
+        self._held: list[_Held] = []
+        self._forward: tuple[np.ndarray, np.ndarray] | None = None  # mean and weight of the last frame that left
+        self._last: _Held | None = None
+
+    def push(self, depth: np.ndarray, photo: np.ndarray) -> list[np.ndarray]:
+        """Take the next frame; return those that are finished.
+
+        Args:
+            depth: float32 [height, width].
+            photo: uint8 [photo_height, photo_width, 3], what it was made of, of any size.
+        """
+        guide = self._guide(photo)
+        before, shot = None, 0
+        if self._last is not None:
+            step = self._step(guide, self._last.guide, depth.shape)
+            shot = self._last.shot
+            if depth.shape == self._last.depth.shape and step.weight.mean() >= _SAME_SHOT:
+                before = step
+            else:
+                shot += 1
+        self._last = _Held(np.asarray(depth, np.float32), guide, before, shot)
+        self._held.append(self._last)
+        return self._leave(_BLOCK) if len(self._held) == _BLOCK + _AHEAD else []
+
+    def flush(self) -> list[np.ndarray]:
+        """Return the frames that are left; what is pushed afterwards belongs to another clip."""
+        rest = self._leave(len(self._held)) if self._held else []
+        self._past, self._forward, self._last = [], None, None
+        return rest
+
+    def _leave(self, count: int) -> list[np.ndarray]:
+        aligned = self._aligned()
+        found = self._averaged(aligned, count)
+        shots = [held.shot for held in self._held]
+        self._past = [*self._past, *zip(map(thinned, aligned[:count]), shots[:count], strict=True)][-_BLOCK:]
+        del self._held[:count]
+        return found
+
+    def _aligned(self) -> list[np.ndarray]:
+        """Fit every map to the mean of its neighbours, those that have left and those to come."""
+        held = np.stack([thinned(h.depth) for h in self._held])
+        fixed = [depth for depth, _ in self._past]
+        shots = np.array([shot for _, shot in self._past] + [h.shot for h in self._held])
+        weights = _weights(shots)[len(fixed) :]
+        aligned, fits = held, [(1.0, 0.0)] * len(held)
+        for _ in range(_ROUNDS):
+            means = weights @ np.concatenate([*([np.stack(fixed)] if fixed else []), aligned])
+            fits = [
+                robust_line(depth, mean, with_shift=self._with_shift) for depth, mean in zip(held, means, strict=True)
+            ]
+            aligned = np.stack([scale * depth + shift for depth, (scale, shift) in zip(held, fits, strict=True)])
+        return [
+            (scale * h.depth + shift).astype(np.float32) for h, (scale, shift) in zip(self._held, fits, strict=True)
+        ]
+
+    def _averaged(self, aligned: list[np.ndarray], count: int) -> list[np.ndarray]:
+        ahead: list[tuple[np.ndarray, np.ndarray]] = []
+        state = self._forward
+        for depth, held in zip(aligned[:count], self._held[:count], strict=True):
+            state = self._joined(depth, state, held.before)
+            ahead.append(state)
+        self._forward = state
+        # The same from behind. Where a pixel comes from in the next frame is not the reverse of that frame's motion.
+        behind: list[tuple[np.ndarray, np.ndarray]] = []
+        state = None
+        for i in range(len(aligned) - 1, -1, -1):
+            step = None
+            if i + 1 < len(aligned) and self._held[i + 1].before is not None:
+                step = self._step(self._held[i].guide, self._held[i + 1].guide, aligned[i].shape)
+            state = self._joined(aligned[i], state, step)
+            if i < count:
+                behind.append(state)
+        found = []
+        for depth, (before, n), (after, m) in zip(aligned, ahead, reversed(behind), strict=False):
+            found.append(((before * n + after * m - depth) / (n + m - 1)).astype(np.float32))
+        return found
+
+    def _joined(
+        self, depth: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None, step: _Step | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and weight of a pixel's history, itself included."""
+        if state is None or step is None:
+            return depth, np.ones_like(depth)
+        mean, weight = (self._moved(array, step.motion) for array in state)
+        weight = _KEPT * step.weight * weight
+        return (depth + weight * mean) / (1 + weight), 1 + weight
+
+    def _step(self, guide: np.ndarray, other: np.ndarray, size: tuple[int, ...]) -> _Step:
+        """Return where the pixels of a frame are in another one."""
+        cv = self._cv
+        if guide.shape != other.shape:
+            return _Step(np.zeros((*size, 2), np.float32), np.zeros(size, np.float32))
+        motion = self._flow.calc(cv.cvtColor(guide, cv.COLOR_RGB2GRAY), cv.cvtColor(other, cv.COLOR_RGB2GRAY), None)
+        height, width = guide.shape[:2]
+        difference = np.abs(self._moved(other.astype(np.float32), motion) - guide).mean(-1)
+        weight = np.exp(-((difference / _COLOUR) ** 2))
+        x, y = motion[..., 0] + np.arange(width), motion[..., 1] + np.arange(height)[:, None]
+        weight *= (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+        across, down = size[1] / width, size[0] / height
+        to = (size[1], size[0])
+        scaled = cv.resize(motion, to, interpolation=cv.INTER_LINEAR) * np.array([across, down], np.float32)
+        return _Step(scaled, cv.resize(weight.astype(np.float32), to, interpolation=cv.INTER_LINEAR))
+
+    def _moved(self, array: np.ndarray, motion: np.ndarray) -> np.ndarray:
+        height, width = motion.shape[:2]
+        x = motion[..., 0] + np.arange(width, dtype=np.float32)
+        y = motion[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+        return self._cv.remap(array, x, y, self._cv.INTER_LINEAR, borderMode=self._cv.BORDER_REPLICATE)
+
+    def _guide(self, photo: np.ndarray) -> np.ndarray:
+        scale = _MOTION_SIDE / max(photo.shape[:2])
+        size = tuple(max(round(side * scale), 16) for side in (photo.shape[1], photo.shape[0]))
+        method = self._cv.INTER_AREA if scale < 1 else self._cv.INTER_CUBIC
+        return self._cv.resize(photo, size, interpolation=method)
+
+
+def smoothed(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
+    """Yield the steadied maps of an iterable of pairs (depth, photo), see `Smoother`."""
+    smoother = Smoother(kind)
+    for depth, photo in frames:
+        yield from smoother.push(depth, photo)
+    yield from smoother.flush()
+
+
+def _weights(shots: np.ndarray) -> np.ndarray:
+    """Return how much each frame [column] counts for the mean around each frame [row] of the same shot.
+
+    Gaussian, and corrected (local linear regression) so that a steady trend is its own mean at the first and last
+    frames too, whose neighbours are all on one side.
+    """
+    place = np.arange(len(shots), dtype=np.float64)
+    away = place - place[:, None]
+    weights = np.exp(-0.5 * (away / _SIGMA) ** 2) * (shots[:, None] == shots)
+    first, second = ((weights * away**power).sum(1, keepdims=True) for power in (1, 2))
+    # One frame alone has no trend.
+    weights = np.where(second > 0, weights * (second - away * first), weights)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ConfigError(
+            'steady video depth needs OpenCV: pip install "dajax[video]", or ask for none (--no-smooth)'
+        ) from error
+    return cv2

@@ -1,0 +1,93 @@
+"""`dajax video`."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from clips import make_clip, times
+
+import dajax
+from dajax.cli import main
+
+ROOT = Path(dajax.__file__).parent.parent
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["video", *map(str, arguments), "--model", "tiny", "--input-size", "42", "--no-cache"])
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_clip(run, tmp_path):
+    make_clip("a.mp4")
+    status, out, err = run("a.mp4", "out/b.mp4", "--raw", "ffv1", "--side-by-side")
+    assert status == 0
+    assert out.startswith("30 frames in ")
+    assert "tiny (inverse depth, bigger is nearer), float32 on " in out
+    assert out.endswith("wrote out/b.mp4, out/b_depth.mkv, out/b_depth.json\n")
+    assert "dajax video" not in err
+    assert times("out/b.mp4") == times("a.mp4")
+
+
+def test_a_clip_that_breaks_off(run):
+    data = make_clip(Path("a.mkv"), pts=[3000 * i for i in range(100)]).read_bytes()
+    Path("a.mkv").write_bytes(data[: len(data) // 2])
+    status, out, err = run("a.mkv", "b.mp4", "--no-smooth")
+    assert status == 3
+    assert "wrote b.partial.mp4" in out
+    assert "dajax video: the clip is not whole: it ends after" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.mp4", "b.mp4"], "'nothing.mp4' does not exist"),
+        (["a.mp4", "b.gif"], "clips are written as .mp4"),
+        (["a.mp4", "a.mp4"], "is the clip itself"),
+        (["a.mp4", "b.mp4", "--limits", "2", "1"], "the smaller first"),
+        (["a.mp4", "b.mp4", "--colormap", "nothing"], "nothing"),
+        (["a.mp4", "b.mp4", "--audio"], "has no audio"),
+        (["webcam:99", "b.mp4"], "'webcam:99': cannot be opened as a clip"),
+    ],
+)
+def test_bad_usage(run, arguments, message):
+    make_clip("a.mp4")
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not Path("b.mp4").exists()
+
+
+def test_ctrl_c(tmp_path):
+    """What was done is kept, and says that it is not all."""
+    make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(3000)], size=(16, 16))
+    command = [sys.executable, "-m", "dajax", "video", "a.mp4", "b.mp4", "--model", "tiny", "--input-size", "42"]
+    process = subprocess.Popen(
+        [*command, "--no-cache", "--limits", "0", "1"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".dajax-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "the clip is not whole: interrupted" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.partial.mp4"}
+    assert 0 < len(times(tmp_path / "b.partial.mp4")) < 3000
+
+
+def test_help(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    for option in ("--smooth", "--raw", "--limits", "--audio", "--side-by-side", "--seconds"):
+        assert option in out

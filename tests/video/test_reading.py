@@ -1,0 +1,191 @@
+"""Clips and what is wrong with them."""
+
+import struct
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import TICKS, UNEVEN, frame_picture, make_clip
+
+from dajax.errors import ConfigError, ImageError
+from dajax.video import reading
+from dajax.video.reading import VideoReader
+
+
+def read(path, **options):
+    with VideoReader(path, **options) as reader:
+        return list(reader), reader
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_frames_and_their_exact_times(tmp_path, name):
+    frames, reader = read(make_clip(tmp_path / name))
+    assert [frame.pts * frame.time_base for frame in frames] == [at * TICKS for at in UNEVEN]
+    assert (reader.count, reader.size, reader.problem, reader.expected) == (30, (64, 96), "", 30)
+    for number, frame in enumerate(frames):
+        assert np.abs(frame.pixels.astype(int) - frame_picture(number)).mean() < 4
+    assert frames[3].seconds == pytest.approx(UNEVEN[3] / 90000)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.ts", "a.avi"])
+def test_other_containers(tmp_path, name):
+    codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4"}.get(name, "libx264")
+    time_base = Fraction(1, 30) if name == "a.avi" else TICKS
+    pts = list(range(30)) if name == "a.avi" else [3000 * i for i in range(30)]
+    frames, reader = read(make_clip(tmp_path / name, codec=codec, pts=pts, time_base=time_base))
+    assert (len(frames), reader.problem) == (30, "")
+    seconds = np.array([frame.seconds for frame in frames])
+    np.testing.assert_allclose(np.diff(seconds), 1 / 30, atol=1.1e-3)
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_upright(tmp_path, turn):
+    """As QuickTime's matrix says, written and read by nothing of ours."""
+    frames, reader = read(make_clip(tmp_path / "a.mp4", turn=turn))
+    shown = np.rot90(frame_picture(0), turn // 90)
+    assert frames[0].pixels.shape == shown.shape == (*reader.size, 3)
+    assert np.abs(frames[0].pixels.astype(int) - shown).mean() < 4
+
+
+def test_samples_are_spread_and_move_nothing(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"g": "10"})
+    with VideoReader(path) as reader:
+        next(reader)
+        found = [frame.seconds for frame in reader.samples(5)]
+        assert len(found) >= 3
+        assert found == sorted(set(found))
+        assert found[-1] - found[0] > 1
+        assert next(reader).pts == 3000
+        assert len(list(reader)) == 98
+
+
+# --- broken --------------------------------------------------------------------------------------------------------
+
+
+def test_cut_off(tmp_path):
+    steady = [3000 * i for i in range(200)]
+    for name, options in (("a.mp4", {"movflags": "faststart"}), ("b.mkv", {}), ("c.mp4", {})):
+        data = make_clip(tmp_path / name, pts=steady, options=options).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) * 6 // 10])
+    frames, reader = read(tmp_path / "a.mp4")
+    assert 20 < len(frames) < 180
+    assert "cannot be decoded" in reader.problem or "seconds and says it has 6.7" in reader.problem
+    frames, reader = read(tmp_path / "b.mkv")
+    assert 20 < len(frames) < 180
+    assert "seconds and says it has 6.7" in reader.problem
+    # The index stood at the end.
+    with pytest.raises(ImageError, match=r"c\.mp4.: cannot be opened as a clip"):
+        VideoReader(tmp_path / "c.mp4")
+
+
+def test_damaged_inside(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    frames, reader = read(path)
+    assert 50 < len(frames) <= 100
+    assert "of its frames are damaged" in reader.problem
+
+
+def test_a_frame_count_that_lies(tmp_path):
+    """Of an AVI: 30 frames that say they are 3,000,000."""
+    path = make_clip(tmp_path / "a.avi", codec="mpeg4", pts=list(range(30)), time_base=Fraction(1, 30))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"avih") + 8 + 16
+    assert struct.unpack_from("<I", data, at)[0] == 30
+    struct.pack_into("<I", data, at, 3_000_000)
+    path.write_bytes(data)
+    frames, reader = read(path)
+    assert (len(frames), reader.problem) == (30, "")
+
+
+def test_another_size_midway(tmp_path):
+    """Two raw streams one after the other, as recordings of a screen have them."""
+    first = make_clip(tmp_path / "a.h264", pts=[3000 * i for i in range(10)])
+    second = make_clip(tmp_path / "b.h264", pts=[3000 * i for i in range(10)], size=(96, 64))
+    (tmp_path / "c.h264").write_bytes(first.read_bytes() + second.read_bytes())
+    frames, reader = read(tmp_path / "c.h264")
+    assert {frame.pixels.shape for frame in frames} == {(64, 96, 3)}
+    assert len(frames) <= 10
+    assert "frames are 96x64 (height x width), not 64x96" in reader.problem
+
+
+def test_no_frames(tmp_path):
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    (tmp_path / "a.wav").rename(tmp_path / "a.mp4")
+    with pytest.raises(ImageError, match="cannot be opened"):
+        VideoReader(tmp_path / "a.mp4")
+    make_clip(tmp_path / "b.mkv", pts=[], audio="aac")
+    with pytest.raises(ImageError, match=r"b\.mkv.*(has no frames|has no video|cannot be opened)"):
+        VideoReader(tmp_path / "b.mkv")
+
+
+def test_playlists_open_nothing(tmp_path):
+    make_clip(tmp_path / "a.mp4")
+    for name, text in {
+        "list.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\na.mp4\n#EXT-X-ENDLIST\n",
+        "cat.mp4": "ffconcat version 1.0\nfile a.mp4\n",
+        "session.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+        "text.mp4": "nothing of the kind",
+        "empty.mp4": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ImageError, match="cannot be opened as a clip"):
+            VideoReader(tmp_path / name)
+
+
+def test_what_is_no_clip(tmp_path):
+    with pytest.raises(ImageError, match=r"nothing\.mp4. does not exist"):
+        VideoReader(tmp_path / "nothing.mp4")
+    with pytest.raises(ImageError, match="is not a file"):
+        VideoReader(tmp_path)
+    for address in ("https://example.com/a.mp4", "http://127.0.0.1/a.mp4"):
+        with pytest.raises(ImageError, match="download it first"):
+            VideoReader(address)
+    for name in ("concat:a.mp4", "data:video/mp4;base64,AAAA", "pipe:0", "-"):
+        with pytest.raises(ImageError, match="does not exist"):
+            VideoReader(name)
+    Path(tmp_path / "webcam:0").write_bytes(b"")  # a camera is meant all the same
+
+
+def test_without_pyav(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match=r"pip install .dajax\[video\]"):
+        VideoReader(tmp_path / "a.mp4")
+
+
+# --- cameras -------------------------------------------------------------------------------------------------------
+
+
+def test_a_camera(monkeypatch):
+    """FFmpeg's test picture in its place: there is none here."""
+    monkeypatch.setattr(
+        reading, "camera_device", lambda number: (f"testsrc=size=64x48:rate=10:duration={number}", "lavfi")
+    )
+    frames, reader = read("webcam:2")
+    assert (len(frames), reader.size, reader.is_live, reader.problem) == (20, (48, 64), True, "")
+    assert reader.samples(3) == []
+
+
+def test_cameras_of_systems(monkeypatch):
+    for system, expected in {"linux": ("/dev/video1", "v4l2"), "darwin": ("1", "avfoundation")}.items():
+        monkeypatch.setattr(sys, "platform", system)
+        assert reading.camera_device(1) == expected
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ConfigError, match="Linux and macOS"):
+        reading.camera_device(0)
+
+
+def test_no_camera():
+    with pytest.raises(ImageError, match=r"webcam:99.: cannot be opened"):
+        VideoReader("webcam:99")

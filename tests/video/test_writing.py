@@ -1,0 +1,198 @@
+"""Clips that are written, read by PyAV alone; raw depth, read back."""
+
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from clips import TICKS, UNEVEN, frame_picture, make_clip, pictures, times
+
+from dajax.errors import ConfigError, ImageError
+from dajax.video.reading import Frame
+from dajax.video.writing import ClipWriter, Ffv1Writer, NpzWriter, partial_name, read_depth_video, read_index
+
+RATE = Fraction(30)
+ABOUT = {"kind": "relative", "units": "some", "model": "tiny", "style": "huggingface", "version": "1"}
+
+
+def frames_of(pts=UNEVEN):
+    return [Frame(np.zeros((4, 6, 3), np.uint8), at, TICKS) for at in pts]
+
+
+def maps(count=30, size=(4, 6), spread=1.0):
+    rng = np.random.default_rng(0)
+    return [(5 + spread * rng.standard_normal(size)).astype(np.float32) for _ in range(count)]
+
+
+# --- colours -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.MP4"])
+def test_times_are_exact(tmp_path, name):
+    writer = ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+    for number, at in enumerate(UNEVEN):
+        writer.write(frame_picture(number), at)
+    assert writer.close() == tmp_path / name
+    assert times(tmp_path / name) == [at * TICKS for at in UNEVEN]
+    for number, shown in enumerate(pictures(tmp_path / name)):
+        assert np.abs(shown.astype(int) - frame_picture(number)).mean() < 6
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_matroska_counts_milliseconds(tmp_path, name):
+    writer = ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+    for number, at in enumerate(UNEVEN):
+        writer.write(frame_picture(number), at)
+    writer.close()
+    found = times(tmp_path / name)
+    assert len(found) == 30
+    assert max(abs(ours - at * TICKS) for ours, at in zip(found, UNEVEN, strict=True)) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("time_base", [Fraction(1, 30), Fraction(1001, 30000), Fraction(1, 1000), Fraction(1, 24)])
+def test_other_clocks(tmp_path, time_base):
+    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), time_base, RATE)
+    for number in range(20):
+        writer.write(frame_picture(number), 7 + 2 * number)
+    writer.close()
+    assert times(tmp_path / "a.mp4") == [(7 + 2 * number) * time_base for number in range(20)]
+
+
+def test_odd_sides_get_one_pixel_more(tmp_path):
+    writer = ClipWriter(tmp_path / "a.mp4", (63, 95), TICKS, RATE)
+    writer.write(frame_picture(0, (63, 95)), 0)
+    writer.close()
+    (shown,) = pictures(tmp_path / "a.mp4")
+    assert shown.shape == (64, 96, 3)
+    assert np.abs(shown[:63, :95].astype(int) - frame_picture(0, (63, 95))).mean() < 6
+
+
+def test_a_clip_without_its_end_says_so(tmp_path):
+    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_picture(0), 0)
+    assert writer.close(partial=True) == tmp_path / "a.partial.mp4"
+    assert len(times(tmp_path / "a.partial.mp4")) == 1
+    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_picture(0), 0)
+    writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_nothing_is_left_of_what_is_given_up(tmp_path):
+    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_picture(0), 0)
+    writer.abandon()
+    ClipWriter(tmp_path / "b.mp4", (64, 96), TICKS, RATE).abandon()
+    for writer in (NpzWriter(tmp_path / "a.npz", ABOUT), Ffv1Writer(tmp_path / "a.mkv", ABOUT, lo=0, hi=1, rate=RATE)):
+        writer.write(maps()[0], frames_of()[0])
+        writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written(tmp_path):
+    for name in ("a.avi", "a.gif", "a"):
+        with pytest.raises(ConfigError, match=r"clips are written as \.mp4, \.mov, \.mkv, \.webm"):
+            ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+    with pytest.raises(ImageError, match="cannot be written"):
+        ClipWriter(tmp_path / "nowhere" / "a.mp4", (64, 96), TICKS, RATE)
+    make_clip(tmp_path / "in.mp4", audio="aac")
+    with (
+        av.open(str(tmp_path / "in.mp4")) as clip,
+        pytest.raises(ConfigError, match=r"\.webm cannot hold this audio \(aac\)"),
+    ):
+        ClipWriter(tmp_path / "a.webm", (64, 96), TICKS, RATE, clip.streams.audio[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_audio_is_copied(tmp_path):
+    with av.open(str(make_clip(tmp_path / "in.mp4", audio="aac"))) as clip:
+        writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE, clip.streams.audio[0])
+        said = [packet for packet in clip.demux(audio=0) if packet.dts is not None]
+        data = [bytes(packet) for packet in said]
+        for packet in said:
+            writer.write_audio(packet)
+        for number, at in enumerate(UNEVEN):
+            writer.write(frame_picture(number), at)
+        writer.close()
+    with av.open(str(tmp_path / "a.mp4")) as clip:
+        assert [bytes(packet) for packet in clip.demux(audio=0) if packet.dts is not None] == data
+    assert times(tmp_path / "a.mp4") == [at * TICKS for at in UNEVEN]
+
+
+# --- depth ---------------------------------------------------------------------------------------------------------
+
+
+def test_ffv1_is_within_half_a_step(tmp_path):
+    writer = Ffv1Writer(tmp_path / "a.mkv", ABOUT, lo=0.0, hi=10.0, rate=RATE)
+    for depth, frame in zip(maps(), frames_of(), strict=True):
+        writer.write(depth, frame)
+    assert [path.name for path in writer.close()] == ["a.mkv", "a.json"]
+    found = list(read_depth_video(tmp_path / "a.mkv"))
+    assert [seconds for seconds, _ in found] == [float(at * TICKS) for at in UNEVEN]
+    for (_, ours), depth in zip(found, maps(), strict=True):
+        assert ours.dtype == np.float32
+        assert np.abs(ours - depth).max() <= 0.51 * 10 / 65535
+    index = read_index(tmp_path / "a.mkv")
+    assert {key: index[key] for key in ABOUT} == ABOUT
+    assert (index["frames"], index["whole"], len(index["scales"])) == (30, True, 1)
+    with av.open(str(tmp_path / "a.mkv")) as clip:
+        assert clip.streams.video[0].codec_context.name == "ffv1"
+        assert clip.streams.video[0].codec_context.pix_fmt == "gray16le"
+
+
+def test_ffv1_grows_where_depth_leaves_its_range(tmp_path):
+    writer = Ffv1Writer(tmp_path / "a.mkv", ABOUT, lo=4.5, hi=5.5, rate=RATE)
+    several = [scale * depth for scale, depth in zip(np.linspace(0.1, 4, 30), maps(), strict=True)]
+    for depth, frame in zip(several, frames_of(), strict=True):
+        writer.write(depth, frame)
+    writer.close()
+    scales = read_index(tmp_path / "a.mkv")["scales"]
+    assert len(scales) > 3
+    largest = max(scale["step"] for scale in scales)
+    for (_, ours), depth in zip(read_depth_video(tmp_path / "a.mkv"), several, strict=True):
+        assert np.abs(ours - depth).max() <= 0.51 * largest
+
+
+@pytest.mark.parametrize("depth", [np.full((4, 6), 3.0), np.zeros((1, 1)), np.array([[-1e30, 1e30]])])
+def test_ffv1_of_odd_maps(tmp_path, depth):
+    writer = Ffv1Writer(tmp_path / "a.mkv", ABOUT, lo=3.0, hi=3.0, rate=RATE)
+    writer.write(depth.astype(np.float32), frames_of()[0])
+    writer.close()
+    ((_, ours),) = read_depth_video(tmp_path / "a.mkv")
+    assert np.abs(ours - depth).max() <= 1e-4 * max(np.abs(depth).max(), 1)
+
+
+def test_npz_is_exact(tmp_path):
+    writer = NpzWriter(tmp_path / "a.npz", ABOUT)
+    for depth, frame in zip(maps(), frames_of(), strict=True):
+        writer.write(depth, frame)
+    assert writer.close() == [tmp_path / "a.npz"]
+    for (seconds, ours), depth, at in zip(read_depth_video(tmp_path / "a.npz"), maps(), UNEVEN, strict=True):
+        np.testing.assert_array_equal(ours, depth)
+        assert seconds == float(at * TICKS)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert {key: str(archive[key]) for key in ABOUT} == ABOUT
+        assert bool(archive["whole"])
+
+
+def test_partial_depth(tmp_path):
+    for writer in (NpzWriter(tmp_path / "a.npz", ABOUT), Ffv1Writer(tmp_path / "b.mkv", ABOUT, lo=0, hi=9, rate=RATE)):
+        for depth, frame in zip(maps(5), frames_of()[:5], strict=True):
+            writer.write(depth, frame)
+        for path in writer.close(partial=True):
+            assert ".partial." in path.name
+    assert len(list(read_depth_video(partial_name(tmp_path / "a.npz")))) == 5
+    assert len(list(read_depth_video(partial_name(tmp_path / "b.mkv")))) == 5
+    assert json.loads((tmp_path / "b.partial.json").read_text())["whole"] is False
+
+
+def test_depth_without_its_index(tmp_path):
+    make_clip(tmp_path / "a.mkv")
+    with pytest.raises(ImageError, match=r"a\.json.*has to say what the levels of a\.mkv stand for"):
+        list(read_depth_video(tmp_path / "a.mkv"))
+    for text in ("{}", "[]", "no json", '{"format": "another"}'):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ImageError, match="has to say"):
+            list(read_depth_video(tmp_path / "a.mkv"))
