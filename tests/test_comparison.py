@@ -330,7 +330,12 @@ def lacking(row, command):
         assert not list((ROOT / "dajax").rglob(f"*{command}*")), f"something called {command} is there"
 
 
-lacking("video", "video")
+@says("video", "yes, `dajax video`, steadied")
+def _(it):
+    # That it is: tests/video.
+    assert "video" in commands(it)
+
+
 lacking("web page", "demo")
 
 

@@ -1,0 +1,134 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From a photo to points in space
+#
+# Metric depth and a camera make a point cloud that viewers open; relative depth needs a few points whose distance is
+# known. Everything here is drawn, so what comes out can be compared with the truth.
+
+# %% [markdown]
+# ## Install
+#
+# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
+# wheel, or a folder.
+
+# %%
+import importlib.util
+
+SOURCE = ".."  # @param {type:"string"}
+
+if importlib.util.find_spec("dajax") is None:
+    # %pip install --quiet "$SOURCE[points]"
+    importlib.invalidate_caches()
+
+# %% [markdown]
+# ## A photo
+#
+# A synthetic scene, its true depth in metres, and its camera. Of a photo of your own,
+# `Intrinsics.of_exif("photo.jpg")` reads the focal length; where it has none, say the field of view.
+
+# %%
+import numpy as np
+
+import dajax
+from dajax.geometry.camera import Intrinsics
+from dajax.training.data.synthetic import scenes
+
+dajax.enable_compilation_cache()
+taken = scenes(12345, [0], size=(84, 112))
+photo, true = taken.image[0], taken.depth[0]
+matrix = taken.intrinsics[0]
+camera = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+camera
+
+# %% [markdown]
+# ## Relative depth
+#
+# `tiny` gives inverse depth up to a scale and a shift of its own: near and far are right, metres are not in it.
+
+# %%
+inverse = dajax.DepthEstimator("tiny")(photo)
+dajax.show(inverse, photo)
+
+# %% [markdown]
+# ## Metres, by a few points
+#
+# Forty points were measured, by a laser or with a tape, and a fifth of them wrongly. RANSAC finds out which.
+
+# %%
+from dajax.geometry.scale import fit_scale_and_shift
+
+rng = np.random.default_rng(0)
+rows, columns = rng.integers(0, 84, 40), rng.integers(0, 112, 40)
+measured = true[rows, columns] * np.where(rng.uniform(size=40) < 0.2, rng.uniform(1.5, 4, 40), 1)
+pixels = np.stack([columns + 0.5, rows + 0.5], -1)
+fit = fit_scale_and_shift(inverse, pixels, measured, ransac=True, tolerance=0.2)
+metres = fit.metres(inverse, max_depth=20)
+print(f"{fit.inliers.sum()} of 40 points agree; median error {np.median(np.abs(metres - true) / true):.0%}")
+
+# %% [markdown]
+# ## Points and a surface
+#
+# A metric model (`"small-metric-indoor"`) gives metres at once. The surface is cut where depth jumps: what a network
+# says there is a blend of near and far.
+
+# %%
+from dajax.geometry.export import write_mesh, write_points
+from dajax.geometry.points import depth_edges, normals, unproject
+
+points = unproject(metres.astype(np.float32), camera)  # right, down, ahead, in metres
+write_points("room.ply", points, photo)
+write_mesh("room.glb", points, photo, mask=~depth_edges(metres, ratio=1.2))
+
+# %% [markdown]
+# `room.glb` opens in any viewer of 3D models. From above and from the side, estimated and true:
+
+# %%
+import matplotlib.pyplot as plt
+
+exact = unproject(true, camera)
+figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+for row, (label, cloud) in zip(axes, (("Estimated", points), ("True", exact))):
+    for axis, (i, j, name) in zip(row, ((0, 2, "from above"), (2, 1, "from the side"))):
+        axis.scatter(cloud[..., i].ravel(), cloud[..., j].ravel(), s=2, c=photo.reshape(-1, 3) / 255)
+        axis.set_title(f"{label}, {name}")
+        axis.set_aspect("equal")
+        if j == 1:
+            axis.invert_yaxis()  # down is down
+plt.show()
+
+# %% [markdown]
+# ## Surface normals, and where not to trust
+#
+# Normals come from neighbouring points. A mirrored photo should have the mirrored depth: where it has not, the network
+# is not sure.
+
+# %%
+from dajax.inference.confidence import flip_disagreement
+
+_, doubt = flip_disagreement(dajax.DepthEstimator("tiny"), photo)
+pictures = {
+    "Normals, estimated": (normals(points) + 1) / 2,
+    "Normals, true": (normals(exact) + 1) / 2,
+    "Disagreement with the mirror image": doubt,
+    "Depth edges": depth_edges(metres, ratio=1.2),
+}
+figure, axes = plt.subplots(1, 4, figsize=(14, 3), layout="constrained")
+for axis, (title, picture) in zip(axes, pictures.items()):
+    axis.imshow(picture, cmap="magma")
+    axis.set_title(title)
+    axis.set_axis_off()
+plt.show()

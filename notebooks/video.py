@@ -1,0 +1,129 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Steady depth of a clip
+#
+# A camera moves through a drawn room, and `dajax.video` makes a clip of its depth: as many frames, at the same times,
+# in colours that stay the same. `dajax video IN OUT` on the command line does the same. The model is `tiny`, which
+# comes with dajax; put in `"small"` for the real thing.
+
+# %% [markdown]
+# ## Install
+#
+# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
+# wheel, or a folder.
+
+# %%
+import importlib.util
+
+SOURCE = ".."  # @param {type:"string"}
+
+if importlib.util.find_spec("dajax") is None:
+    # %pip install --quiet "$SOURCE[video]"
+    importlib.invalidate_caches()
+
+# %% [markdown]
+# ## A clip
+#
+# Forty frames of a synthetic scene, from a camera that goes to the right. Their times are uneven, as those of phones
+# are: the clip of depth will have the same ones. Put in your own clip instead.
+
+# %%
+from fractions import Fraction
+
+import av
+import jax
+import numpy as np
+
+import dajax
+from dajax.training.data.synthetic import render, sample_scene
+
+dajax.enable_compilation_cache()
+scene = sample_scene(jax.random.key(12))
+
+
+@jax.jit
+def photo(time):
+    camera = scene.camera
+    place = camera.position + time * (0.02 * camera.axes[0] + 0.01 * camera.axes[2])
+    return render(scene._replace(camera=camera._replace(position=place)), size=(84, 112)).image
+
+
+times = np.cumsum(np.random.default_rng(0).integers(20, 60, 40))  # milliseconds
+with av.open("clip.mp4", "w") as clip:
+    stream = clip.add_stream("libx264", rate=25, options={"crf": "12"})
+    stream.height, stream.width, stream.pix_fmt = 84, 112, "yuv420p"
+    stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+    for number, at in enumerate(times):
+        frame = av.VideoFrame.from_ndarray(np.asarray(photo(number - 20.0)), format="rgb24")
+        frame.pts = int(at)
+        clip.mux(stream.encode(frame))
+    clip.mux(stream.encode(None))
+
+# %% [markdown]
+# ## Its depth
+#
+# The colour clip has the photo beside the map. `raw="ffv1"` also keeps the values, 16 bits each, without loss.
+
+# %%
+from dajax.video.clip import VideoSettings, depth_clip
+
+estimator = dajax.DepthEstimator("tiny", batch_size=8)
+report = depth_clip(estimator, "clip.mp4", "depth.mp4", VideoSettings(side_by_side=True, raw="ffv1"), model="tiny")
+report
+
+# %%
+from PIL import Image
+
+with av.open("depth.mp4") as clip:
+    shown = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+Image.fromarray(np.concatenate(shown[::13])).resize((2 * shown[0].shape[1], 8 * shown[0].shape[0]))
+
+# %% [markdown]
+# In a notebook, `IPython.display.Video("depth.mp4", embed=True)` plays it.
+#
+# ## The values, at their times
+
+# %%
+from dajax.video.writing import read_depth_video
+
+steady = list(read_depth_video("depth_depth.mkv"))
+assert [round(1000 * seconds) for seconds, _ in steady] == times.tolist()
+print(f"{len(steady)} frames; the last at {steady[-1][0]:.3f} s, {steady[-1][1].shape}, {steady[-1][1].dtype}")
+
+# %% [markdown]
+# ## What steadying does
+#
+# One row of pixels over time: each line of the pictures is one frame. Left what the network says of each frame, each
+# normalised on its own, as is often done; right the steadied depth.
+
+# %%
+import matplotlib.pyplot as plt
+
+from dajax.video.clip import depth_of_frames
+from dajax.video.reading import VideoReader
+
+with VideoReader("clip.mp4") as clip:
+    alone = np.stack([depth for _, depth in depth_of_frames(estimator, clip, smooth=False)])
+alone = (alone - alone.min((1, 2), keepdims=True)) / np.ptp(alone, axis=(1, 2), keepdims=True)
+together = np.stack([depth for _, depth in steady])
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+for axis, maps, title in zip(axes, (alone, together), ("Each frame on its own", "Steadied")):
+    axis.imshow(maps[:, maps.shape[1] // 2], cmap="Spectral_r", aspect="auto", interpolation="nearest")
+    axis.set_title(title)
+    axis.set_xlabel("column")
+    axis.set_ylabel("frame")
+plt.show()
