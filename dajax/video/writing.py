@@ -98,7 +98,9 @@ class ClipWriter:
             codec = _CODECS[path.suffix.lower()]
             if codec not in av.codecs_available:
                 raise ConfigError(f"this PyAV has no {codec}, which {path.suffix} needs")
-            quality = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {"crf": "30", "b": "0", "cpu-used": "4"}
+            quality = {"crf": "30", "b": "0", "cpu-used": "4"}
+            if codec == "libx264":
+                quality = {"crf": "18", "preset": "veryfast"}
             self._stream = self._container.add_stream(codec, rate=rate, options=quality)
             self._stream.height, self._stream.width = size[0] + self._odd[0], size[1] + self._odd[1]
             self._stream.pix_fmt = "yuv420p"
