@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dajax.errors import ImageError
 
-from .colormap import colorize
+from .colormap import colorize, value_range
 from .encode import finite_map
 
 _GAP = 12  # pixels between the pictures, white
@@ -51,8 +51,7 @@ def depth_colors(
 
 def with_bar(picture: Image.Image, depth: Any, *, cmap: str = "Spectral_r", kind: str = "relative") -> Image.Image:
     """Return the picture with a strip below it: the colour map from far to near, and what its ends stand for."""
-    depth = finite_map(depth)
-    low, high = float(depth.min()), float(depth.max())
+    low, high = value_range(finite_map(depth))
     far, near = (high, low) if kind == "metric" else (low, high)
     size = max(11, picture.width // 60)
     font = ImageFont.load_default(size)

@@ -45,3 +45,12 @@ def test_the_bar(depth, kind):
     # Far is the lower end, on the left.
     assert np.abs(bar[0].astype(int) - colorize([[0, 1]])[0, 0]).max() < 3
     assert np.abs(bar[-1].astype(int) - colorize([[0, 1]])[0, 1]).max() < 3 or picture.width < 3
+
+
+def test_the_bar_speaks_of_the_colours():
+    """Not of one outlier, which has the colour of the end."""
+    depth = np.linspace(1, 2, 20_000, dtype=np.float32).reshape(100, 200)
+    outlier = depth.copy()
+    outlier[5, 5] = 1e6
+    bars = [np.asarray(with_bar(Image.fromarray(depth_colors(d)), d))[100:] for d in (depth, outlier)]
+    np.testing.assert_array_equal(*bars)
