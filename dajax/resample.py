@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-# Output rows that are made by one matrix product. Each needs four input rows, neighbours share most of them.
-_ROWS_PER_PRODUCT = 64
+# About what one block of output rows may take, so that it stays in a core's cache.
+_BLOCK_BYTES = 1 << 18
 
 
 def cubic_matrix(
@@ -108,24 +108,49 @@ def _check_sizes(size_in: int, size_out: int) -> None:
 def apply_rows(matrix: Float[np.ndarray, "size_out size_in"], values: Any) -> np.ndarray:
     """`matrix @ values` along the first axis, for a matrix whose rows have few entries near each other.
 
-    Works through blocks of output rows and touches only the input rows that a block reads. That is some twenty times
-    less work than the dense product for a photo, and a huge `values` (an array or a memory map) is never copied whole.
+    Adds up the few rows that count, a block of output rows at a time; a huge `values` (an array or a memory map) is
+    never copied whole. No matrix product, although one would do: BLAS shares every small one out among threads, and
+    where other work has the cores (a network, say) it waits for them a hundred times longer than it computes.
 
     Args:
         matrix: Weights, such as from `cubic_matrix`. Its dtype is the dtype of the result.
         values: [size_in, ...] of any real dtype.
 
     Returns:
-        [size_out, ...]. A NaN or infinity in `values` spreads to at most the block that reads it.
+        [size_out, ...]. A NaN or infinity in `values` spreads to the rows that read it.
     """
+    taps, weights = _entries(matrix)
+    weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
     result = np.empty((matrix.shape[0], *values.shape[1:]), matrix.dtype)
-    for start in range(0, matrix.shape[0], _ROWS_PER_PRODUCT):
-        block = matrix[start : start + _ROWS_PER_PRODUCT]
-        used = np.flatnonzero(block.any(axis=0))
-        rows = values[used].astype(matrix.dtype, copy=False)
-        product = block[:, used] @ rows.reshape(len(used), -1)
-        result[start : start + _ROWS_PER_PRODUCT] = product.reshape(-1, *values.shape[1:])
+    row_bytes = max(result[:1].nbytes, 1)
+    step = max(_BLOCK_BYTES // row_bytes, 1)
+    for start in range(0, matrix.shape[0], step):
+        out = result[start : start + step]
+        # Neighbours share most of what they read: fetched once, also where `values` is a transposed view.
+        used, places = np.unique(taps[:, start : start + step], return_inverse=True)
+        rows = values[used].astype(matrix.dtype, order="C", copy=False)
+        places, term = places.reshape(len(taps), -1), np.empty_like(out)
+        for k in range(len(taps)):
+            rows.take(places[k], axis=0, out=term if k else out, mode="clip")  # "raise" would go through a copy
+            np.multiply(term if k else out, weights[k, start : start + step], out=term if k else out)
+            if k:
+                out += term
     return result
+
+
+def _entries(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the entries of each row are and what they are, [most in a row, rows]; filled up with zeros."""
+    row, tap = np.nonzero(matrix)
+    count = np.bincount(row, minlength=len(matrix))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    # A row with fewer entries than others reads its first one again, with weight zero.
+    first = np.zeros(len(matrix), np.int64)
+    first[row[::-1]] = tap[::-1]
+    taps = np.tile(first, (max(count.max(initial=0), 1), 1))
+    weights = np.zeros(taps.shape, matrix.dtype)
+    taps[place, row] = tap
+    weights[place, row] = matrix[row, tap]
+    return taps, weights
 
 
 def resize_cubic(

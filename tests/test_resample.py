@@ -102,6 +102,24 @@ def test_apply_rows_keeps_trailing_axes():
     np.testing.assert_allclose(apply_rows(matrix, values), np.einsum("oi,iwc->owc", matrix, values), atol=1e-10)
 
 
+def test_apply_rows_with_other_numbers_of_entries(monkeypatch):
+    matrix = np.random.default_rng(0).normal(size=(40, 12)) * (np.random.default_rng(1).random((40, 12)) < 0.3)
+    matrix[7] = 0
+    values = np.random.default_rng(2).normal(size=(12, 5))
+    for block_bytes in (1, 200, 1 << 18):  # one row at a time, a few, all
+        monkeypatch.setattr("dajax.resample._BLOCK_BYTES", block_bytes)
+        np.testing.assert_allclose(apply_rows(matrix, values), matrix @ values, atol=1e-12)
+    assert apply_rows(np.zeros((3, 4)), np.ones((4, 2))).tolist() == [[0, 0]] * 3
+
+
+def test_a_hole_spreads_to_the_rows_that_read_it():
+    values = np.ones((200, 3), np.float32)
+    values[50] = np.nan
+    matrix = cubic_matrix(200, 100)
+    holes = np.isnan(apply_rows(matrix, values)).all(1)
+    np.testing.assert_array_equal(holes, matrix[:, 50] != 0)
+
+
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0)])
 def test_empty_axes_are_refused(sizes):
     with pytest.raises(ValueError, match="at least 1"):

@@ -5,6 +5,8 @@ Exit status: 0 all that was asked was done, 1 it failed, 2 bad usage, 3 partly d
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 import warnings
@@ -14,6 +16,7 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `dajax` with the given arguments (the process's own if None), and exit with its status."""
+    _collect_seldom()
     import tyro
 
     from dajax import __version__
@@ -56,6 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(status)
+
+
+def _collect_seldom() -> None:
+    """Let Python look for garbage less often: imports and tracing make very many objects, and nearly all of them stay.
+
+    Nor need they be looked through once more at exit, when the system takes it all back.
+    """
+    gc.set_threshold(20_000, 20, 20)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
