@@ -45,7 +45,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 # constraints.txt pins torch: without it pip takes a build with gigabytes of CUDA.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,parity]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,parity,services]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

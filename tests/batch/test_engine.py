@@ -283,20 +283,28 @@ def test_an_output_that_cannot_be(tmp_path):
     assert len(outputs(output)) == 4
 
 
-def test_remote(pictures, undisturbed):
-    fsspec.filesystem("memory").store.clear()
-    system = fsspec.filesystem("memory")
-    report = do(pictures, "memory://out")
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_remote(pictures, undisturbed, request, kind):
+    system = fsspec.filesystem(kind)
+    if kind == "memory":
+        system.store.clear()
+        out = "memory://out"
+    else:
+        out = request.getfixturevalue("s3") + "/out"
+        # Sources, too.
+        system.put(f"{pictures}/", "bucket/photos/", recursive=True)
+        pictures = "s3://bucket/photos"
+    report = do(pictures, out)
     assert report.done == GOOD
-    found = read_manifest("memory://out")
+    found = read_manifest(out)
     for row in found.values():
         for name, digest in zip(row.output, row.sha256, strict=True):
             assert digest == outputs(undisturbed)[name]
-            assert system.isfile(f"/out/{name}")
-    assert do(pictures, "memory://out").earlier == GOOD + BAD
-    system.rm_file("/out/" + next(row for row in found.values() if row.output).output[0])
-    assert len(verify("memory://out").lost) == 1
-    assert do(pictures, "memory://out").done == 1
+            assert system.isfile(f"{out}/{name}")
+    assert do(pictures, out).earlier == GOOD + BAD
+    system.rm_file(f"{out}/" + next(row for row in found.values() if row.output).output[0])
+    assert len(verify(out).lost) == 1
+    assert do(pictures, out).done == 1
 
 
 def test_verify(pictures, undisturbed, tmp_path):

@@ -12,10 +12,12 @@ from dajax.batch.storage import UNFINISHED, LocalStorage, RemoteStorage, Storage
 from dajax.errors import ImageError, JobError
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def storage(request, tmp_path):
     if request.param == "local":
         return Storage.of(tmp_path / "out")
+    if request.param == "s3":
+        return Storage.of(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
     fsspec.filesystem("memory").store.clear()
     return Storage.of(f"memory://out{tmp_path.name}")
 

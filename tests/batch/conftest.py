@@ -1,0 +1,31 @@
+"""An S3-shaped server on loopback."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """Return the address of an empty bucket of a server that answers as S3 does, conditional puts included."""
+    reason = "needs an S3-shaped server: pip install '.[test,services]'"
+    server_of = pytest.importorskip("moto.server", reason=reason)
+    s3fs = pytest.importorskip("s3fs", reason=reason)
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
