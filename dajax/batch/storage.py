@@ -4,8 +4,8 @@ Local: written to a folder of unfinished files, flushed to the disk (fsync), ren
 makes the name last. Only after that does a manifest row say that the file is there.
 
 Remote (fsspec): one put of the whole object, which object stores do atomically. Files that only one process may make
-are made with a put that fails where there is one already (on S3: `If-None-Match: *`). Run against fsspec's memory and local
-file systems and an S3-shaped server (moto) alone: never against a bucket.
+are made with a put that fails where there is one already (on S3: `If-None-Match: *`). Run against fsspec's memory and
+local file systems and an S3-shaped server (moto) alone: never against a bucket.
 """
 
 from __future__ import annotations
