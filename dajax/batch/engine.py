@@ -56,6 +56,8 @@ class BatchSettings:
         max_rejects: stop when more than so many pictures had to be left out; None: never.
         retry_rejects: try those again that an earlier run left out.
         column: of a CSV or Parquet source.
+        share: (k, n): this process does the k-th of n shares of the pictures, counted from 1; others may do theirs in
+            the same output folder at the same time. None: all of them, and nobody else works there.
     """
 
     formats: tuple[str, ...] = ("npy",)
@@ -72,6 +74,7 @@ class BatchSettings:
     max_rejects: int | None = None
     retry_rejects: bool = False
     column: str | None = None
+    share: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Raise ConfigError where a value cannot be used."""
@@ -87,6 +90,8 @@ class BatchSettings:
             raise ConfigError(f"max_rejects must be at least 0, got {self.max_rejects}")
         if self.shards is not None and self.retry_rejects:
             raise ConfigError("retry_rejects goes with files: a shard that is whole is not written again")
+        if self.share is not None and not 1 <= self.share[0] <= self.share[1]:
+            raise ConfigError(f"share must be (k, n) with k from 1 to n, got {self.share!r}")
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,29 @@ class Plan:
     Attributes:
         source: all items.
         finished: bool for each item: its row is in the manifest already.
+        shared: bool for each item: it is of this process's share.
         names: of the outputs, without ending, for each item.
     """
 
     source: Source
     finished: np.ndarray
+    shared: np.ndarray
     names: list[str]
 
     @property
     def left(self) -> list[int]:
-        """Places of the items that are still to be done."""
-        return [int(i) for i in np.flatnonzero(~self.finished)]
+        """Places of the items that this process has still to do."""
+        return [int(i) for i in np.flatnonzero(self.shared & ~self.finished)]
+
+    @property
+    def items(self) -> int:
+        """How many items are this process's."""
+        return int(self.shared.sum())
+
+    @property
+    def earlier(self) -> int:
+        """How many of them are finished."""
+        return int((self.shared & self.finished).sum())
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,7 @@ class Report:
     """What became of a job.
 
     Attributes:
-        items: of the source.
+        items: of the source, or of the share of it.
         repeated: entries of the source that named an item once more.
         earlier: finished by earlier runs.
         done: written by this run.
@@ -149,7 +166,11 @@ def plan_batch(source: str | os.PathLike[str], output: str | os.PathLike[str], s
         # A shard is done where all of it is: of a row that was torn off, the shard is made again.
         for start in range(0, len(done), settings.shards):
             done[start : start + settings.shards] = done[start : start + settings.shards].all()
-    return Plan(found, done, output_names(keys))
+    shared = np.ones(len(done), bool)
+    if settings.share is not None:
+        share, shares = settings.share
+        shared = np.arange(len(done)) // (settings.shards or 1) % shares == share - 1
+    return Plan(found, done, shared, output_names(keys))
 
 
 def run_batch(
@@ -195,7 +216,7 @@ def run_batch(
     shards = make_shards(settings.shard_format) if settings.shards else None
     batch_size = settings.batch_size or estimator.batch_size
     with ExitStack() as stack:
-        storage = Storage.of(output)
+        storage = Storage.of(output, settings.share)
         if isinstance(storage, LocalStorage):
             stack.enter_context(storage.locked())
         plan = plan_batch(source, output, settings)
@@ -207,11 +228,17 @@ def run_batch(
                 f"{source} has not the items that it had when this job was begun, and its shards depend on all of "
                 "them: choose another output folder"
             )
+        if settings.share is not None and not same_items:
+            # Names that others are giving right now are not known here.
+            raise JobError(
+                f"{source} has not the items that it had when this job was begun: what is new is named by one process "
+                "alone, so run this once without a share, or choose another output folder"
+            )
         storage.clean()
         stack.callback(storage.clean)
         manifest = Manifest(storage)
         names = plan.names if same_items else _names_beside(plan, manifest)
-        bar = stack.enter_context(Progress(storage, len(plan.source.items), int(plan.finished.sum()), show=progress))
+        bar = stack.enter_context(Progress(storage, plan.items, plan.earlier, show=progress))
         todo = _Todo(plan, names)
         committer: Committer = (
             FileCommitter(storage, manifest, bar, settings.max_rejects)
@@ -228,9 +255,9 @@ def run_batch(
         _run(estimator, todo, decoders, pool, committer, encoding, settings, batch_size, stop)
         committer.finish(complete=not stop.is_set())
         return Report(
-            len(plan.source.items),
+            plan.items,
             plan.source.repeated,
-            int(plan.finished.sum()),
+            plan.earlier,
             committer.done,
             committer.rejected,
             time.monotonic() - began,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .storage import Storage
 
-PROGRESS = ".dajax/progress.json"
+PROGRESS = ".dajax/progress{share}.json"
 _EVERY = 5.0
 
 
@@ -19,8 +19,8 @@ class Progress:
     """Counts finished items.
 
     Args:
-        storage: of the output, where progress.json is written every few seconds.
-        total: items of the source.
+        storage: of the output, where progress.json (or that of the share) is written every few seconds.
+        total: items of the source, or of the share.
         earlier: those that earlier runs have finished.
         show: a bar, on standard error.
     """
@@ -74,5 +74,7 @@ class Progress:
             "notes": self._notes,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._storage.replace(PROGRESS, json.dumps(about, indent=2).encode("ascii") + b"\n")
+        self._storage.replace(
+            PROGRESS.format(share=self._storage.share), json.dumps(about, indent=2).encode("ascii") + b"\n"
+        )
         self._written = time.monotonic()

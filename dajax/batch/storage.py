@@ -16,9 +16,10 @@ import io
 import os
 import secrets
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,11 +51,17 @@ class Storage(ABC):
     at fault.
     """
 
+    # What this process's own files are told apart by, where several work on shares: "-2-of-8".
+    share = ""
+
     @staticmethod
-    def of(output: str | os.PathLike[str]) -> Storage:
-        """Return the storage of a local folder or a remote address."""
+    def of(output: str | os.PathLike[str], share: tuple[int, int] | None = None) -> Storage:
+        """Return the storage of a local folder or a remote address, for a process that does all or a share (k, n)."""
         text = os.fspath(output)
-        return RemoteStorage(text) if is_remote(text) else LocalStorage(Path(text))
+        storage = RemoteStorage(text) if is_remote(text) else LocalStorage(Path(text))
+        if share is not None:
+            storage.share = f"-{share[0]}-of-{share[1]}"
+        return storage
 
     @abstractmethod
     def stage(self, data: bytes) -> Any:
@@ -117,7 +124,7 @@ class LocalStorage(Storage):
 
     def stage(self, data: bytes) -> str:
         """See `Storage`."""
-        name = f"{UNFINISHED}/{secrets.token_hex(8)}"
+        name = f"{UNFINISHED}{self.share}/{secrets.token_hex(8)}"
         self._write_new(name, data, name)
         return name
 
@@ -171,7 +178,7 @@ class LocalStorage(Storage):
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage`."""
-        temporary = f"{UNFINISHED}/{secrets.token_hex(8)}"
+        temporary = f"{UNFINISHED}{self.share}/{secrets.token_hex(8)}"
         with _faults(self, name):
             self._make_folder(self.root / temporary)
             (self.root / temporary).write_bytes(data)
@@ -227,26 +234,49 @@ class LocalStorage(Storage):
     def clean(self) -> None:
         """See `Storage`."""
         with _faults(self, UNFINISHED):
-            shutil.rmtree(self.root / UNFINISHED, ignore_errors=True)
+            # Its own, and that of a process that did all: there is none beside this one.
+            for share in {self.share, ""}:
+                shutil.rmtree(self.root / f"{UNFINISHED}{share}", ignore_errors=True)
+            for folder in (self.root / OWN_FOLDER).glob(f"{Path(UNFINISHED).name}-*"):
+                # Of a process that is no more, or it would hold its lock.
+                lock = f"{LOCK}{folder.name.removeprefix(Path(UNFINISHED).name)}"
+                with suppress(JobError), self._lock(lock, fcntl.LOCK_EX, strict=True):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine from working on the same folder.
+        """Keep other processes from working on the same share, or on any where this one does all.
 
         Raises:
             JobError: one does.
         """
-        with _faults(self, LOCK):
-            self._make_folder(self.root / LOCK)
-            descriptor = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        with self._lock(LOCK, fcntl.LOCK_SH if self.share else fcntl.LOCK_EX):
+            if self.share:
+                with self._lock(f"{LOCK}{self.share}", fcntl.LOCK_EX, patience=1.0):
+                    yield
+            else:
+                yield
+
+    @contextmanager
+    def _lock(self, name: str, kind: int, *, strict: bool = False, patience: float = 0.0) -> Iterator[None]:
+        """Hold a lock; strict: also where the file system has none; patience: for those who only look, seconds."""
+        with _faults(self, name):
+            self._make_folder(self.root / name)
+            descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            try:
-                # The system takes it back when the process ends, however that happens.
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise JobError(f"{self.root}: another process works on this job") from error
-            except OSError:  # a file system without locks
-                pass
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    # The system takes it back when the process ends, however that happens.
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                except OSError as error:
+                    if isinstance(error, BlockingIOError) and time.monotonic() < until:
+                        time.sleep(0.05)
+                        continue
+                    # There are file systems without locks.
+                    if strict or isinstance(error, BlockingIOError):
+                        raise JobError(f"{self.root}: another process works on this job{_what(self.share)}") from error
+                break
             yield
         finally:
             os.close(descriptor)
@@ -388,6 +418,10 @@ class RemoteStorage(Storage):
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+
+def _what(share: str) -> str:
+    return f", on all of it or on share {share[1:].replace('-of-', '/')}" if share else ""
 
 
 class _faults:

@@ -51,6 +51,7 @@ def batch(
     decode_timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0,
     max_rejects: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: any number)")] = None,
     retry_rejects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    share: Annotated[str | None, tyro.conf.arg(metavar="K/N", help_behavior_hint="(default: all)")] = None,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     cache: bool = True,
@@ -81,13 +82,15 @@ def batch(
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
-        batch_size: pictures of one size that are run together.
+        batch_size: pictures of one size that are run together, on all devices of the machine.
         buckets: process pictures at so many sizes at most, for few compilations.
         policy: stretch pictures to their bucket, or keep their aspect ratio and pad.
         workers: processes that read pictures.
         decode_timeout: what reading one picture may take.
         max_rejects: stop when more pictures than this had to be left out.
         retry_rejects: try again what an earlier run left out.
+        share: do the K-th of N shares of the pictures, from 1/N to N/N; other processes, on this machine or others, do
+            theirs into the same OUT at the same time.
         dry_run: say what there is to do, without loading a model.
         verify: compare what is written with the manifest; what is missing or has changed is done by the next run.
         cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
@@ -114,6 +117,7 @@ def batch(
             max_rejects=max_rejects,
             retry_rejects=retry_rejects,
             column=column,
+            share=_share(share),
         )
         if dry_run:
             return _say_plan(plan_batch(source, output, settings), output)
@@ -123,7 +127,13 @@ def batch(
 
         if cache:
             enable_compilation_cache()
-        estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
+        import jax
+
+        # All of this machine's; one alone needs no mesh.
+        mesh = "local" if jax.local_device_count() > 1 else None
+        estimator = DepthEstimator(
+            model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size, mesh=mesh
+        )
         with _stopping() as stop:
             report = run_batch(estimator, source, output, settings, model=model, stop=stop)
     except JobError as error:
@@ -142,6 +152,17 @@ def batch(
         print("dajax batch: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 3 if _say_rejects(output) else 0
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    from dajax.errors import ConfigError
+
+    if text is None:
+        return None
+    share, _, shares = text.partition("/")
+    if not (share.isdecimal() and shares.isdecimal()):
+        raise ConfigError(f"--share takes K/N such as 2/8, got {text!r}")
+    return int(share), int(shares)
 
 
 @contextmanager
@@ -173,7 +194,7 @@ def _say_plan(plan: object, output: str) -> int:
 
     assert isinstance(plan, Plan)
     left = plan.left
-    print(f"{len(plan.source.items)} pictures, {int(plan.finished.sum())} finished, {len(left)} to be done")
+    print(f"{plan.items} pictures, {plan.earlier} finished, {len(left)} to be done")
     if plan.source.repeated:
         print(f"{plan.source.repeated} entries of the source are repetitions")
     for place in left[:5]:

@@ -43,7 +43,7 @@ def test_a_job(capsys, model, pictures, tmp_path):
     status, out, err = run(capsys, pictures, tmp_path, *options)
     assert status == 3
     assert out.startswith("9 pictures in ")
-    assert "3 left out, of 12; float32 on cpu" in out
+    assert "3 left out, of 12; float32 on 2 x cpu" in out  # all devices that there are
     assert err.count("left out 'set1/bad") == 3
     assert len(outputs(tmp_path)) == 18
     progress = json.loads((tmp_path / ".dajax" / "progress.json").read_text())
@@ -62,6 +62,16 @@ def test_a_job(capsys, model, pictures, tmp_path):
     status, out, err = run(capsys, pictures, tmp_path, *options, "--values", "float16")
     assert status == 1
     assert "values was" in err
+
+
+def test_shares(capsys, pictures, tmp_path):
+    options = (pictures, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
+    status, out, _ = run(capsys, *options, "--share", "3/5")
+    assert (status, out.splitlines()[0]) == (0, "2 pictures, 0 finished, 2 to be done")
+    for share in ("3", "a/b", "-1/2", "6/5", "0/5"):
+        status, _, err = run(capsys, *options, f"--share={share}")
+        assert status == 2
+        assert "share" in err
 
 
 def test_dry_run_loads_no_model(capsys, pictures, tmp_path):
