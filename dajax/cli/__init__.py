@@ -66,7 +66,7 @@ def _collect_seldom() -> None:
 
     Nor need they be looked through once more at exit, when the system takes it all back.
     """
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(50_000, 100, 100)
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
 

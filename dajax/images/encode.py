@@ -206,6 +206,9 @@ def in_type(depth: Any, values: Values) -> np.ndarray:
 
 
 def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
+    if form == "PNG":
+        # A third of the default's time, for a tenth more bytes.
+        options["compress_level"] = 4
     stream = io.BytesIO()
     image.save(stream, form, **options)
     return stream.getvalue()
