@@ -16,7 +16,7 @@ picture: demo
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not network"
 
-# Jobs that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
+# Jobs of 500 pictures that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
 faults: $(VENV)/.installed-test
 	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_engine.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
 
