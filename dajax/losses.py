@@ -103,6 +103,40 @@ def aligned_l1_loss(
     return _mean(jnp.abs(jnp.maximum(correlation, 0.1) * prediction - target), mask)
 
 
+def aligned_log_loss(
+    prediction: Float[Array, "batch height width"],
+    target: Float[Array, "batch height width"],
+    mask: Bool[Array, "batch height width"],
+    *,
+    softening: float = 0.02,
+) -> Float[Array, ""]:
+    """Return the mean absolute difference of logarithms after each prediction was fitted to its target.
+
+    Both are inverse depth, the target's in 1/m, 0 where it is infinitely far (the sky). Scale and shift are those of
+    least squares over the pixels with a distance, as evaluation has them, and as in `aligned_l1_loss` no prediction is
+    turned. Then both get `softening` (in 1/m) added, and the difference of their logarithms is taken: a relative error,
+    as AbsRel and delta1 are, where `aligned_l1_loss` nearly only sees what is near. Depth beyond 1 / softening counts
+    less and less; fitted values below zero go on as the logarithm's tangent at zero. The mean is over the valid pixels
+    of the batch, and zero where there are none. dajax's own, for training from nothing.
+
+    Raises:
+        ConfigError: `softening` is not positive.
+    """
+    if not softening > 0:
+        raise ConfigError(f"softening must be positive, got {softening}")
+    prediction, target = _wide(prediction, target)
+    near = mask & (target > 0)
+    count = jnp.maximum(near.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
+    standard = _standardise(prediction, near, mask)
+    centred, mean = _centre(target, near, jnp)
+    deviation = _safe_sqrt(jnp.square(centred).sum((1, 2), keepdims=True) / count)
+    # Of a map of mean zero and deviation one, the covariance is the scale of least squares.
+    scale = (jnp.where(near, standard, 0) * centred).sum((1, 2), keepdims=True) / count
+    fitted = jnp.maximum(scale, 0.1 * deviation) * standard + mean
+    error = _soft_log(fitted, softening) - _soft_log(jnp.where(mask, target, 0), softening)
+    return _mean(jnp.abs(error), mask)
+
+
 def gradient_matching_loss(
     prediction: Float[Array, "batch height width"],
     target: Float[Array, "batch height width"],
@@ -220,13 +254,18 @@ def _centre(values: Any, mask: Any, xp: Any) -> tuple[Any, Any]:
     return xp.where(mask, rest - left, 0), mean + left
 
 
-def _standardise(values: Array, mask: Array) -> Array:
-    """Return the maps with mean zero and deviation one; constant maps are zero."""
+def _standardise(values: Array, mask: Array, kept: Array | None = None) -> Array:
+    """Return the maps with mean zero and deviation one where mask is True; constant maps are zero.
+
+    What is kept beyond the mask is shifted and scaled with the rest.
+    """
     small = float(jnp.finfo(values.dtype).tiny) ** 0.5
-    values, _ = _centre(values, mask, jnp)
-    values = values / _size(values, small, jnp)
+    centred, mean = _centre(values, mask, jnp)
+    if kept is not None:
+        centred = jnp.where(mask, centred, jnp.where(kept, values, mean) - mean)
+    values = centred / _size(centred, small, jnp)
     count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(values.dtype)
-    variance = jnp.square(values).sum((1, 2), keepdims=True) / count
+    variance = jnp.where(mask, jnp.square(values), 0).sum((1, 2), keepdims=True) / count
     constant = variance <= small  # NaN is not
     return jnp.where(constant, 0, values / jnp.sqrt(jnp.where(constant, 1, variance)))
 
@@ -282,6 +321,12 @@ def _unit(vectors: Array) -> Array:
     vectors = vectors / jnp.where(size > float(jnp.finfo(vectors.dtype).tiny) ** 0.5, size, 1)
     length = _safe_sqrt(jnp.square(vectors).sum(-1, keepdims=True))
     return vectors / jnp.where(length > 0, length, 1)
+
+
+def _soft_log(x: Array, softening: float) -> Array:
+    """log(x + softening), and below zero its tangent there."""
+    positive = x > 0
+    return jnp.log(jnp.where(positive, x, 0) + softening) + jnp.where(positive, 0, x) / softening
 
 
 def _safe_sqrt(x: Array) -> Array:

@@ -10,6 +10,7 @@ from dajax.errors import ConfigError
 from dajax.losses import (
     affine_invariant_loss,
     aligned_l1_loss,
+    aligned_log_loss,
     depth_anything_loss,
     feature_alignment_loss,
     gradient_matching_loss,
@@ -65,6 +66,22 @@ def reference_aligned_l1(prediction, target, mask):
     return np.mean(differences)
 
 
+def reference_aligned_log(prediction, target, mask, softening=0.02):
+    """Picture by picture, with numpy's line through the points that have a distance."""
+    differences = []
+    for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
+        near = m & (t > 0)
+        if near.any():
+            scale = np.polyfit(p[near], t[near], 1)[0]
+            scale = max(scale, 0.1 * t[near].std() / p[near].std())
+            fitted = scale * (p[m] - p[near].mean()) + t[near].mean()
+            log = np.where(
+                fitted > 0, np.log(np.maximum(fitted, 0) + softening), np.log(softening) + fitted / softening
+            )
+            differences.extend(np.abs(log - np.log(t[m] + softening)))
+    return np.mean(differences)
+
+
 def reference_gradient_matching(prediction, target, mask, scales=4):
     """Pixel by pixel."""
     steps = np.zeros(scales)
@@ -94,10 +111,11 @@ LOSSES = {
     "trimmed": (partial(affine_invariant_loss, trim=0.1), partial(reference_affine_invariant, trim=0.1)),
     "least squares": (least_squares_affine_invariant_loss, reference_least_squares),
     "aligned": (aligned_l1_loss, reference_aligned_l1),
+    "aligned log": (aligned_log_loss, reference_aligned_log),
     "gradients": (gradient_matching_loss, reference_gradient_matching),
     "V2": (depth_anything_loss, reference_depth_anything),
 }
-AFFINE_INVARIANT = sorted(LOSSES.keys() - {"silog", "least squares"})
+AFFINE_INVARIANT = sorted(LOSSES.keys() - {"silog", "least squares", "aligned log"})
 
 
 # Compiled once for all tests.
@@ -517,6 +535,22 @@ def test_feature_alignment_at_the_edges():
     assert np.isnan(ALIGN(features, frozen)[0])
     half = [jnp.asarray(x, jnp.bfloat16) for x in some_features()]
     assert_near(ALIGN(*half)[0], reference_alignment(*(np.asarray(x, np.float32) for x in half))[0])
+
+
+def test_aligned_log_and_the_sky():
+    """What is infinitely far is not fitted to, but counts; what is behind infinity costs more the farther it is."""
+    prediction, target, mask = some_maps(2)
+    target = np.where(np.random.default_rng(0).random(target.shape) < 0.3, 0, 1 / target).astype(np.float32)
+    for softening in (0.02, 0.5):
+        found = run(aligned_log_loss, prediction, target, mask, softening=softening)
+        assert_near(found, reference_aligned_log(prediction, target, mask, softening))
+        assert_near(run(aligned_log_loss, 3 * prediction + 5, target, mask, softening=softening), float(found))
+    behind = [np.where(target == 0, -np.float32(far), target) for far in (0, 0.01, 0.1, 1)]
+    found = [float(run(aligned_log_loss, prediction, target, mask)) for prediction in behind]
+    assert found[0] < 1e-5
+    assert found == sorted(found)
+    with pytest.raises(ConfigError, match="softening must be positive"):
+        run(aligned_log_loss, target, target, mask, softening=0)
 
 
 def test_aligned_l1_does_not_turn_a_prediction_round():

@@ -18,7 +18,7 @@ class SceneBatches:
     """From the number of a step to its batch.
 
     With `count` scenes, each epoch shows all of them, shuffled, mirrored and degraded anew; they are rendered in the
-    first epoch and stay in memory (28 kB for 1000 pixels). Without, every scene is new.
+    first epoch and stay in memory (7 kB for 1000 pixels). Without, every scene is new.
 
     Args:
         settings: which scenes, and how many at a time.

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from dajax.errors import ConfigError
 
-LOSSES = ("silog", "affine_invariant", "aligned_l1", "depth_anything")
+LOSSES = ("silog", "affine_invariant", "aligned_l1", "aligned_log", "depth_anything")
 
 
 @dataclass(frozen=True)

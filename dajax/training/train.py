@@ -33,6 +33,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "silog": losses.silog_loss,
     "affine_invariant": losses.affine_invariant_loss,
     "aligned_l1": losses.aligned_l1_loss,
+    "aligned_log": losses.aligned_log_loss,
     "depth_anything": losses.depth_anything_loss,
 }
 

@@ -10,6 +10,7 @@ import torch
 from dajax.losses import (
     affine_invariant_loss,
     aligned_l1_loss,
+    aligned_log_loss,
     depth_anything_loss,
     feature_alignment_loss,
     gradient_matching_loss,
@@ -62,6 +63,19 @@ def torch_aligned_l1(prediction, target, mask):
     return torch.cat(parts).mean()
 
 
+def torch_aligned_log(prediction, target, mask, softening=0.02):
+    parts = []
+    for p, t, m in zip(prediction, target, mask, strict=True):
+        if m.any():
+            (var_p, cov), (_, var_t) = torch.cov(torch.stack([p[m], t[m]]), correction=0)
+            scale = torch.maximum(cov / var_p, 0.1 * (var_t / var_p).sqrt())
+            fitted = scale * (p[m] - p[m].mean()) + t[m].mean()
+            below = np.log(softening) + fitted / softening
+            log = torch.where(fitted > 0, torch.log(fitted.clamp(min=0) + softening), below)
+            parts.append((log - torch.log(t[m] + softening)).abs())
+    return torch.cat(parts).mean()
+
+
 def torch_gradient_matching(prediction, target, mask):
     difference = torch.stack(
         [
@@ -91,6 +105,7 @@ LOSSES = {
     "trimmed": (partial(affine_invariant_loss, trim=0.1), partial(torch_affine_invariant, trim=0.1)),
     "least squares": (least_squares_affine_invariant_loss, torch_least_squares),
     "aligned": (aligned_l1_loss, torch_aligned_l1),
+    "aligned log": (aligned_log_loss, torch_aligned_log),
     "gradients": (gradient_matching_loss, torch_gradient_matching),
     "V2": (depth_anything_loss, torch_depth_anything),
 }

@@ -131,7 +131,7 @@ def test_a_frozen_encoder_stays_and_half_precision_is_only_what_is_saved(tmp_pat
     [
         (
             {"loss": "silog"},
-            "'silog' is not for a relative model: use affine_invariant or aligned_l1 or depth_anything",
+            "'silog' is not for a relative model: use affine_invariant or aligned_l1 or aligned_log or depth_anything",
         ),
         ({"data": replace(DATA, batch_size=3)}, "batch_size must be a multiple of the 2 devices, got 3"),
     ],
