@@ -116,8 +116,9 @@ def aligned_log_loss(
     least squares over the pixels with a distance, as evaluation has them, and as in `aligned_l1_loss` no prediction is
     turned. Then both get `softening` (in 1/m) added, and the difference of their logarithms is taken: a relative error,
     as AbsRel and delta1 are, where `aligned_l1_loss` nearly only sees what is near. Depth beyond 1 / softening counts
-    less and less; fitted values below zero go on as the logarithm's tangent at zero. The mean is over the valid pixels
-    of the batch, and zero where there are none. dajax's own, for training from nothing.
+    less and less; fitted values below zero go on as the logarithm's tangent at zero. Where the target is infinitely
+    far, anything from zero downwards is right, and what is above counts in the target's deviations. The mean is over
+    the valid pixels of the batch, and zero where there are none. dajax's own, for training from nothing.
 
     Raises:
         ConfigError: `softening` is not positive.
@@ -133,8 +134,9 @@ def aligned_log_loss(
     # Of a map of mean zero and deviation one, the covariance is the scale of least squares.
     scale = (jnp.where(near, standard, 0) * centred).sum((1, 2), keepdims=True) / count
     fitted = jnp.maximum(scale, 0.1 * deviation) * standard + mean
-    error = _soft_log(fitted, softening) - _soft_log(jnp.where(mask, target, 0), softening)
-    return _mean(jnp.abs(error), mask)
+    error = _soft_log(jnp.where(near, fitted, 0), softening) - _soft_log(jnp.where(near, target, 0), softening)
+    too_near = jnp.maximum(fitted, 0) / jnp.where(deviation > 0, deviation, 1)
+    return _mean(jnp.where(near, jnp.abs(error), too_near), mask)
 
 
 def gradient_matching_loss(
