@@ -126,7 +126,7 @@ def aligned_log_loss(
     if not softening > 0:
         raise ConfigError(f"softening must be positive, got {softening}")
     prediction, target = _wide(prediction, target)
-    near = mask & (target > 0)
+    near = mask & ~(target <= 0)  # NaN is not hidden
     count = jnp.maximum(near.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
     standard = _standardise(prediction, near, mask)
     centred, mean = _centre(target, near, jnp)
