@@ -25,7 +25,9 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise ConfigError(f"{address} needs fsspec: pip install fsspec, and gcsfs or s3fs for a bucket") from error
+        raise ConfigError(
+            f"{address} needs fsspec: pip install fsspec, or the extras dajax[s3] and dajax[gs] for a bucket"
+        ) from error
     try:
         system, path = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
