@@ -15,6 +15,7 @@ from .measure import checkpoint_of
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 CROPS = 50
 RANDOM_INPUTS = 1000
+SIZES = ("tiny", "small", "base", "large")
 
 
 def crops() -> list[np.ndarray]:
@@ -52,7 +53,9 @@ def errors(depth: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure(checkpoint: Path | str, dtypes: tuple[str, ...], pictures: list[np.ndarray]) -> dict[str, dict[str, list[float]]]:
+def measure(
+    checkpoint: Path | str, dtypes: tuple[str, ...], pictures: list[np.ndarray]
+) -> dict[str, dict[str, list[float]]]:
     """Return {type: {error: [its mean and its largest over the pictures]}} against float32."""
     import dajax
 
@@ -85,7 +88,7 @@ def table(results: dict[str, Any]) -> str:
     """Return the stored errors as a table in Markdown."""
     names = ("mean", "max", "absrel", "mean_std", "max_std")
     lines = ["|  | type | " + " | ".join(_TITLES[name] for name in names) + " |", "| --- " * (len(names) + 2) + "|"]
-    for size, row in results["sizes"].items():
+    for size, row in sorted(results["sizes"].items(), key=lambda item: SIZES.index(item[0])):
         for dtype, found in row.items():
             if isinstance(found, dict):
                 cells = [" (".join(_figure(value, name) for value in found[name]) + ")" for name in names]
@@ -119,7 +122,7 @@ def _figure(value: float, name: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure the sizes that the arguments name and add them to the JSON file."""
     parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
-    parser.add_argument("--sizes", nargs="+", default=["tiny", "small", "base", "large"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
     parser.add_argument("--photos", type=int, default=CROPS)
     parser.add_argument("--out", type=Path)
