@@ -178,7 +178,8 @@ def _stopping() -> Iterator[threading.Event]:
             os._exit(128 + number)
         stop.set()
         timer.start()
-        print("dajax batch: stopping; once more to stop at once", file=sys.stderr, flush=True)
+        # No print: the signal may have come in the middle of one, which refuses another.
+        os.write(2, b"dajax batch: stopping; once more to stop at once\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -125,7 +126,8 @@ def _stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        print("dajax video: finishing; once more to stop at once", file=sys.stderr, flush=True)
+        # No print: the interrupt may have come in the middle of one, which refuses another.
+        os.write(2, b"dajax video: finishing; once more to stop at once\n")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -1,9 +1,13 @@
 """`dajax video`."""
 
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
-import time
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,15 +75,22 @@ def test_ctrl_c(tmp_path):
     """What was done is kept, and says that it is not all."""
     make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(3000)], size=(16, 16))
     command = [sys.executable, "-m", "dajax", "video", "a.mp4", "b.mp4", "--model", "tiny", "--input-size", "42"]
+    # A terminal, so that there is a progress bar: an interrupt before the first frame leaves nothing to keep.
+    terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     process = subprocess.Popen(
         [*command, "--no-cache", "--limits", "0", "1"],
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stderr=stderr,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".dajax-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    os.close(stderr)
+    err = ""
+    with suppress(OSError):  # It is how Linux says that the other end is closed.
+        while read := os.read(terminal, 4096).decode(errors="replace"):
+            if not re.search(r"[1-9]\d*/3000", err) and re.search(r"[1-9]\d*/3000", err + read):
+                process.send_signal(signal.SIGINT)
+            err += read
+    os.close(terminal)
+    process.wait(timeout=60)
     assert process.returncode == 3, err
     assert "the clip is not whole: interrupted" in err
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.partial.mp4"}
