@@ -28,6 +28,10 @@ class JobError(DajaxError, RuntimeError):
     """A job over many images, or a training run, cannot start or go on."""
 
 
+class JobRefusedError(JobError):
+    """A job cannot go on as it is asked for: the same call would be refused again."""
+
+
 class LicenceWarning(UserWarning):
     """The weights that are loaded do not come under a permissive licence, or under none that is stated."""
 

@@ -24,8 +24,28 @@ from dajax.errors import ImageError
 from dajax.images.buckets import Buckets
 from dajax.images.read import read_image
 
-# Not the picture's fault: the job stops instead of leaving pictures out.
-_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Not the picture's fault: the job stops instead of leaving pictures out. EIO is not among them: a bad spot of a disk is
+# for ever, and one picture's.
+_OF_THE_MACHINE = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    # A network disk or a bucket that is away.
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EPIPE,
+    errno.ESHUTDOWN,
+}
+# What the process says when it can be asked.
+READY = b"ready"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,14 +56,16 @@ def main(descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_with(parent)
     connection = Connection(descriptor)
-    processor = None
+    processor = Buckets.from_options(json.loads(sys.argv[3]))
+    try:
+        connection.send_bytes(READY)
+    except OSError:
+        return
     while True:
         try:
             request = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
-        if processor is None:
-            processor = Buckets.from_options(json.loads(sys.argv[3]))
         answer, pixels = answered(request, processor)
         try:
             connection.send_bytes(json.dumps(answer).encode())
@@ -61,17 +83,21 @@ def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any
             source = _bytes_or_path(request)
             taken = processor.process(read_image(source, name=repr(request["path"])))
         except ImageError as error:
-            number = getattr(error.__cause__, "errno", None)
-            return {"error": str(error), "machine": number in _OF_THE_MACHINE}, None
+            return {"error": str(error), "machine": _is_of_the_machine(error.__cause__)}, None
         except MemoryError:
             return {"error": "there is not enough memory to read it", "machine": False}, None
         except OSError as error:
-            return {"error": error.strerror or str(error), "machine": error.errno in _OF_THE_MACHINE}, None
-        except Exception as error:  # of a remote file system's client
+            return {"error": error.strerror or str(error), "machine": _is_of_the_machine(error)}, None
+        except Exception as error:
             return {"error": f"cannot be read ({type(error).__name__}: {error})", "machine": False}, None
     said = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
     about = {"shape": taken.pixels.shape, "size": taken.source_size, "content": taken.content, "notes": said}
     return about, taken.pixels
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Whether other pictures would have failed, too."""
+    return isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _OF_THE_MACHINE
 
 
 def _bytes_or_path(request: dict[str, Any]) -> Any:
@@ -79,7 +105,12 @@ def _bytes_or_path(request: dict[str, Any]) -> Any:
     if is_remote(path):
         system, inside = file_system(path)
         end = None if size is None else offset + size
-        return io.BytesIO(system.cat_file(inside, start=offset or None, end=end))
+        try:
+            return io.BytesIO(system.cat_file(inside, start=offset or None, end=end))
+        except OSError:
+            raise
+        except Exception as error:  # the client's own, which tries several times before it gives up
+            raise ConnectionError(f"cannot be read ({type(error).__name__}: {error})") from error
     if size is None:
         return path
     with open(path, "rb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,11 @@ from dajax.errors import JobError
 from dajax.images.buckets import ProcessedPicture
 
 from .sources import Item
+
+# Until a process has imported what it needs, from a cold network disk perhaps.
+_START_S = 120.0
+# Until a process that was killed is gone.
+_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,8 @@ class Decoders:
                 worker = None
                 # Once more, for the case that it was not the picture: the machine may have been short of memory.
                 if attempt == 2:
-                    ended = f"signal {-status}" if status < 0 else f"status {status}"
-                    return None, Decoded(item, reason=f"the process that reads pictures died of it, twice ({ended})")
+                    reason = f"the process that reads pictures died of it, twice ({_ended(status)})"
+                    return None, Decoded(item, reason=reason)
                 continue
             break
         if "error" in answer:
@@ -141,12 +147,24 @@ class Decoders:
             self._workers.add(worker)
             if self._closed:
                 worker.kill()
+        try:
+            worker.begin()
+        except TimeoutError as error:
+            self._drop(worker)
+            raise JobError(f"a process to read pictures was not ready within {_START_S:g} seconds") from error
+        except (EOFError, OSError) as error:
+            ended = _ended(self._drop(worker))
+            raise JobError(f"a process to read pictures ended before it was ready ({ended})") from error
         return worker
 
     def _drop(self, worker: _Process) -> int:
         with self._lock:
             self._workers.discard(worker)
         return worker.end()
+
+
+def _ended(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"
 
 
 class _Process:
@@ -157,18 +175,18 @@ class _Process:
         with mine, its:
             # Started afresh: a fork of a process that runs jax deadlocks, and a spawn would run the caller's script.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dajax.batch.decoder", str(its.fileno()), str(os.getpid()), options],
+                # -P: a random.py beside the pictures is not the one to import.
+                [sys.executable, "-P", "-m", "dajax.batch.decoder", str(its.fileno()), str(os.getpid()), options],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
             self._connection = Connection(mine.detach())
 
     def ask(self, request: bytes, timeout: float) -> tuple[dict[str, Any], np.ndarray | None]:
         """Return the answer and the pixels; TimeoutError, or EOFError or OSError if the process is gone."""
         self._connection.send_bytes(request)
-        if not self._connection.poll(timeout):
-            raise TimeoutError
+        self._wait(timeout)
         answer = json.loads(self._connection.recv_bytes())
         if "error" in answer:
             return answer, None
@@ -176,12 +194,30 @@ class _Process:
         self._connection.recv_bytes_into(data)
         return answer, np.frombuffer(data, np.float32).reshape(answer["shape"])
 
+    def begin(self) -> None:
+        """Wait until it can be asked; TimeoutError, or EOFError or OSError if it ended instead."""
+        self._wait(_START_S)
+        self._connection.recv_bytes()
+
     def kill(self) -> None:
         self._process.kill()
 
     def end(self) -> int:
         """Kill it and free everything; return its exit status."""
         self._process.kill()
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            # It hangs in the kernel, on a file system that does not answer, and goes when that does.
+            status = -signal.SIGKILL
         self._connection.close()
         return status
+
+    def _wait(self, timeout: float) -> None:
+        """Wait for a message. In slices: the time in which all stood still (Ctrl-Z, a paused machine) is nobody's."""
+        slice_s = min(1.0, timeout / 10)
+        waited = 0.0
+        while not self._connection.poll(slice_s):
+            waited += slice_s
+            if waited + slice_s / 2 > timeout:
+                raise TimeoutError

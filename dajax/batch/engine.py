@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from dajax.errors import ConfigError, JobError
+from dajax.errors import ConfigError, JobRefusedError
 from dajax.images.buckets import Buckets, Policy, ProcessedPicture
 from dajax.images.encode import ENDINGS, Values, described
 
@@ -224,13 +224,13 @@ def run_batch(
         parameters = _parameters(estimator, os.fspath(source), settings, batch_size, model)
         same_items = claim(storage, parameters, keys)
         if shards is not None and not same_items:
-            raise JobError(
+            raise JobRefusedError(
                 f"{source} has not the items that it had when this job was begun, and its shards depend on all of "
                 "them: choose another output folder"
             )
         if settings.share is not None and not same_items:
             # Names that others are giving right now are not known here.
-            raise JobError(
+            raise JobRefusedError(
                 f"{source} has not the items that it had when this job was begun: what is new is named by one process "
                 "alone, so run this once without a share, or choose another output folder"
             )
@@ -308,6 +308,7 @@ def _run(
             if decoded.picture is None:
                 outcome = rejected(decoded.item, name, decoded.reason, decoded.notes)
                 outcomes.append(pool.submit(committer.stage, outcome))
+                collect(most)
                 continue
             in_work.append((decoded, name))
             yield decoded.picture

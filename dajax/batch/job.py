@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dajax.errors import JobError
+from dajax.errors import JobRefusedError
 from dajax.weights.tree import flatten
 
 from .storage import Storage
@@ -69,13 +69,13 @@ def claim(storage: Storage, parameters: Mapping[str, Any], keys: str) -> bool:
         found = json.loads(data)
         before, keys_before = found["parameters"], found["keys"]
     except (ValueError, KeyError, TypeError) as error:
-        raise JobError(f"{storage}: {JOB} is damaged ({error}); its outputs may be of any job") from error
+        raise JobRefusedError(f"{storage}: {JOB} is damaged ({error}); its outputs may be of any job") from error
     # As JSON gives it back: tuples are lists there.
     after = json.loads(text)["parameters"]
     other = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     if other:
         differences = "; ".join(_difference(name, before.get(name), after.get(name)) for name in other)
-        raise JobError(
+        raise JobRefusedError(
             f"{storage} has a job that was begun with other parameters: {differences}. Give the same ones to go on, or "
             "choose another output folder"
         )

@@ -10,13 +10,14 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import numpy as np
 
-from dajax.errors import JobError
+from dajax.errors import JobRefusedError
 
 from .naming import digest
 from .storage import Storage
@@ -58,6 +59,9 @@ class Row:
         return json.dumps(asdict(self) | {"time": now}).encode("ascii") + b"\n"
 
 
+_STAMP = "%Y%m%dT%H%M%S.%fZ"
+
+
 class Manifest:
     """The parts of a job's manifest, in a folder; this process appends to one of its own.
 
@@ -68,19 +72,28 @@ class Manifest:
 
     def __init__(self, storage: Storage, folder: str = ".dajax/manifest") -> None:
         self._storage, self._folder = storage, folder
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
-        self._name = f"{folder}/{now}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        self._name = ""
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append rows; when this returns they are on disk."""
         data = b"".join(row.line() for row in rows)
         if data:
+            self._name = self._name or self._new_name()
             self._storage.append(self._name, data)
 
     def parts(self) -> list[str]:
         """Return the names of all parts, oldest first."""
         return [name for name in self._storage.list(self._folder) if name.endswith(".jsonl")]
+
+    def _new_name(self) -> str:
+        """Return a name that stands behind those of all parts, whatever the clocks of the machines say."""
+        now = datetime.now(UTC)
+        for name in self.parts():
+            with suppress(ValueError):
+                stamp = datetime.strptime(name.rpartition("/")[2].partition("-")[0], _STAMP).replace(tzinfo=UTC)
+                now = max(now, stamp + timedelta(microseconds=1))
+        host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+        return f"{self._folder}/{now.strftime(_STAMP)}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
 
     def rows(self) -> Iterator[Row]:
         """Yield all whole rows, oldest part first; of a key's rows, the last one counts."""
@@ -126,7 +139,7 @@ class Manifest:
                     place += len(line)
                     if not _is_whole(line, careful=place > size - _TAIL):
                         if place < size:
-                            raise JobError(
+                            raise JobRefusedError(
                                 f"{name}: a row at byte {place - len(line)} is damaged, and it is not the last one: "
                                 "something else has written to this file. Move the file away, and what it recorded "
                                 "is done again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from datetime import UTC, datetime
 from types import TracebackType
@@ -31,7 +32,7 @@ class Progress:
         self._notes: list[str] = []
         self._began = time.monotonic()
         self._written = -_EVERY
-        self._bar = tqdm(total=total, initial=earlier, unit="picture", disable=None if show else True)
+        self._bar = tqdm(total=total, initial=earlier, unit="picture", disable=None if show and sys.stderr else True)
 
     def __enter__(self) -> Progress:
         self._write()

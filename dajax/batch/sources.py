@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dajax.errors import ConfigError, ImageError, JobError
+from dajax.errors import ConfigError, ImageError, JobError, JobRefusedError
 from dajax.images.find import IMAGE_SUFFIXES, find_images
 
 from .remote import file_system, is_remote
@@ -164,7 +164,7 @@ def _csv_column(path: str, column: str | None) -> Iterator[str]:
                 if row[name]:
                     yield row[name]
         except csv.Error as error:
-            raise JobError(f"{path}, line {rows.line_num}: is no CSV ({error})") from error
+            raise JobRefusedError(f"{path}, line {rows.line_num}: is no CSV ({error})") from error
 
 
 def _parquet_column(path: str, column: str | None) -> Iterator[str]:
@@ -180,11 +180,11 @@ def _parquet_column(path: str, column: str | None) -> Iterator[str]:
             for batch in table.iter_batches(columns=[name]):
                 for entry in batch.column(0).to_pylist():
                     if not isinstance(entry, str | None):
-                        raise JobError(f"{path}: column {name!r} has {type(entry).__name__}, not text")
+                        raise JobRefusedError(f"{path}: column {name!r} has {type(entry).__name__}, not text")
                     if entry:
                         yield entry
         except pa.ArrowException as error:
-            raise JobError(f"{path}: cannot be read as Parquet ({error})") from error
+            raise JobRefusedError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
 def _column(wanted: str | None, names: list[str], path: str) -> str:
@@ -213,15 +213,17 @@ def _in_tars(pattern: str) -> Iterator[tuple[str, Location]]:
                     if member.isreg() and os.path.splitext(member.name)[1].lower() in IMAGE_SUFFIXES:
                         yield f"{name}/{member.name}", Location(tar, member.offset_data, member.size)
         except tarfile.TarError as error:
-            raise JobError(f"{tar}: cannot be read as an uncompressed tar file ({error})") from error
+            raise JobRefusedError(f"{tar}: cannot be read as an uncompressed tar file ({error})") from error
 
 
 def _remote(address: str) -> Iterator[tuple[str, Location]]:
     system, path = file_system(address)
     try:
         found = system.glob(path) if glob.has_magic(path) else system.find(path)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{address}: cannot be listed ({error})") from error
+    except OSError as error:  # of the network: another time it may do
+        raise JobError(f"{address}: cannot be listed ({error})") from error
     fixed = path
     while glob.has_magic(fixed):
         fixed = fixed.rpartition("/")[0]

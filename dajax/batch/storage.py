@@ -19,7 +19,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +41,9 @@ _FAULTS_OF_A_NAME = {
     errno.EEXIST,
 }
 
-_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+# What driver of a file system cannot flush a folder says.
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Storage(ABC):
@@ -234,13 +236,12 @@ class LocalStorage(Storage):
     def clean(self) -> None:
         """See `Storage`."""
         with _faults(self, UNFINISHED):
-            # Its own, and that of a process that did all: there is none beside this one.
+            # Its own, and that of a process that did all: there is none beside this one. Not those of other shares,
+            # which may be at work: there are file systems on which locks hold on one machine only.
             for share in {self.share, ""}:
                 shutil.rmtree(self.root / f"{UNFINISHED}{share}", ignore_errors=True)
-            for folder in (self.root / OWN_FOLDER).glob(f"{Path(UNFINISHED).name}-*"):
-                # Of a process that is no more, or it would hold its lock.
-                lock = f"{LOCK}{folder.name.removeprefix(Path(UNFINISHED).name)}"
-                with suppress(JobError), self._lock(lock, fcntl.LOCK_EX, strict=True):
+            if not self.share:
+                for folder in (self.root / OWN_FOLDER).glob(f"{Path(UNFINISHED).name}-*"):
                     shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
@@ -258,8 +259,8 @@ class LocalStorage(Storage):
                 yield
 
     @contextmanager
-    def _lock(self, name: str, kind: int, *, strict: bool = False, patience: float = 0.0) -> Iterator[None]:
-        """Hold a lock; strict: also where the file system has none; patience: for those who only look, seconds."""
+    def _lock(self, name: str, kind: int, *, patience: float = 0.0) -> Iterator[None]:
+        """Hold a lock; patience: seconds, for those who only look."""
         with _faults(self, name):
             self._make_folder(self.root / name)
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
@@ -274,7 +275,7 @@ class LocalStorage(Storage):
                         time.sleep(0.05)
                         continue
                     # There are file systems without locks.
-                    if strict or isinstance(error, BlockingIOError):
+                    if isinstance(error, BlockingIOError):
                         raise JobError(f"{self.root}: another process works on this job{_what(self.share)}") from error
                 break
             yield
@@ -327,6 +328,9 @@ class LocalStorage(Storage):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_FLUSH:
+                raise
         finally:
             os.close(descriptor)
 

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dajax.errors import ConfigError, JobError
+from dajax.errors import ConfigError, JobRefusedError
 
 from .commit import lost
 from .job import JOB
@@ -40,7 +40,7 @@ def verify(output: str | os.PathLike[str]) -> Verified:
     """
     storage = Storage.of(output)
     if not storage.exists(JOB):
-        raise JobError(f"{storage}: no job has written here ({JOB} is missing)")
+        raise JobRefusedError(f"{storage}: no job has written here ({JOB} is missing)")
     if isinstance(storage, LocalStorage):
         with storage.locked():
             return _verify(storage)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -53,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 description=f"Depth Anything V2 in JAX: one photo in, one depth map out. Version {__version__}.",
                 args=arguments,
             )
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read what is said has gone, as in `dajax models | head -1`. Python would say so again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
     except DajaxError as error:
         print(f"dajax: {error}", file=sys.stderr)
         sys.exit(1)

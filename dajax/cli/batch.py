@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
+
+from .stopping import stopping
 
 # sysexits.h, EX_TEMPFAIL: try again.
 INTERRUPTED = 75
@@ -40,14 +39,16 @@ def batch(
     ] = None,
     style: Annotated[
         Literal["huggingface", "official"] | None,
-        tyro.conf.arg(help_behavior_hint="(default: the checkpoint's, huggingface)"),
+        tyro.conf.arg(metavar="{huggingface,official}", help_behavior_hint="(default: the checkpoint's, huggingface)"),
     ] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8,
     buckets: Annotated[
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: sizes as they are)")
     ] = None,
     policy: Literal["resize", "pad"] = "resize",
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core)")] = None,
+    workers: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core, 16 at most)")
+    ] = None,
     decode_timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0,
     max_rejects: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: any number)")] = None,
     retry_rejects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -61,10 +62,10 @@ def batch(
     OUT has the maps, at the pictures' own relative paths, and OUT/.dajax a manifest with a row for each picture: done,
     with the SHA-256 of its files, or rejected, with the reason. progress.json there says how far it is. A first Ctrl-C
     or SIGTERM commits what is finished and ends within ten seconds, a second one ends at once; kill -9 loses nothing
-    either. With other parameters than those it was begun with, a job is not gone on with.
+    either. A job is refused if its parameters differ from those that it was begun with.
 
-    Exit status: 0 all done, 1 stopped (a full disk, too many rejects: the same command goes on), 2 bad usage, 3 some
-    pictures were left out, 75 interrupted: the same command goes on.
+    Exit status: 0 all done, 1 stopped (a full disk, too many rejects: the same command goes on), 2 refused, 3 some
+    pictures were left out, 75 interrupted: the same command goes on. With --verify: 0 all whole, 3 some are lost.
 
     Args:
         source: a folder (all pictures below it), a pattern such as 'photos/**/*.jpg', a list.txt with a path in each
@@ -78,7 +79,7 @@ def batch(
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
         shards: put so many pictures into one file.
         shard_format: WebDataset tar files, or Parquet.
-        column: that has the paths, of a CSV or Parquet source.
+        column: of a CSV or Parquet source, the column that has the paths.
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
@@ -87,15 +88,15 @@ def batch(
         policy: stretch pictures to their bucket, or keep their aspect ratio and pad.
         workers: processes that read pictures.
         decode_timeout: what reading one picture may take.
-        max_rejects: stop when more pictures than this had to be left out.
-        retry_rejects: try again what an earlier run left out.
+        max_rejects: stop when this run had to leave out more pictures than this.
+        retry_rejects: try again what an earlier run left out (not with --shards).
         share: do the K-th of N shares of the pictures, from 1/N to N/N; other processes, on this machine or others, do
             theirs into the same OUT at the same time.
         dry_run: say what there is to do, without loading a model.
         verify: compare what is written with the manifest; what is missing or has changed is done by the next run.
         cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
     """
-    from dajax.errors import ConfigError, DajaxError, ImageError, JobError
+    from dajax.errors import DajaxError, HubError, JobError, JobRefusedError
 
     try:
         if verify:
@@ -120,7 +121,7 @@ def batch(
             share=_share(share),
         )
         if dry_run:
-            return _say_plan(plan_batch(source, output, settings), output)
+            return _say_plan(plan_batch(source, output, settings), output, in_shards=bool(shards))
         settings.check()
         from dajax.inference.compilation_cache import enable_compilation_cache
         from dajax.inference.estimator import DepthEstimator
@@ -136,12 +137,10 @@ def batch(
         )
         with _stopping() as stop:
             report = run_batch(estimator, source, output, settings, model=model, stop=stop)
-    except JobError as error:
+    except DajaxError as error:
         print(f"dajax batch: {error}", file=sys.stderr)
-        return 1
-    except (ImageError, ConfigError, DajaxError) as error:
-        print(f"dajax batch: {error}", file=sys.stderr)
-        return 2
+        may_go_on = isinstance(error, JobError | HubError) and not isinstance(error, JobRefusedError)
+        return 1 if may_go_on else 2
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
     print(
@@ -168,29 +167,21 @@ def _share(text: str | None) -> tuple[int, int] | None:
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
     """Give an event that the first SIGINT or SIGTERM sets; a second one, or a slow end, ends the process."""
-    stop = threading.Event()
     # Nothing that is not committed is worth waiting for.
     timer = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
     timer.daemon = True
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-        timer.start()
-        # No print: the signal may have come in the middle of one, which refuses another.
-        os.write(2, b"dajax batch: stopping; once more to stop at once\n")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stopping(
+        "dajax batch: stopping; once more to stop at once",
+        on_first=timer.start,
+        on_second=lambda number: os._exit(128 + number),
+    ) as stop:
+        try:
+            yield stop
+        finally:
+            timer.cancel()
 
 
-def _say_plan(plan: object, output: str) -> int:
+def _say_plan(plan: object, output: str, *, in_shards: bool) -> int:
     from dajax.batch.engine import Plan
 
     assert isinstance(plan, Plan)
@@ -199,7 +190,8 @@ def _say_plan(plan: object, output: str) -> int:
     if plan.source.repeated:
         print(f"{plan.source.repeated} entries of the source are repetitions")
     for place in left[:5]:
-        print(f"  {plan.source.items[place].key!r} -> {str(Path(output) / plan.names[place])!r}")
+        where = "" if in_shards else f" -> {output.rstrip('/') + '/' + plan.names[place]!r}"
+        print(f"  {plan.source.items[place].key!r}{where}")
     if len(left) > 5:
         print(f"  and {len(left) - 5} more")
     return 0

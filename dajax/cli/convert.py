@@ -26,6 +26,8 @@ def convert(
 
     PyTorch is not needed, and nothing in a .pth is run.
 
+    Exit status: 0 converted, 1 failed, 2 bad usage.
+
     Args:
         source: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
         directory: folder for the result; made if need be. A checkpoint of the same format in it is replaced.

@@ -34,7 +34,7 @@ def predict(
     ] = None,
     style: Annotated[
         Literal["huggingface", "official"] | None,
-        tyro.conf.arg(help_behavior_hint="(default: the checkpoint's, huggingface)"),
+        tyro.conf.arg(metavar="{huggingface,official}", help_behavior_hint="(default: the checkpoint's, huggingface)"),
     ] = None,
     tiles: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
@@ -47,7 +47,7 @@ def predict(
     that are in a folder are passed over. The picture of a URL is downloaded without a proxy, up to 100 MB and 30
     seconds, and its map is named after the end of the URL's path.
 
-    Exit status: 0 all done, 2 bad usage, 3 some pictures were left out (standard error says which and why).
+    Exit status: 0 all done, 1 failed, 2 bad usage, 3 some pictures were left out (standard error says which and why).
 
     Args:
         pictures: files, folders or patterns such as 'photos/*.jpg', and at most one http(s) URL. Put -- before names
@@ -108,7 +108,7 @@ def predict(
 
     from tqdm import tqdm
 
-    with tqdm(total=len(found), unit="picture", disable=None if len(found) > 1 else True) as bar:
+    with tqdm(total=len(found), unit="picture", disable=None if sys.stderr and len(found) > 1 else True) as bar:
         report = predict_files(
             estimator,
             found,

@@ -29,7 +29,7 @@ def train(
     """
     from dataclasses import replace
 
-    from dajax.errors import DajaxError, JobError
+    from dajax.errors import DajaxError, HubError, JobError
     from dajax.training.settings import read_settings
     from dajax.training.train import train as run
 
@@ -38,12 +38,9 @@ def train(
         if output is not None:
             settings = replace(settings, output=str(output))
         model = run(settings)
-    except JobError as error:
-        print(f"dajax train: {error}", file=sys.stderr)
-        return 1
     except DajaxError as error:
         print(f"dajax train: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, JobError | HubError) else 2
     from dajax.training.log import read_rows
 
     last = list(read_rows(Path(settings.output) / "validation.csv"))[-1]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
+
+from .stopping import stopping
 
 
 def video(
@@ -40,7 +39,7 @@ def video(
     ] = None,
     style: Annotated[
         Literal["huggingface", "official"] | None,
-        tyro.conf.arg(help_behavior_hint="(default: the checkpoint's, huggingface)"),
+        tyro.conf.arg(metavar="{huggingface,official}", help_behavior_hint="(default: the checkpoint's, huggingface)"),
     ] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 4,
     cache: bool = True,
@@ -89,7 +88,7 @@ def video(
         estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
         from tqdm import tqdm
 
-        with tqdm(unit="frame", disable=None) as bar, _stopping() as stop:
+        with tqdm(unit="frame", disable=None if sys.stderr else True) as bar, _stopping() as stop:
 
             def begin(expected: int) -> None:
                 bar.reset(expected or None)
@@ -119,18 +118,10 @@ def video(
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; a second one ends the process."""
-    stop = threading.Event()
+    """Give an event that the first Ctrl-C or SIGTERM sets; a second one ends the process."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # No print: the interrupt may have come in the middle of one, which refuses another.
-        os.write(2, b"dajax video: finishing; once more to stop at once\n")
+    def interrupt(number: int) -> None:
+        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
+    with stopping("dajax video: finishing; once more to stop at once", on_second=interrupt) as stop:
         yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

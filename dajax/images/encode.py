@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, JobError
 from dajax.images.colormap import colorize
 
 COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -137,6 +137,7 @@ def exr(depth: Any, about: dict[str, str]) -> bytes:
 
     Raises:
         ConfigError: OpenEXR is not installed.
+        JobError: it cannot write its temporary file.
     """
     depth = finite_map(depth)
     try:
@@ -147,7 +148,10 @@ def exr(depth: Any, about: dict[str, str]) -> bytes:
     header |= {f"{PREFIX}{key}": value for key, value in about.items()}
     with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name
         path = Path(folder) / "depth.exr"
-        OpenEXR.File(header, {"Z": np.ascontiguousarray(depth)}).write(str(path))
+        try:
+            OpenEXR.File(header, {"Z": np.ascontiguousarray(depth)}).write(str(path))
+        except RuntimeError as error:  # a full disk, for one
+            raise JobError(f"no EXR file can be made in the folder for temporary files: {error}") from error
         return path.read_bytes()
 
 

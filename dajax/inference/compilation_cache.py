@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from dajax.errors import ConfigError
+
 
 def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
     """Keep compiled programs on disk for later processes; the command line does this, importing dajax does not.
@@ -17,10 +19,19 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
 
     Returns:
         The directory in use.
+
+    Raises:
+        ConfigError: no directory is named, and the user has no home.
     """
+    directory = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "dajax" / "compiled"
+        try:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError as error:
+            raise ConfigError(
+                "there is no home folder to keep compiled programs in: set JAX_COMPILATION_CACHE_DIR, or use no cache"
+            ) from error
+        directory = home / "dajax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", os.fspath(directory))
     # jax opens its cache once and then keeps to that directory.
     compilation_cache.reset_cache()

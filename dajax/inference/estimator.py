@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dajax.errors import ConfigError, JobError
+from dajax.errors import ConfigError, JobRefusedError
 from dajax.images.buckets import Buckets, ProcessedPicture
 from dajax.images.processor import DepthImageProcessor
 from dajax.images.read import read_image
@@ -246,7 +246,7 @@ class DepthEstimator:
                 raise error
             if batch_size <= shares(self.mesh):
                 height, width, _ = pictures[0].taken.pixels.shape
-                raise JobError(
+                raise JobRefusedError(
                     f"a picture of {height}x{width} does not fit into the memory of {self.device}, even alone: use a "
                     "smaller input_size, or half precision"
                 ) from error

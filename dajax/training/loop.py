@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -71,7 +72,8 @@ def run(
         log, validations = CsvLog(output / "log.csv", first), CsvLog(output / "validation.csv", first)
         stack.callback(log.close)
         stack.callback(validations.close)
-        bar = stack.enter_context(tqdm(total=steps, initial=first, disable=not progress, unit="step"))
+        shown = progress and sys.stderr is not None
+        bar = stack.enter_context(tqdm(total=steps, initial=first, disable=not shown, unit="step"))
         batches = ThreadPoolExecutor(1)
         stack.callback(batches.shutdown, cancel_futures=True)
         compiled = jax.jit(step, donate_argnums=0)

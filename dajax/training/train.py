@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dajax import losses
 from dajax.config import DepthAnythingConfig
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, JobError, WeightsError
 from dajax.images.processor import DepthImageProcessor
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.load import load
@@ -96,7 +96,10 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
         )
     trained = jax.device_get(state.params if state.ema is None else state.ema)
     as_saved = jax.tree.map(lambda leaf: leaf.astype(settings.save_dtype), trained)
-    save(output / "model", model, as_saved, processor=DepthImageProcessor(input_size=settings.data.size))
+    try:
+        save(output / "model", model, as_saved, processor=DepthImageProcessor(input_size=settings.data.size))
+    except WeightsError as error:
+        raise JobError(f"{error}; the saved states are whole") from error
     return output / "model"
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from dajax.errors import ImageError, JobError
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
 from dajax.images.colormap import colorize
 from dajax.images.write import write_atomically
@@ -62,7 +63,10 @@ class Validation:
         folder = self._output / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
-        write_atomically(folder / f"{step:08}.png", partial(Image.fromarray(shown).save, format="PNG"))
+        try:
+            write_atomically(folder / f"{step:08}.png", partial(Image.fromarray(shown).save, format="PNG"))
+        except ImageError as error:
+            raise JobError(f"step {step}: {error}; the saved states are whole") from error
         return found._asdict()
 
     def _maps(self, params: Any, images: np.ndarray) -> np.ndarray:

@@ -189,6 +189,8 @@ def depth_clip(
             if not seen:
                 begun = list(islice(steadied, _FIRST))
                 seen = [depth for _, depth in begun]
+            if not seen:
+                raise ImageError(f"{os.fspath(source)!r}: no frame could be done ({reader.problem or 'stopped'})")
             low, high = np.percentile(np.concatenate([depth.ravel() for depth in seen]), _PERCENTILES)
             report.limits = (float(low), float(high))
         writers = _Writers(reader, output, settings, estimator, model, report.limits)
@@ -205,12 +207,13 @@ def depth_clip(
         except BaseException:
             writers.abandon()
             raise
-        if not report.frames:
+        try:
+            if not report.frames:
+                raise ImageError(f"{os.fspath(source)!r}: no frame could be done ({report.problem or 'stopped'})")
+            writers.close(report, packets)
+        except BaseException:
             writers.abandon()
-            raise ImageError(f"{os.fspath(source)!r}: no frame could be done ({report.problem or 'stopped'})")
-        while packets:
-            writers.audio(packets.popleft())
-        report.written = writers.close(partial=bool(report.problem))
+            raise
     return report
 
 
@@ -263,10 +266,22 @@ class _Writers:
     def audio(self, packet: Any) -> None:
         self._clip.write_audio(packet)
 
-    def close(self, *, partial: bool) -> list[Path]:
+    def close(self, report: VideoReport, packets: deque[Any]) -> None:
+        """Finish the files, with the rest of the audio; what cannot be finished becomes the report's problem."""
+        files: list[Path] = []
         # The values first: a coloured clip without the values that were asked for would look finished.
-        files = self._raw.close(partial=partial) if self._raw is not None else []
-        return [self._clip.close(partial=partial), *files]
+        if self._raw is not None:
+            try:
+                files = self._raw.close(partial=bool(report.problem))
+            except ImageError as error:
+                self._raw.abandon()  # on a full disk that makes room for the end of the coloured clip
+                report.problem = report.problem or str(error)
+        try:
+            while packets:
+                self.audio(packets.popleft())
+        except ImageError as error:
+            report.problem = report.problem or str(error)
+        report.written = [self._clip.close(partial=bool(report.problem)), *files]
 
     def abandon(self) -> None:
         self._clip.abandon()

@@ -13,7 +13,7 @@ import secrets
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,13 @@ class ClipWriter:
         check_clip_name(path)
         self._file = Whole(path)
         self._odd = (size[0] % 2, size[1] % 2)
+        self._failed = ""
         # Of the first frame's wait, which is otherwise kept in milliseconds.
         options = {"movie_timescale": str(time_base.denominator)} if path.suffix.lower() in (".mp4", ".mov") else {}
         try:
-            self._container = av.open(str(self._file.temporary), "w", options=options)
+            self._container = av.open(_url(self._file.temporary), "w", options=options)
         except (av.error.FFmpegError, OSError) as error:
+            self._file.drop()
             raise ImageError(f"{str(path)!r}: cannot be written ({error.strerror})") from error
         try:
             codec = _CODECS[path.suffix.lower()]
@@ -132,14 +134,16 @@ class ClipWriter:
         """Copy a packet of the audio stream."""
         assert self._audio is not None
         packet.stream = self._audio
-        self._container.mux(packet)
+        with _faults(self._file):
+            self._container.mux(packet)
 
     def close(self, *, partial: bool = False) -> Path:
         """Finish the file, and return its name."""
         try:
             self._mux(None)
-            self._container.close()
-            return self._file.keep(partial=partial)
+            with _faults(self._file):
+                self._container.close()
+                return self._file.keep(partial=partial)
         except BaseException:
             self._abandon()
             raise
@@ -149,18 +153,37 @@ class ClipWriter:
         self._abandon()
 
     def _mux(self, frame: Any) -> None:
-        av = import_av()
+        if self._failed:
+            # FFmpeg crashes where a file without a beginning is given an end.
+            raise ImageError(self._failed)
         try:
-            for packet in self._stream.encode(frame):
-                self._container.mux(packet)
-        except (av.error.FFmpegError, OSError) as error:
-            raise ImageError(f"{str(self._file.path)!r}: cannot be written ({error.strerror})") from error
+            with _faults(self._file):
+                for packet in self._stream.encode(frame):
+                    self._container.mux(packet)
+        except ImageError as error:
+            self._failed = str(error)
+            raise
 
     def _abandon(self) -> None:
         av = import_av()
         with suppress(av.error.FFmpegError, OSError, ValueError):
             self._container.close()
         self._file.drop()
+
+
+def _url(path: Path) -> str:
+    """Return a path as FFmpeg takes it: a folder with a colon in its name would be a protocol."""
+    return f"file:{path.absolute()}"
+
+
+@contextmanager
+def _faults(file: Whole) -> Iterator[None]:
+    """Raise what goes wrong with a file, a full disk for one, as ImageError."""
+    av = import_av()
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        raise ImageError(f"{str(file.path)!r}: cannot be written ({error.strerror or error})") from error
 
 
 def check_clip_name(path: Path) -> None:
@@ -202,6 +225,7 @@ class Ffv1Writer(RawWriter):
         self._about, self._range, self._rate = about, (lo, hi), rate
         self._file, self._index = Whole(path), Whole(path.with_suffix(".json"))
         self._container: Any = None
+        self._stream: Any = None
         self._scales: list[dict[str, Any]] = []
         self._times: Any = self._index.temporary.open("w", encoding="ascii")
         self._count = 0
@@ -211,7 +235,8 @@ class Ffv1Writer(RawWriter):
         """See `RawWriter`."""
         av = import_av()
         if self._container is None:
-            self._open(depth.shape, frame.time_base)
+            with _faults(self._file):
+                self._open(depth.shape, frame.time_base)
         low, high = float(depth.min()), float(depth.max())
         lo, hi = self._range
         if not self._scales or low < lo or high > hi:
@@ -222,18 +247,16 @@ class Ffv1Writer(RawWriter):
         levels = np.rint((depth.astype(np.float64) - scale["offset"]) / scale["step"])
         picture = av.VideoFrame.from_ndarray(np.clip(levels, 0, _LEVELS).astype(np.uint16), format="gray16le")
         picture.pts, picture.time_base = frame.pts, frame.time_base
-        try:
+        with _faults(self._file):
             for packet in self._stream.encode(picture):
                 self._container.mux(packet)
             self._times.write(f"{frame.pts}\n")
-        except (av.error.FFmpegError, OSError) as error:
-            raise ImageError(f"{str(self._file.path)!r}: cannot be written ({error.strerror})") from error
         self._count += 1
 
     def _open(self, size: tuple[int, ...], time_base: Fraction) -> None:
         av = import_av()
         self._time_base = time_base
-        self._container = av.open(str(self._file.temporary), "w", format="matroska")
+        self._container = av.open(_url(self._file.temporary), "w", format="matroska")
         self._stream = self._container.add_stream("ffv1", rate=self._rate)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "gray16le"
@@ -241,6 +264,10 @@ class Ffv1Writer(RawWriter):
 
     def close(self, *, partial: bool = False) -> list[Path]:
         """See `RawWriter`."""
+        with _faults(self._file):
+            return self._close(partial=partial)
+
+    def _close(self, *, partial: bool) -> list[Path]:
         for packet in self._stream.encode(None):
             self._container.mux(packet)
         self._container.close()
@@ -258,13 +285,18 @@ class Ffv1Writer(RawWriter):
         times = self._index.temporary.read_text(encoding="ascii").split()
         index["pts"] = [int(time) for time in times]
         self._index.temporary.write_text(json.dumps(index, indent=None) + "\n", encoding="ascii")
+        # Never a new clip beside the index of an old one.
+        (partial_name(self._index.path) if partial else self._index.path).unlink(missing_ok=True)
         return [self._file.keep(partial=partial), self._index.keep(partial=partial)]
 
     def abandon(self) -> None:
         """See `RawWriter`."""
-        if self._container is not None:
-            self._container.close()
-        self._times.close()
+        av = import_av()
+        with suppress(av.error.FFmpegError, OSError, ValueError):
+            if self._container is not None:
+                self._container.close()
+        with suppress(OSError):
+            self._times.close()
         self._file.drop()
         self._index.drop()
 
@@ -291,21 +323,21 @@ class NpzWriter(RawWriter):
         self._put("whole", np.array(not partial))
         for key, value in self._about.items():
             self._put(key, np.array(value))
-        self._archive.close()
-        return [self._file.keep(partial=partial)]
+        with _faults(self._file):
+            self._archive.close()
+            return [self._file.keep(partial=partial)]
 
     def abandon(self) -> None:
         """See `RawWriter`."""
-        self._archive.close()
+        with suppress(OSError, ValueError):
+            self._archive.close()
         self._file.drop()
 
     def _put(self, name: str, array: np.ndarray) -> None:
         stream = io.BytesIO()
         np.save(stream, array, allow_pickle=False)
-        try:
+        with _faults(self._file):
             self._archive.writestr(f"{name}.npy", stream.getvalue())
-        except OSError as error:
-            raise ImageError(f"{str(self._file.path)!r}: cannot be written ({error.strerror})") from error
 
 
 def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:

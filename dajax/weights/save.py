@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,9 +169,9 @@ def _json_bytes(value: Mapping[str, Any]) -> bytes:
 @contextmanager
 def _staged(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its place at the end, or is removed if anything fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
         temporary.replace(path)
     except BaseException:

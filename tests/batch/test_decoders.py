@@ -176,3 +176,105 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_modules_beside_the_pictures_are_not_imported(tmp_path, pool, monkeypatch):
+    items = find_items(make_pictures(tmp_path, good=2, bad=0)).items
+    for name in ("random", "copy", "PIL"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    assert all(decoded.picture is not None for decoded in pool().read(items))
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(5)", r"ended before it was ready \(status 5\)"),
+        ("import time; time.sleep(60)", "was not ready within 0.5 seconds"),
+    ],
+)
+def test_a_process_that_does_not_get_ready_is_nobodys_picture(tmp_path, pool, monkeypatch, code, message):
+    items = find_items(make_pictures(tmp_path, good=2, bad=0)).items
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: real([sys.executable, "-c", code], **options))
+    monkeypatch.setattr(module, "_START_S", 0.5)
+    with pytest.raises(JobError, match=message):
+        list(pool().read(items))
+
+
+class Silent:
+    """A connection on which nothing comes, or after some polls something."""
+
+    def __init__(self, silent=10**9):
+        self.slices, self.silent = [], silent
+
+    def poll(self, seconds):
+        self.slices.append(seconds)
+        return len(self.slices) > self.silent
+
+
+def waiting_on(connection):
+    process = object.__new__(module._Process)
+    process._connection = connection
+    return process
+
+
+def test_time_in_which_everything_stood_still_is_not_counted():
+    """Ctrl-Z for an hour ends one poll, whatever its length; what waits then still has the rest of its time."""
+    connection = Silent(9)
+    waiting_on(connection)._wait(60)
+    assert connection.slices == [1.0] * 10
+    connection = Silent()
+    with pytest.raises(TimeoutError):
+        waiting_on(connection)._wait(0.5)
+    assert sum(connection.slices) == pytest.approx(0.5)
+    connection = Silent(100)
+    waiting_on(connection)._wait(float("inf"))
+    assert max(connection.slices) == 1.0
+
+
+def test_a_process_that_cannot_be_killed_is_given_up(monkeypatch):
+    """One that hangs within the kernel, on a file system that does not answer."""
+
+    class Hanging:
+        def kill(self):
+            pass
+
+        def wait(self, timeout=None):
+            assert timeout is not None
+            raise subprocess.TimeoutExpired("decoder", timeout)
+
+    process = waiting_on(type("Connection", (), {"close": lambda self: None})())
+    process._process = Hanging()
+    assert process.end() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (FileNotFoundError(2, "No such file"), False),
+        (PermissionError(13, "Permission denied"), False),
+        (OSError(5, "Input/output error"), False),
+        (OSError(116, "Stale file handle"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (TimeoutError("timed out"), True),
+        (RuntimeError("the client's own"), True),
+    ],
+)
+def test_what_befalls_a_whole_bucket_is_nobodys_picture(error, machine):
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    from dajax.batch.decoder import answered
+
+    class Away(LocalFileSystem):
+        protocol = "away"
+
+        def cat_file(self, *arguments, **options):
+            raise error
+
+    fsspec.register_implementation("away", Away, clobber=True)
+    answer, pixels = answered({"path": "away:///x.jpg", "offset": 0, "size": None}, BUCKETS)
+    assert (answer["machine"], pixels) == (machine, None)
+    assert answer["error"]

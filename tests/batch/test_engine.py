@@ -569,3 +569,20 @@ def test_work_done_twice_is_bounded(pictures, tmp_path, last):
         do(pictures, tmp_path, first)
     do(pictures, tmp_path, Dying())
     assert GOOD <= len(seen) <= GOOD + last + 1
+
+
+def test_a_row_of_rejects_stops_at_max_rejects(tmp_path):
+    """As when the disk with the pictures goes away: not after all of them."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(400):
+        (folder / f"{i:03}.jpg").write_bytes(b"")
+    with pytest.raises(JobError, match="max_rejects is 5"):
+        do(folder, tmp_path / "out", max_rejects=5)
+    assert len(read_manifest(tmp_path / "out")) < 200
+
+
+def test_without_standard_error(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    report = run_batch(PlainEstimator(), pictures, tmp_path, BatchSettings(formats=FORMATS, workers=2))
+    assert report.done == GOOD

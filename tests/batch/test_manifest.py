@@ -143,3 +143,14 @@ def test_finished_of_nothing():
     assert Finished(b"", b"").contains(["a"]).tolist() == [False]
     assert Finished(b"", b"").contains([]).tolist() == []
     assert np.array_equal(Finished(digest("a"), b"\1").contains(["a"]), [True])
+
+
+def test_the_last_row_counts_whatever_the_clocks_say(tmp_path):
+    first = written(tmp_path, [Row("a", "done")])
+    (part,) = (tmp_path / ".dajax" / "manifest").iterdir()
+    part.rename(part.with_name("29991231T235959.999999Z-another-1-aa.jsonl"))
+    part.with_name("no-stamp.jsonl").write_bytes(Row("b", "done").line())
+    second = written(tmp_path, [Row("a", "lost", reason="gone")])
+    assert len(first.parts()) == 3
+    assert first.latest()["a"].status == "lost"
+    assert not second.finished().contains(["a"])[0]

@@ -69,7 +69,7 @@ def test_the_same_share_twice_is_refused_and_so_is_all_of_it(tmp_path):
         storage[0].locked().__enter__()
 
 
-def test_only_what_the_dead_left_is_cleaned(tmp_path):
+def test_shares_clean_up_behind_themselves_alone(tmp_path):
     def unfinished():
         return {path.name for path in (tmp_path / ".dajax").glob("unfinished*")}
 
@@ -79,7 +79,8 @@ def test_only_what_the_dead_left_is_cleaned(tmp_path):
     assert len(unfinished()) == 4
     with alive.locked(), mine.locked():
         mine.clean()
-        assert unfinished() == {"unfinished-1-of-4"}
+        # Whether the others are dead cannot be told where locks hold on one machine only.
+        assert unfinished() == {"unfinished-1-of-4", "unfinished-2-of-4"}
     with whole.locked():
         whole.clean()
     assert not unfinished()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 
@@ -126,3 +127,23 @@ def test_one_process_at_a_time(tmp_path):
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process works on this job" in refused.stderr
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "in\n"
+
+
+def test_file_systems_without_links_or_flushing_of_folders(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    def link(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    storage = LocalStorage(tmp_path)
+    assert storage.create("job", b"1")
+    assert not storage.create("job", b"2")
+    assert storage.commit([(storage.stage(b"1"), "x/a")]) == {}
+    assert ((tmp_path / "job").read_bytes(), (tmp_path / "x" / "a").read_bytes()) == (b"1", b"1")

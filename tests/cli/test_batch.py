@@ -60,7 +60,7 @@ def test_a_job(capsys, model, pictures, tmp_path):
     assert "8 outputs are whole, 1 are lost" in out
     assert "photo 0_depth.npy is missing" in err
     status, out, err = run(capsys, pictures, tmp_path, *options, "--values", "float16")
-    assert status == 1
+    assert status == 2
     assert "values was" in err
 
 

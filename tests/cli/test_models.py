@@ -1,5 +1,9 @@
 """`dajax models`, and what `dajax` itself says."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 import dajax
@@ -50,3 +54,13 @@ def test_bad_usage(capsys, arguments):
     assert (status, out) == (2, "")
     assert "dajax" in err
     assert "Traceback" not in err
+
+
+def test_nobody_reads_it():
+    """As in `dajax models | head -1`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dajax", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")

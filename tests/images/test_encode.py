@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, JobError
 from dajax.images import encode
 
 
@@ -136,3 +136,17 @@ def test_unknown():
         form("jpg", some_map())
     with pytest.raises(ImageError, match="kind must be"):
         form("npz", some_map(), kind="depth")
+
+
+def test_exr_without_room_for_its_file(monkeypatch):
+
+    class Full:
+        def __init__(self, *arguments):
+            pass
+
+        def write(self, path):
+            raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(OpenEXR, "File", Full)
+    with pytest.raises(JobError, match="No space left on device"):
+        encode.exr(np.ones((2, 3), np.float32), {})

@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import dajax
+from dajax.errors import ConfigError
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -78,3 +79,14 @@ def test_importing_and_loading_switch_nothing_on(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert run.stdout.strip() == "None"
     assert not list(tmp_path.iterdir())
+
+
+def test_no_home(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(ConfigError, match="set JAX_COMPILATION_CACHE_DIR"):
+        dajax.enable_compilation_cache()

@@ -1,8 +1,10 @@
 """A clip in, a clip of depth out."""
 
+import resource
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -236,3 +238,22 @@ def test_ten_minutes_of_720p_in_constant_memory(tmp_path):
     assert len(times(tmp_path / "b.mp4")) == 18_000
     assert max(marks[3:]) < 1.05 * marks[2], marks
     assert max(marks) < 3e9
+
+
+@pytest.mark.parametrize("raw", ["none", "ffv1", "npz"])
+@pytest.mark.parametrize("size", [0, 1000, 3000])
+def test_a_file_that_cannot_grow(estimator, tmp_path, raw, size):
+    """No file may be longer than `size`: what is left behind has a name that says what it is."""
+    source = make_clip(tmp_path / "a.mp4", pts=STEADY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with suppress(ImageError):
+            assert (
+                "cannot be written" in depth_clip(estimator, source, tmp_path / "b.mp4", VideoSettings(raw=raw)).problem
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "a.mp4", "b.partial.mp4", "b_depth.partial.mkv", "b_depth.partial.json", "b_depth.partial.npz",
+    }  # fmt: skip

@@ -1,7 +1,9 @@
 """Clips that are written, read by PyAV alone; raw depth, read back."""
 
 import json
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -196,3 +198,34 @@ def test_depth_without_its_index(tmp_path):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ImageError, match="has to say"):
             list(read_depth_video(tmp_path / "a.mkv"))
+
+
+def test_a_folder_with_a_colon(tmp_path, monkeypatch):
+    """For FFmpeg what stands before the first colon of a relative path is a protocol."""
+    monkeypatch.chdir(tmp_path)
+    Path("12:30").mkdir()
+    writer = ClipWriter(Path("12:30/out.mp4"), (16, 16), Fraction(1, 30), Fraction(30))
+    writer.write(np.zeros((16, 16, 3), np.uint8), 0)
+    writer.close()
+    assert Path("12:30/out.mp4").stat().st_size > 0
+
+
+def test_never_a_new_clip_beside_an_old_index(tmp_path, monkeypatch):
+    def writer():
+        writer = Ffv1Writer(tmp_path / "d.mkv", {}, lo=0, hi=1, rate=Fraction(30))
+        writer.write(np.ones((4, 4), np.float32), Frame(np.zeros((4, 4, 3), np.uint8), 0, Fraction(1, 30)))
+        return writer
+
+    writer().close()
+    second, real = writer(), os.replace
+
+    def dies(source, target):
+        if str(target).endswith(".json"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        second.close()
+    with pytest.raises(ImageError, match="has to say what the levels"):
+        list(read_depth_video(tmp_path / "d.mkv"))
