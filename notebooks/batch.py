@@ -24,7 +24,7 @@
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
 
 # %%
 import importlib.util

@@ -27,7 +27,7 @@
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
 
 # %%
 import importlib.util
@@ -35,7 +35,10 @@ import importlib.util
 SOURCE = ".."  # @param {type:"string"}
 
 if importlib.util.find_spec("dajax") is None:
-    # %pip install --quiet "$SOURCE[train]"
+    # %pip install --quiet $SOURCE
+    importlib.invalidate_caches()
+if importlib.util.find_spec("orbax") is None:
+    # %pip install --quiet orbax-checkpoint
     importlib.invalidate_caches()
 
 # %% [markdown]
@@ -48,8 +51,6 @@ import dajax
 from dajax.training.settings import DataSettings, ModelSettings, OptimizerSettings, Settings
 
 dajax.enable_compilation_cache()
-relative = dajax.DepthAnythingConfig.from_pretrained("tiny")
-metric = {**relative.to_dict(), "depth_estimation_type": "metric", "max_depth": 80}
 
 settings = Settings(
     output="finetuned",
@@ -58,7 +59,7 @@ settings = Settings(
     save_every=40,
     validate_every=40,
     ema_decay=0.95,
-    model=ModelSettings(start="tiny", encoder_only=True, config=metric),
+    model=ModelSettings(start="tiny", encoder_only=True, config={"depth_estimation_type": "metric", "max_depth": 80}),
     data=DataSettings(size=84, count=160, batch_size=8, validation=16),
     optimizer=OptimizerSettings(learning_rate=1e-3, encoder_learning_rate=2e-4, warmup=20, clip_norm=1.0),
 )

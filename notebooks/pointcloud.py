@@ -23,7 +23,7 @@
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
 
 # %%
 import importlib.util
@@ -31,7 +31,10 @@ import importlib.util
 SOURCE = ".."  # @param {type:"string"}
 
 if importlib.util.find_spec("dajax") is None:
-    # %pip install --quiet "$SOURCE[points]"
+    # %pip install --quiet $SOURCE
+    importlib.invalidate_caches()
+if importlib.util.find_spec("trimesh") is None:
+    # %pip install --quiet trimesh
     importlib.invalidate_caches()
 
 # %% [markdown]

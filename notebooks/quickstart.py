@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -21,8 +23,9 @@
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder. (`pip install dajax` would install another, older project that has the same name on PyPI.) Nothing
-# that Colab comes with is replaced.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first. (`pip
+# install dajax` would install another, older project that has the same name on PyPI.) Nothing that Colab comes with is
+# replaced.
 
 # %%
 import importlib.util

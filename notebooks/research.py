@@ -17,14 +17,14 @@
 # # Depth as a function
 #
 # For research in JAX: gradients, features, `vmap`, a loss and a training state of one's own. It uses `tiny`, the
-# checkpoint that comes with dajax, so nothing is downloaded and a CPU is enough. Put in `"small"` where you want the
-# real thing: everything else stays.
+# checkpoint that comes with dajax, so nothing is downloaded and a CPU is enough. Make `MODEL` `"small"` for the real
+# thing: everything else stays.
 
 # %% [markdown]
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
 
 # %%
 import importlib.util
@@ -46,8 +46,9 @@ from PIL import Image
 
 import dajax
 
-model, params = dajax.load("tiny")
-processor = dajax.DepthImageProcessor.from_pretrained("tiny")
+MODEL = "tiny"
+model, params = dajax.load(MODEL)
+processor = dajax.DepthImageProcessor.from_pretrained(MODEL)
 photo = Image.open(files("dajax").joinpath("assets/scene.jpg"))
 pixels = jnp.asarray(processor(photo)["pixel_values"])
 sum(leaf.size for leaf in jax.tree.leaves(params)), pixels.shape
@@ -116,7 +117,8 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 from dajax.training.data.synthetic import scenes
 
 taken = scenes(7, range(120), size=(84, 84))
-inputs = np.concatenate([processor(image)["pixel_values"] for image in taken.image])
+as_they_are = dajax.DepthImageProcessor.from_pretrained(MODEL, input_size=84)
+inputs = np.concatenate([as_they_are(image)["pixel_values"] for image in taken.image])
 rows = inputs.shape[1] // 14
 
 

@@ -24,7 +24,7 @@
 # ## Install
 #
 # `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder.
+# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
 
 # %%
 import importlib.util
@@ -32,7 +32,10 @@ import importlib.util
 SOURCE = ".."  # @param {type:"string"}
 
 if importlib.util.find_spec("dajax") is None:
-    # %pip install --quiet "$SOURCE[video]"
+    # %pip install --quiet $SOURCE
+    importlib.invalidate_caches()
+if importlib.util.find_spec("av") is None:
+    # %pip install --quiet av opencv-python-headless
     importlib.invalidate_caches()
 
 # %% [markdown]

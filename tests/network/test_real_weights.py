@@ -1,10 +1,10 @@
-"""The released weights, from the real Hub, against maps that others have published.
+"""The released weights, from the real Hub, against maps that others have published, where there are any.
 
 Never run where the project was made, which had no connection. For whoever has one:
 
     python -m pytest -m network tests/network
 
-downloads about 3 GB (without Large: add `-k "not large"`).
+downloads about 15 GB (4 without Large: add `-k "not large"`).
 """
 
 import warnings
