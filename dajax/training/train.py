@@ -132,14 +132,17 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
-    """Return freshly initialised params, drawn as Transformers draws them, but for the last bias, which is one.
+    """Return freshly initialised params, drawn as Transformers draws them, but for the last bias.
 
-    The last thing in a relative model is a ReLU: where it begins at zero for all pixels, nothing has a gradient.
+    The last thing in a relative model is a ReLU: where it begins at zero for all pixels, nothing has a gradient. In a
+    metric model it is a sigmoid, which would begin at half of the largest depth: many times what pictures show. There
+    it begins at an eighth.
     """
     pixels = jnp.zeros((1, 2 * config.patch_size, 2 * config.patch_size, 3))
     variables: Mapping[str, Any] = jax.jit(DepthAnything(config).init)(jax.random.key(seed), pixels)
     flat = flatten(variables["params"])
-    return nest(flat | {_LAST_BIAS: jnp.ones_like(flat[_LAST_BIAS])})
+    bias = -2.0 if config.is_metric else 1.0
+    return nest(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)})
 
 
 def _placements(batch_size: int) -> tuple[NamedSharding, NamedSharding]:

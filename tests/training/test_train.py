@@ -83,6 +83,14 @@ def test_stopped_and_started_again(finished, tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(("config", "low", "high"), [(shallow_config(), 0.5, 1.5), (shallow_metric_config(), 1, 4)])
+def test_fresh_models_begin_where_they_can_learn(config, low, high):
+    """A relative one above zero, where its ReLU has a gradient; one for up to 20 m at a few metres, not at ten."""
+    pixels = np.random.default_rng(0).normal(size=(1, 28, 42, 3)).astype(np.float32)
+    depth = dajax.DepthAnything(config).apply({"params": fresh_params(config)}, pixels).predicted_depth
+    assert low < depth.min() < depth.max() < high
+
+
 def test_fine_tuning_starts_from_the_encoder(tmp_path):
     relative, metric = shallow_config(), shallow_metric_config()
     dajax.save(tmp_path, dajax.DepthAnything(relative), random_params(relative))
