@@ -189,14 +189,15 @@ def resize_linear(
     Returns:
         float32 [new_height, new_width].
     """
-    matrices = [_linear_matrix(n_in, n_out) for n_in, n_out in zip(map_hw.shape, size, strict=True)]
+    matrices = [linear_matrix(n_in, n_out) for n_in, n_out in zip(map_hw.shape, size, strict=True)]
     return _apply_both(matrices[0], matrices[1], map_hw)
 
 
-def _linear_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """`linear_taps` as a float32 [size_out, size_in] matrix."""
+def linear_matrix(size_in: int, size_out: int, dtype: Any = np.float32) -> np.ndarray:
+    """`linear_taps` as a matrix [size_out, size_in] of `dtype`: `resized = matrix @ values`."""
     low, high, fraction = linear_taps(size_in, size_out)
-    matrix = np.zeros((size_out, size_in), np.float32)
+    fraction = fraction.astype(dtype)
+    matrix = np.zeros((size_out, size_in), dtype)
     index = np.arange(size_out)
     matrix[index, low] = 1 - fraction
     matrix[index, high] += fraction  # adds to the weight of `low` where both are the last input

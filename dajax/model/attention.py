@@ -94,10 +94,13 @@ def _attend_in_cache_derivative(
 
 
 def _attend_by_heads(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
-    """One head at a time, in a loop whose gradient is one as well."""
+    """As many heads at a time as the cache holds, in a loop whose gradient is one as well."""
     batch, tokens, heads, width = query_bnhd.shape
     apart = (x.swapaxes(1, 2).reshape(batch * heads, tokens, width) for x in (query_bnhd, key_bnhd, value_bnhd))
-    attended = jax.lax.map(lambda head: _attend(head[0], head[1], head[2], kept=True), tuple(apart))
+    at_a_time = max(_CACHED_SCORES[query_bnhd.dtype.itemsize] // (tokens * tokens), 1)
+    attended = jax.lax.map(
+        lambda head: _attend(head[0], head[1], head[2], kept=True), tuple(apart), batch_size=at_a_time
+    )
     return attended.reshape(batch, heads, tokens, width).swapaxes(1, 2)
 
 

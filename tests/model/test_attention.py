@@ -18,8 +18,9 @@ def plain(query, key, value):
     return apply_attention(attention_weights(query, key), value)
 
 
-# 1: every head in one part. 7: in parts of one query. 100: 17 tokens in three parts, the last one padded.
-@pytest.mark.parametrize("scores", [2**20, 7, 100])
+# 1: every head in one part. 7: in parts of one query. 100: 17 tokens in three parts, the last one padded. 1200: the
+# backward pass takes four of six heads at a time, and then two.
+@pytest.mark.parametrize("scores", [2**20, 7, 100, 1200])
 @pytest.mark.parametrize("tokens", [1, 17])
 def test_parts_are_the_whole(monkeypatch, scores, tokens):
     monkeypatch.setattr(attention, "_CACHED_SCORES", {4: scores})

@@ -11,6 +11,7 @@ from seeded import error, uniform
 from dajax.model import resize
 from dajax.model.layers import convolve
 from dajax.model.resize import resize_align_corners, resize_and_apply
+from dajax.resample import linear_matrix
 
 WEIGHTS = (
     jnp.asarray(uniform("kernel", (3, 3, 4, 6)) / 6, jnp.float32),
@@ -109,3 +110,28 @@ def test_vmap():
     maps = maps_of(3, 1, 7, 9, 4)
     found = jax.vmap(lambda maps: in_strips(maps, (23, 18)))(maps)
     assert error(found[:, 0], whole(maps[:, 0], (23, 18))) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("size_in", "size"), [((7, 9), (20, 18)), ((12, 5), (7, 9)), ((1, 3), (4, 3)), ((2, 3), (1, 1))]
+)
+def test_the_gradient_is_a_product(size_in, size):
+    """Not a scatter, whose sums a GPU adds up in no fixed order."""
+    maps, cotangent = maps_of(2, *size_in, 4), maps_of(2, *size, 4)
+
+    def pulled_back(maps):
+        return jax.vjp(partial(resize_align_corners, size=size), maps)[1](cotangent)[0]
+
+    assert "scatter" not in str(jax.make_jaxpr(pulled_back)(maps))
+    rows, columns = (linear_matrix(n_in, n_out, np.float64) for n_in, n_out in zip(size_in, size, strict=True))
+    assert error(pulled_back(maps), np.einsum("oh,pw,bopc->bhwc", rows, columns, cotangent)) < 1e-6
+    # Forwards, and through itself.
+    found = jax.jvp(partial(resize_align_corners, size=size), (maps,), (maps,))
+    agree(found, (resize_align_corners(maps, size),) * 2, 1e-6)
+
+    def squares(maps):
+        return (resize_align_corners(maps, size) ** 2).sum() / 2
+
+    # Of squares the second derivative is the same everywhere: in the direction of the maps it is the first.
+    gradient, of_gradient = jax.jvp(jax.grad(squares), (maps,), (maps,))
+    assert error(of_gradient, gradient) < 1e-6
