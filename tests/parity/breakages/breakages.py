@@ -228,11 +228,11 @@ BREAKAGES = [
     Breakage(
         "official: depth resized back with half pixels",
         "resample.py",
-        "low, high, fraction = linear_taps(size_in, size_out)\n    matrix",
+        "low, high, fraction = linear_taps(size_in, size_out)\n    fraction",
         "at = np.clip((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0, size_in - 1)\n"
         "    low, fraction = at.astype(int), at % 1\n"
         "    high = np.minimum(low + 1, size_in - 1)\n"
-        "    matrix",
+        "    fraction",
         OFFICIAL,
     ),
     Breakage(
