@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dajax.images.processor import IMAGENET_MEAN, IMAGENET_STD
@@ -31,19 +34,15 @@ class SceneBatches:
         self._rendered: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._order: tuple[int, np.ndarray] | None = None
 
-    def __call__(self, number: int) -> dict[str, np.ndarray]:
+    def __call__(self, number: int) -> dict[str, jax.Array]:
         """Return pixel_values [batch, height, width, 3], labels and mask [batch, height, width]."""
-        batch_size = self._settings.batch_size
+        settings = self._settings
+        batch_size = settings.batch_size
         images, depths = self._scenes([self._number(number * batch_size + i) for i in range(batch_size)])
-        rng = np.random.default_rng([self._settings.seed, number])
-        if self._settings.flip:
-            mirrored = rng.random(batch_size) < 0.5
-            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-            depths = np.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
-        if self._settings.degrade:
-            seed = int(rng.integers(2**31))
-            images = np.asarray(_degraded(jax.random.key(seed), images))
-        return {"pixel_values": normalise(images), **labels(depths, is_metric=self._is_metric)}
+        rng = np.random.default_rng([settings.seed, number])
+        mirrored = rng.random(batch_size) < 0.5 if settings.flip else np.zeros(batch_size, bool)
+        key = jax.random.key(int(rng.integers(2**31)) if settings.degrade else 0)
+        return _batch(images, depths, mirrored, key, degraded=settings.degrade, is_metric=self._is_metric)
 
     def _number(self, position: int) -> int:
         count = self._settings.count
@@ -77,18 +76,29 @@ def held_out(settings: DataSettings) -> Rendered:
     return scenes(HELD_OUT_SEED, range(settings.validation), (settings.size, settings.size))
 
 
-def labels(depth: np.ndarray, *, is_metric: bool) -> dict[str, np.ndarray]:
+@partial(jax.jit, static_argnames=("degraded", "is_metric"))
+def _batch(
+    images: jax.Array, depths: jax.Array, mirrored: jax.Array, key: jax.Array, *, degraded: bool, is_metric: bool
+) -> dict[str, jax.Array]:
+    """All that is done to each batch, in one program: bytes go to a device, and floats come into being there."""
+    images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    depths = jnp.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
+    if degraded:
+        images = jax.vmap(degrade)(jax.random.split(key, len(images)), images)
+    return {"pixel_values": normalise(images), **labels(depths, is_metric=is_metric)}
+
+
+def labels(depth: jax.Array | np.ndarray, *, is_metric: bool) -> dict[str, jax.Array]:
     """Return labels and mask for depths in metres, 0 where there is none."""
+    depth = jnp.asarray(depth)
     valid = depth > 0
     if is_metric:
         return {"labels": depth, "mask": valid}
     # What has no depth is the sky, or farther than the scenes reach: infinitely far.
-    return {"labels": np.where(valid, 1 / np.where(valid, depth, 1), 0), "mask": np.ones_like(valid)}
+    return {"labels": jnp.where(valid, 1 / jnp.where(valid, depth, 1), 0), "mask": jnp.ones_like(valid)}
 
 
-def normalise(images: np.ndarray) -> np.ndarray:
+def normalise(images: jax.Array | np.ndarray) -> jax.Array:
     """Return uint8 pictures [batch, height, width, 3] as the network takes them."""
-    return (images / np.float32(255) - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
-
-
-_degraded = jax.jit(lambda key, images: jax.vmap(degrade)(jax.random.split(key, len(images)), images))
+    mean, std = (jnp.asarray(values, jnp.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from dajax.errors import ConfigError
+from dajax.model.platform import target_platform
 from dajax.training.data.degrade import degrade
 from dajax.training.data.ray_casting import camera_rays, cast, intrinsics
 from dajax.training.data.scene import Camera, Scene, sample_scene
@@ -27,6 +28,8 @@ from dajax.training.data.shading import radiance
 __all__ = ["MAX_DEPTH", "Rendered", "Scene", "batch_of_scenes", "degrade", "render", "sample_scene", "scenes"]
 
 MAX_DEPTH = 80.0  # metres; as in Depth Anything V2's outdoor metric models
+# Scenes that an accelerator renders at once: one alone is thousands of programs too small for it.
+_AT_ONCE = 64
 
 
 class Rendered(NamedTuple):
@@ -73,9 +76,9 @@ def batch_of_scenes(key: Array, indices: Array, size: tuple[int, int] = (168, 16
 
 
 def scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
-    """Return scenes of a seed as numpy arrays, rendered on all cores.
+    """Return scenes of a seed as numpy arrays, rendered on all cores of a CPU, or many at once by an accelerator.
 
-    Each is a function of seed and number alone, bit-equal whatever others are asked for.
+    Each is a function of seed and number alone, bit-equal whatever others are asked for on one kind of device.
 
     Args:
         seed: of all of them.
@@ -90,6 +93,9 @@ def scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168)
         raise ConfigError(f"scenes have numbers from 0 to 2**31 - 1, and one at least is needed: got {numbers}")
     key = jax.random.key(seed)
 
+    if target_platform() != "cpu":
+        return _many(key, np.asarray(numbers, np.int32), size, samples)
+
     def one(number: int) -> Rendered:
         return jax.device_get(_scene(key, np.int32(number), size, samples))
 
@@ -98,6 +104,19 @@ def scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rendered = [first, *pool.map(one, numbers[1:])]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *rendered)
+
+
+def _many(key: Array, numbers: np.ndarray, size: tuple[int, int], samples: int) -> Rendered:
+    """Render by an accelerator, always as many at once: in another program the last bits would be others."""
+    rest = -len(numbers) % _AT_ONCE
+    parts = np.split(np.pad(numbers, (0, rest), mode="edge"), (len(numbers) + rest) // _AT_ONCE)
+    rendered = [jax.device_get(_scenes_at_once(key, part, size, samples)) for part in parts]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(numbers)], *rendered)
+
+
+@partial(jax.jit, static_argnames=("size", "samples"))
+def _scenes_at_once(key: Array, indices: Array, size: tuple[int, int], samples: int) -> Rendered:
+    return jax.vmap(lambda index: render(sample_scene(jax.random.fold_in(key, index)), size, samples))(indices)
 
 
 @partial(jax.jit, static_argnames=("size", "samples"))

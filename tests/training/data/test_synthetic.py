@@ -277,6 +277,15 @@ def test_scenes_do_not_depend_on_their_batch():
     assert len({image.tobytes() for image in whole.image}) == 64
 
 
+def assert_alike(some, other):
+    """Two programs render the same, but for what they round."""
+    np.testing.assert_array_equal(some.valid, other.valid)
+    np.testing.assert_allclose(some.depth, other.depth, rtol=1e-5)
+    np.testing.assert_allclose(some.intrinsics, other.intrinsics, rtol=1e-6)
+    apart = abs(np.asarray(some.image, int) - other.image)
+    assert (apart > 1).mean() < 1e-3
+
+
 def test_the_same_under_jit_and_vmap():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     numbers = jnp.array([6, 1])
@@ -285,11 +294,16 @@ def test_the_same_under_jit_and_vmap():
     for seed in (0, 1):
         for place, number in enumerate((6, 1)):
             alone = jax.tree.map(lambda a: a[0], synthetic.scenes(seed, [number], SIZE, 1))
-            np.testing.assert_array_equal(batch.valid[seed, place], alone.valid)
-            np.testing.assert_allclose(batch.depth[seed, place], alone.depth, rtol=1e-5)
-            np.testing.assert_allclose(batch.intrinsics[seed, place], alone.intrinsics, rtol=1e-6)
-            apart = abs(np.asarray(batch.image[seed, place], int) - alone.image)
-            assert (apart > 1).mean() < 1e-3
+            assert_alike(jax.tree.map(lambda a, at=(seed, place): a[at], batch), alone)
+
+
+def test_many_at_once_as_accelerators_do(monkeypatch):
+    monkeypatch.setattr(synthetic, "target_platform", lambda: "gpu")
+    monkeypatch.setattr(synthetic, "_AT_ONCE", 4)
+    at_once = synthetic.scenes(0, range(6), SIZE, 1)
+    assert_alike(at_once, jax.tree.map(lambda a: a[:6], drawn()[1]))
+    for one, whole in zip(synthetic.scenes(0, [5], SIZE, 1), at_once, strict=True):
+        np.testing.assert_array_equal(one, whole[5:])
 
 
 def test_statistics():
