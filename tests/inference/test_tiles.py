@@ -24,12 +24,16 @@ def estimator():
     return dajax.DepthEstimator("tiny", batch_size=4)
 
 
+def enlarged(name):
+    return Image.fromarray(getattr(skimage.data, name)()).resize((4096, 3072), Image.Resampling.BICUBIC)
+
+
 @pytest.fixture(scope="module")
 def maps(estimator):
     """The plain and the tiled map of real photos, enlarged to the size of those of cameras."""
     found = {}
     for name in ("coffee", "astronaut", "chelsea", "rocket"):
-        photo = Image.fromarray(getattr(skimage.data, name)()).resize((4096, 3072), Image.Resampling.BICUBIC)
+        photo = enlarged(name)
         found[name] = estimator(photo), tiled_depth(estimator, photo, (3, 4))
     return found
 
@@ -42,8 +46,8 @@ def test_order_is_that_of_the_plain_pass(maps):
         assert ordinal_accuracy(tiled - low, 1 / (plain - low), pairs=100_000).accuracy >= 0.99
 
 
-def seam_slopes(depth, rows, columns) -> float:
-    """Mean slope at the borders of so many tiles, as a share of that close beside them, on both sides.
+def seam_slopes(depth, rows, columns) -> tuple[list, list]:
+    """Slopes at the borders of so many tiles, and close beside them, on both sides.
 
     Close, because slopes differ from place to place in a photo: farther off that is what would be measured.
     """
@@ -53,19 +57,26 @@ def seam_slopes(depth, rows, columns) -> float:
         edges = {edge for span in module._spans(depth.shape[axis], count) for edge in span} - {0, depth.shape[axis]}
         at += [profile[edge - 3 : edge + 3].mean() for edge in edges]
         beside += [profile[[*range(edge - 12, edge - 6), *range(edge + 6, edge + 12)]].mean() for edge in edges]
-    return np.mean(at) / np.mean(beside)
+    return at, beside
 
 
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
-def test_no_seams(maps, name):
-    assert seam_slopes(maps[name][1], 3, 4) == pytest.approx(1, abs=0.05)
+def test_no_seams(maps, estimator, name):
+    """Of four divisions: at the ten borders of one, a photo's own edges are worth up to a tenth, seams or none."""
+    at, beside = seam_slopes(maps[name][1], 3, 4)
+    photo = enlarged(name)
+    for tiles in ((2, 3), (4, 5), (5, 6)):
+        found = seam_slopes(tiled_depth(estimator, photo, tiles), *tiles)
+        at, beside = at + found[0], beside + found[1]
+    assert len(at) == len(beside) == 48
+    assert np.mean(at) / np.mean(beside) == pytest.approx(1, abs=0.05)
 
 
 def test_a_seam_would_be_seen(estimator, monkeypatch):
     """Tiles that do not fade out have seams, by the same measure."""
     monkeypatch.setattr(module, "_fade", lambda side: np.ones(side, np.float32))
-    photo = Image.fromarray(skimage.data.coffee()).resize((4096, 3072), Image.Resampling.BICUBIC)
-    assert seam_slopes(tiled_depth(estimator, photo, (3, 4)), 3, 4) > 1.2
+    at, beside = seam_slopes(tiled_depth(estimator, enlarged("coffee"), (3, 4)), 3, 4)
+    assert np.mean(at) / np.mean(beside) > 1.2
 
 
 class Plane:
