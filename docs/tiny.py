@@ -19,7 +19,7 @@ from dajax.training.data.synthetic import MAX_DEPTH, scenes
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
-SIZE = (84, 84)
+SIZE = (168, 168)
 # Training validates on the first of the held-out scenes; nothing has seen these.
 FIRST, COUNT = 1000, 500
 AVERAGED = 1024

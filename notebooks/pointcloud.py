@@ -51,7 +51,7 @@ from dajax.geometry.camera import Intrinsics
 from dajax.training.data.synthetic import scenes
 
 dajax.enable_compilation_cache()
-taken = scenes(12345, [0], size=(84, 112))
+taken = scenes(12345, [0], size=(168, 224))
 photo, true = taken.image[0], taken.depth[0]
 matrix = taken.intrinsics[0]
 camera = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
@@ -75,7 +75,7 @@ dajax.show(inverse, photo)
 from dajax.geometry.scale import fit_scale_and_shift
 
 rng = np.random.default_rng(0)
-rows, columns = rng.integers(0, 84, 40), rng.integers(0, 112, 40)
+rows, columns = rng.integers(0, 168, 40), rng.integers(0, 224, 40)
 measured = true[rows, columns] * np.where(rng.uniform(size=40) < 0.2, rng.uniform(1.5, 4, 40), 1)
 pixels = np.stack([columns + 0.5, rows + 0.5], -1)
 fit = fit_scale_and_shift(inverse, pixels, measured, ransac=True, tolerance=0.2)

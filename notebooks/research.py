@@ -117,8 +117,8 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 # %%
 from dajax.training.data.synthetic import scenes
 
-taken = scenes(7, range(120), size=(84, 84))
-as_they_are = dajax.DepthImageProcessor.from_pretrained(MODEL, input_size=84)
+taken = scenes(7, range(120), size=(168, 168))
+as_they_are = dajax.DepthImageProcessor.from_pretrained(MODEL, input_size=168)
 inputs = np.concatenate([as_they_are(image)["pixel_values"] for image in taken.image])
 rows = inputs.shape[1] // 14
 

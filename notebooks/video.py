@@ -62,13 +62,13 @@ scene = sample_scene(jax.random.key(12))
 def photo(time):
     camera = scene.camera
     place = camera.position + time * (0.02 * camera.axes[0] + 0.01 * camera.axes[2])
-    return render(scene._replace(camera=camera._replace(position=place)), size=(84, 112)).image
+    return render(scene._replace(camera=camera._replace(position=place)), size=(168, 224)).image
 
 
 times = np.cumsum(np.random.default_rng(0).integers(20, 60, 40))  # milliseconds
 with av.open("clip.mp4", "w") as clip:
     stream = clip.add_stream("libx264", rate=25, options={"crf": "12"})
-    stream.height, stream.width, stream.pix_fmt = 84, 112, "yuv420p"
+    stream.height, stream.width, stream.pix_fmt = 168, 224, "yuv420p"
     stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
     for number, at in enumerate(times):
         frame = av.VideoFrame.from_ndarray(np.asarray(photo(number - 20.0)), format="rgb24")
@@ -93,7 +93,7 @@ from PIL import Image
 
 with av.open("depth.mp4") as clip:
     shown = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
-Image.fromarray(np.concatenate(shown[::13])).resize((2 * shown[0].shape[1], 8 * shown[0].shape[0]))
+Image.fromarray(np.concatenate(shown[::13]))
 
 # %% [markdown]
 # In a notebook, `IPython.display.Video("depth.mp4", embed=True)` plays it.

@@ -37,7 +37,7 @@ def stated(head, name):
 @pytest.mark.parametrize(
     ("count", "spread"),
     # The first of the card's 500 scenes, whose means are near those of all; and all.
-    [(150, 0.02), pytest.param(500, 2e-3, marks=pytest.mark.slow)],
+    [(60, 0.03), pytest.param(500, 2e-3, marks=pytest.mark.slow)],
 )
 def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
     taken = card.held_out(count)
@@ -46,19 +46,19 @@ def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
     constant, _, _ = card.best_constant(taken.depth)
     flat = card.scores([card.mean_map()] * count, taken.depth)
     # Plainly better than what needs no picture. (The goal, half of their error, is not reached: see the card.)
-    assert abs_rel < 0.75 * min(constant, flat[0])
-    assert delta1 > flat[1] + 0.1
-    assert ordinal > flat[2] + 0.05
+    assert abs_rel < 0.65 * min(constant, flat[0])
+    assert delta1 > flat[1] + 0.15
+    assert ordinal > max(flat[2] + 0.07, 0.92 - spread)
     np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=spread)
 
 
 def test_on_a_real_photo(card, estimator):
-    """Trained on drawings alone it beats a constant. (A vertical ramp beats it: the card says so.)"""
+    """Trained on drawings alone it beats a constant. (A vertical ramp is as good: the card says so.)"""
     photo, depth = card.motorcycle()
     found = card.scores([estimator(photo)], [depth])
     constant = card.best_constant([depth])
-    assert found[0] < constant[0]
-    assert found[1] > constant[1] + 0.1
+    assert found[0] < 0.75 * constant[0]
+    assert found[1] > constant[1] + 0.15
     np.testing.assert_allclose(found, stated(card.PHOTO_HEAD, "`tiny`"), atol=2e-3)
     np.testing.assert_allclose(
         card.scores([card.ramp(depth.shape)], [depth]), stated(card.PHOTO_HEAD, "vertical ramp"), atol=2e-3

@@ -39,7 +39,7 @@ class Move(NamedTuple):
         return row, column, there & self.valid[frame - 1][row, column] & same
 
 
-def camera_move(number: int, frames: int = 40, size=(84, 112)) -> Move:
+def camera_move(number: int, frames: int = 40, size=(168, 224)) -> Move:
     """Two centimetres to the right and one ahead, and 0.23 degrees around, from frame to frame."""
     taken = [_frame(jax.random.key(number), float(frame - frames / 2), size) for frame in range(frames)]
     rendered, places, axes = (jax.device_get(part) for part in zip(*taken, strict=True))
