@@ -187,6 +187,19 @@ def test_mirrored_pictures_have_mirrored_labels():
     assert seen == {True, False}
 
 
+def test_pictures_are_degraded_differently_each_time():
+    """The two scenes of three epochs: six different pictures, near the plain ones, of the same depth."""
+    data = replace(DATA, count=2, flip=False)
+    plain, degraded = SceneBatches(replace(data, degrade=False), is_metric=True), SceneBatches(data, is_metric=True)
+    seen = set()
+    for number in range(3):
+        one, other = plain(number), degraded(number)
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        assert 0.01 < np.abs(one["pixel_values"] - other["pixel_values"]).mean() < 0.7
+        seen |= {picture.tobytes() for picture in np.asarray(other["pixel_values"])}
+    assert len(seen) == 6
+
+
 def test_labels_by_hand():
     depth = np.array([[[0.0, 2.0], [4.0, 0.0]]], np.float32)
     metric = labels(depth, is_metric=True)
