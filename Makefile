@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
-.PHONY: demo test faults lint bench picture clean
+.PHONY: demo test faults lint docs bench picture clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --output demo
@@ -25,6 +25,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A site in build/docs: README, the pages of docs/ and the docstrings.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/docs
+	@echo "Wrote build/docs/index.html"
 
 # dajax beside its peers; they bring gigabytes.
 bench: $(VENV)/.installed-bench
@@ -50,6 +55,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -25,11 +25,11 @@ class DepthMetrics(NamedTuple):
     """Metrics of a depth map p against the true depths t, both in metres, over the valid pixels.
 
     Attributes:
-        abs_rel: mean of |p - t| / t.
+        abs_rel: mean of `|p - t| / t`.
         sq_rel: mean of (p - t)^2 / t, in metres.
         rmse: root of the mean of (p - t)^2, in metres.
         rmse_log: root of the mean of g^2, with g = log p - log t.
-        log10: mean of |log10 p - log10 t|.
+        log10: mean of `|log10 p - log10 t|`.
         silog: 100 times the standard deviation of g, as KITTI's benchmark has it. (The evaluation code of Depth
             Anything V2 calls sqrt(mean(g^2) - mean(g)^2 / 2) by that name: sqrt((rmse_log^2 + (silog / 100)^2) / 2).)
         delta1: share of pixels where max(p / t, t / p) < 1.25.
