@@ -46,9 +46,9 @@ def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
     constant, _, _ = card.best_constant(taken.depth)
     flat = card.scores([card.mean_map()] * count, taken.depth)
     # Plainly better than what needs no picture. (The goal, half of their error, is not reached: see the card.)
-    assert abs_rel < 0.65 * min(constant, flat[0])
-    assert delta1 > flat[1] + 0.15
-    assert ordinal > max(flat[2] + 0.07, 0.92 - spread)
+    assert abs_rel < 0.6 * min(constant, flat[0])
+    assert delta1 > flat[1] + 0.2
+    assert ordinal > 0.92
     np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=spread)
 
 
