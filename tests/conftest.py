@@ -2,10 +2,10 @@
 
 import gc
 import sys
+import time
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from loopback_hub import LoopbackHub
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -51,17 +51,28 @@ CACHE = (
 )
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """For tests whose runs jit the same programs again and again: compiled once, then read."""
-    from dajax import enable_compilation_cache  # not above: jaxtyping hooks into modules that nobody has imported
+WEEK = 7 * 24 * 3600
 
-    before = {name: getattr(jax.config, name) for name in CACHE}
-    enable_compilation_cache(tmp_path_factory.getbasetemp().parent / "compiled")  # of all workers
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+
+def pytest_sessionstart(session):
+    """Forget programs that were compiled long ago: whatever changes the network leaves its own behind."""
+    if hasattr(session.config, "cache") and not hasattr(session.config, "workerinput"):
+        for program in session.config.cache.mkdir("programs").iterdir():
+            if program.stat().st_mtime < time.time() - WEEK:
+                program.unlink()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_once(request):
+    """Compiling is most of the work: what one file, worker or run has compiled, the others read.
+
+    They are in .pytest_cache, which `pytest --cache-clear` empties.
+    """
+    if not hasattr(request.config, "cache"):  # -p no:cacheprovider
+        return
+    jax.config.update("jax_compilation_cache_dir", str(request.config.cache.mkdir("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ import dajax
 from dajax.cli import main
 from dajax.weights.random import random_params
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 SETTINGS = """
 output = "out"
 steps = 2

@@ -29,7 +29,15 @@ def test_paired_script_is_the_same(path):
         assert not cell.get("outputs"), cell.source
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The others train, probe and label, for minutes: .ci/run has a step for them.
+QUICK = ("pointcloud", "quickstart")
+
+
+def how_long(path):
+    return pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [how_long(path) for path in NOTEBOOKS])
 def test_runs(path, released_hub, tmp_path):
     notebook = jupytext.read(path)
     home = tmp_path / "home"
