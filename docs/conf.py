@@ -10,7 +10,6 @@ release = version = dajax.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CHANGELOG.md", "docs/**", "convert/*.md", "dajax/assets/tiny/README.md"]
-exclude_patterns = ["build"]
 myst_heading_anchors = 3
 
 # In docstrings, what stands between single backticks is code.

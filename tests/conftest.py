@@ -44,13 +44,6 @@ def _programs(request):
     gc.collect()
 
 
-CACHE = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
-
-
 WEEK = 7 * 24 * 3600
 
 
@@ -64,9 +57,9 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiled_once(request):
-    """Compiling is most of the work: what one file, worker or run has compiled, the others read.
+    """A quarter of the work of all tests is compiling: what one run has compiled, the next ones read.
 
-    They are in .pytest_cache, which `pytest --cache-clear` empties.
+    Programs are in .pytest_cache, which `pytest --cache-clear` empties.
     """
     if not hasattr(request.config, "cache"):  # -p no:cacheprovider
         return

@@ -101,7 +101,7 @@ def test_initialisation_is_that_of_transformers(tmp_path):
     )
     DepthAnythingForDepthEstimation(TheirConfig(**config.to_dict())).save_pretrained(tmp_path / "theirs")
     model = dajax.DepthAnything(config)
-    # The usual generator takes ten times as long to compile.
+    # With the usual generator the test takes twice as long: compiling.
     variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), pixels(28, 28))
     dajax.save(tmp_path / "mine", model, variables["params"])
     theirs, mine = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "mine"))
