@@ -26,11 +26,13 @@ class SceneBatches:
     Args:
         settings: which scenes, and how many at a time.
         is_metric: labels are metres, where there is depth; otherwise inverse depth, and 0 for the sky.
+        rows: which pictures of each batch to make, where several processes share it; None: all.
     """
 
-    def __init__(self, settings: DataSettings, *, is_metric: bool) -> None:
+    def __init__(self, settings: DataSettings, *, is_metric: bool, rows: np.ndarray | None = None) -> None:
         self._settings = settings
         self._is_metric = is_metric
+        self._rows = np.arange(settings.batch_size) if rows is None else rows
         self._rendered: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -38,11 +40,19 @@ class SceneBatches:
         """Return pixel_values [batch, height, width, 3], labels and mask [batch, height, width]."""
         settings = self._settings
         batch_size = settings.batch_size
-        images, depths = self._scenes([self._number(number * batch_size + i) for i in range(batch_size)])
+        images, depths = self._scenes([self._number(number * batch_size + int(i)) for i in self._rows])
         rng = np.random.default_rng([settings.seed, number])
         mirrored = rng.random(batch_size) < 0.5 if settings.flip else np.zeros(batch_size, bool)
-        key = jax.random.key(int(rng.integers(2**31)) if settings.degrade else 0)
-        return _batch(images, depths, mirrored, key, degraded=settings.degrade, is_metric=self._is_metric)
+        # Drawn for the whole batch: a picture is the same, whichever process makes it.
+        keys = jax.random.split(jax.random.key(int(rng.integers(2**31)) if settings.degrade else 0), batch_size)
+        return _batch(
+            images,
+            depths,
+            mirrored[self._rows],
+            keys[self._rows],
+            degraded=settings.degrade,
+            is_metric=self._is_metric,
+        )
 
     def _number(self, position: int) -> int:
         count = self._settings.count
@@ -78,13 +88,13 @@ def held_out(settings: DataSettings) -> Rendered:
 
 @partial(jax.jit, static_argnames=("degraded", "is_metric"))
 def _batch(
-    images: jax.Array, depths: jax.Array, mirrored: jax.Array, key: jax.Array, *, degraded: bool, is_metric: bool
+    images: jax.Array, depths: jax.Array, mirrored: jax.Array, keys: jax.Array, *, degraded: bool, is_metric: bool
 ) -> dict[str, jax.Array]:
     """All that is done to each batch, in one program: bytes go to a device, and floats come into being there."""
     images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     depths = jnp.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
     if degraded:
-        images = jax.vmap(degrade)(jax.random.split(key, len(images)), images)
+        images = jax.vmap(degrade)(keys, images)
     return {"pixel_values": normalise(images), **labels(depths, is_metric=is_metric)}
 
 

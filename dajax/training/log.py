@@ -60,6 +60,19 @@ class CsvLog:
             raise JobError(f"{self._path} cannot be written ({error.strerror}); the saved states are whole") from error
 
 
+class NoLog:
+    """What a process has instead of a `CsvLog` where another one writes it."""
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Leave it to the other."""
+
+    def sync(self) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """Return at once."""
+
+
 def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
     """Yield the rows of such a file; half a row at the end, of a process that was killed, is passed over."""
     path = Path(path)

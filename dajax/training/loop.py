@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from dajax.errors import JobError
 
 from .checkpoints import Checkpoints
-from .log import CsvLog
+from .log import CsvLog, NoLog
 from .step import TrainState
 
 Batch = Mapping[str, Any]
@@ -41,6 +42,9 @@ def run(
 
     A run that was killed and started again gives the logs and the params of one that was not: batches are a function of
     the step, and what the logs say of steps after the restored state is taken away and written anew.
+
+    Several processes, joined by `jax.distributed`, all call this, with one folder and a state and batches that lie on
+    the devices of all. The first one writes the logs and shows the bar.
 
     Args:
         step: from `make_train_step`; it is put through `jax.jit`, which reuses the memory of the state.
@@ -69,10 +73,13 @@ def run(
         if checkpoints.latest() is not None:
             state, data = checkpoints.restore(state)
             first = int(data["next_step"])
-        log, validations = CsvLog(output / "log.csv", first), CsvLog(output / "validation.csv", first)
+        leads = jax.process_index() == 0
+        log, validations = (
+            CsvLog(output / name, first) if leads else NoLog() for name in ("log.csv", "validation.csv")
+        )
         stack.callback(log.close)
         stack.callback(validations.close)
-        shown = progress and sys.stderr is not None
+        shown = progress and leads and sys.stderr is not None
         bar = stack.enter_context(tqdm(total=steps, initial=first, disable=not shown, unit="step"))
         batches = ThreadPoolExecutor(1)
         stack.callback(batches.shutdown, cancel_futures=True)
@@ -102,11 +109,19 @@ def run(
 
 def _not_finite(output: Path, batch: Batch, row: Mapping[str, float], latest: int | None) -> JobError:
     saved = output / "not_finite.npz"
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in batch.items()}
-    np.savez(saved, step=int(row["step"]), **arrays)
+    arrays: dict[str, Any] = {name: _on_host(value) for name, value in batch.items()}
+    if jax.process_index() == 0:
+        np.savez(saved, step=int(row["step"]), **arrays)
     return JobError(
         f"step {row['step']}: the loss is {row['loss']} (norm of the gradients: {row['grad_norm']}); its batch is in "
         f"{saved}. "
         + (f"The state after {latest} steps is whole" if latest else "No state was saved before")
         + ". A smaller learning rate, clip_norm, or a look at the labels may help"
     )
+
+
+def _on_host(value: Any) -> np.ndarray:
+    """Return an array whole, whatever processes have parts of it."""
+    if getattr(value, "is_fully_addressable", True):
+        return np.asarray(value)
+    return np.asarray(multihost_utils.process_allgather(value, tiled=True))

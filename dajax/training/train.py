@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
 
 from dajax import losses
 from dajax.config import DepthAnythingConfig
@@ -24,6 +23,7 @@ from dajax.weights.tree import flatten, nest
 from .batches import SceneBatches
 from .loop import run
 from .optimizer import encoder_only, make_optimizer
+from .placement import Placement
 from .settings import ModelSettings, Settings
 from .step import TrainState, make_train_step
 from .validation import Validation
@@ -43,6 +43,9 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
 
     Called again after it was stopped, it goes on from the newest state in the output folder, and ends with the same
     params as a run that was not stopped.
+
+    Where `jax.distributed` joins several processes, all of them call this with the same settings and an output folder
+    that all of them see. Batches are cut over all devices; the first process writes.
 
     Args:
         settings: from `read_settings`, or made by hand.
@@ -75,17 +78,17 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
     train_step = make_train_step(
         model, optimizer, LOSSES[settings.loss], ema_decay=settings.ema_decay or None, freeze=frozen
     )
-    whole, cut = _placements(settings.data.batch_size)
-    state = jax.device_put(TrainState.create(params, optimizer, ema=settings.ema_decay > 0), whole)
-    batch_of = SceneBatches(settings.data, is_metric=config.is_metric)
+    placement = Placement(settings.data.batch_size)
+    state = placement.put_whole(TrainState.create(params, optimizer, ema=settings.ema_decay > 0))
+    batch_of = SceneBatches(settings.data, is_metric=config.is_metric, rows=placement.rows)
     output = Path(settings.output)
-    validation = Validation(model, settings.data, output)
+    validation = Validation(model, settings.data, output, placement)
     # optax promotes types by itself, which jax's strict mode would forbid.
     with jax.numpy_dtype_promotion("standard"):
         state = run(
             train_step,
             state,
-            lambda number: jax.device_put(batch_of(number), cut),
+            lambda number: placement.put_rows(batch_of(number)),
             output,
             steps=settings.steps,
             save_every=settings.save_every,
@@ -96,10 +99,14 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
         )
     trained = jax.device_get(state.params if state.ema is None else state.ema)
     as_saved = jax.tree.map(lambda leaf: leaf.astype(settings.save_dtype), trained)
-    try:
-        save(output / "model", model, as_saved, processor=DepthImageProcessor(input_size=settings.data.size))
-    except WeightsError as error:
-        raise JobError(f"{error}; the saved states are whole") from error
+    if jax.process_index() == 0:
+        try:
+            save(output / "model", model, as_saved, processor=DepthImageProcessor(input_size=settings.data.size))
+        except WeightsError as error:
+            raise JobError(f"{error}; the saved states are whole") from error
+    if jax.process_count() > 1:
+        # No process says that it is done before the model is there.
+        multihost_utils.sync_global_devices("the model is saved")
     return output / "model"
 
 
@@ -143,17 +150,6 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     flat = flatten(variables["params"])
     bias = -2.0 if config.is_metric else 1.0
     return nest(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)})
-
-
-def _placements(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-    """Return where whole things and batches go: batches are cut over all devices."""
-    if jax.process_count() > 1:
-        raise ConfigError(f"training runs in one process, with all of its devices; here are {jax.process_count()}")
-    devices = jax.devices()
-    if batch_size % len(devices):
-        raise ConfigError(f"data.batch_size must be a multiple of the {len(devices)} devices, got {batch_size}")
-    mesh = Mesh(np.asarray(devices), ("data",))
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
 def _check_loss(settings: Settings, config: DepthAnythingConfig) -> None:

@@ -18,6 +18,7 @@ from dajax.model.depth_anything import DepthAnything
 
 from .batches import held_out, normalise
 from .data.synthetic import MAX_DEPTH, Rendered
+from .placement import Placement
 from .settings import DataSettings
 
 SHOWN = 8
@@ -38,14 +39,18 @@ class Scores(NamedTuple):
 
 
 class Validation:
-    """Scores params on held-out scenes, which are rendered once; draws pictures/."""
+    """Scores params on held-out scenes, which are rendered once; draws pictures/.
 
-    def __init__(self, model: DepthAnything, settings: DataSettings, output: Path) -> None:
+    Of several processes, each predicts its share and has all scores; the first one draws.
+    """
+
+    def __init__(self, model: DepthAnything, settings: DataSettings, output: Path, placement: Placement) -> None:
         self._model = model
         self._settings = settings
         self._output = output
+        self._placement = placement
         self._taken: Rendered | None = None
-        self._predict = jax.jit(self._depth)
+        self._predict = jax.jit(self._depth, out_shardings=placement.whole)
 
     def _depth(self, params: Any, pixels: jax.Array) -> jax.Array:
         output: Any = self._model.apply({"params": params}, pixels)
@@ -60,6 +65,8 @@ class Validation:
         maps = self._maps(params, images)
         is_metric = self._model.config.is_metric
         found = scores(maps, depths, is_metric=is_metric)
+        if jax.process_index() > 0:
+            return found._asdict()
         folder = self._output / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
@@ -75,7 +82,8 @@ class Validation:
         for i in range(0, len(images), size):
             part = images[i : i + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-            maps.append(np.asarray(self._predict(params, normalise(padded)))[: len(part)])
+            pixels = self._placement.put_rows(normalise(padded[self._placement.rows]))
+            maps.append(np.asarray(self._predict(params, pixels))[: len(part)])
         return np.concatenate(maps)
 
 

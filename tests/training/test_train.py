@@ -150,12 +150,6 @@ def test_what_does_not_fit(tmp_path, changes, message):
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ConfigError, match=r"one process, .* here are 2"):
-        train(settings(tmp_path, shallow_config()), progress=False)
-
-
 def test_epochs_show_all_scenes_once():
     batches = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
     epochs = [[batches(3 * epoch + i)["labels"] for i in range(3)] for epoch in (0, 1)]

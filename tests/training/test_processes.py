@@ -1,0 +1,139 @@
+"""Several processes that train together: two on this machine, as Open MPI would start them."""
+
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from environment import as_here
+from tiny import shallow_config
+
+import dajax
+from dajax.training.batches import SceneBatches
+from dajax.training.log import read_rows
+from dajax.training.settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training.train import train
+from dajax.weights.tree import flatten
+
+# A process that is asked for the batch `stop` is gone at once, as one that is preempted; one whose loss is to be NaN
+# has a label that is.
+PROCESS = """
+import os, sys
+from dajax.cli import main
+from dajax.training.batches import SceneBatches
+stop, nan, *arguments = sys.argv[1:]
+made = SceneBatches.__call__
+def batch_of(self, number):
+    if number == int(stop):
+        os._exit(9)
+    batch = made(self, number)
+    return batch | {"labels": batch["labels"] * float("nan")} if number == int(nan) else batch
+SceneBatches.__call__ = batch_of
+main(arguments)
+"""
+
+
+def settings(output):
+    return Settings(
+        output=str(output), steps=4, loss="affine_invariant", save_every=2, validate_every=2, ema_decay=0.5,
+        data=DataSettings(size=42, count=6, batch_size=4, validation=3),
+        model=ModelSettings(config=shallow_config().to_dict()), optimizer=OptimizerSettings(learning_rate=1e-3),
+    )  # fmt: skip
+
+
+def write(path, settings):
+    def lines(values, section=""):
+        plain = {name: value for name, value in values.items() if not isinstance(value, dict) and value is not None}
+        text = f"[{section}]\n" if section else ""
+        for name, value in plain.items():
+            text += f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+        for name, value in values.items():
+            if isinstance(value, dict):
+                text += lines(value, f"{section}.{name}".strip("."))
+        return text
+
+    path.write_text(lines(asdict(settings)))
+
+
+def together(*arguments, stop=-1, nan=-1):
+    """Return the exit statuses, outputs and errors of two processes with a device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = as_here() | {
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "2",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_CPU_DEVICES": "1",
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(stop), str(nan if rank else -1), "train", *map(str, arguments)],
+            env=environment | {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        told = [process.communicate(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], *zip(*told, strict=True)
+
+
+@pytest.fixture
+def place(tmp_path):
+    write(tmp_path / "settings.toml", settings(tmp_path / "run"))
+    return tmp_path
+
+
+def test_two_processes_that_were_preempted_end_as_one_that_was_not(place):
+    """The one has two devices: of two numbers, the sum is the same in either order."""
+    alone = train(settings(place / "alone"), progress=False)
+    statuses, _, _ = together(place / "settings.toml", "--distributed", stop=3)
+    assert 0 not in statuses
+    assert not (place / "run" / "model").exists()
+    statuses, told, errors = together(place / "settings.toml", "--distributed")
+    assert statuses == [0, 0], errors
+    assert "4 steps; 3 held-out scenes: AbsRel" in told[0]
+    assert "held-out" not in told[1]
+
+    for name in ("log.csv", "validation.csv", "pictures/00000002.png", "pictures/00000004.png"):
+        assert (place / "run" / name).read_bytes() == (place / "alone" / name).read_bytes(), name
+    one, two = (flatten(dajax.load(folder)[1]) for folder in (alone, place / "run" / "model"))
+    for path, leaf in one.items():
+        np.testing.assert_array_equal(two[path], leaf, err_msg=path)
+
+
+def test_a_loss_that_is_not_finite_stops_both_with_the_whole_batch_saved(place):
+    statuses, _, errors = together(place / "settings.toml", "--distributed", nan=2)
+    assert statuses[0] == 1
+    assert statuses[1] != 0  # what it says is the same, unless the first was gone before
+    assert "dajax train: step 3: the loss is nan" in errors[0]
+    with np.load(place / "run" / "not_finite.npz") as saved:
+        assert saved["pixel_values"].shape == (4, 42, 42, 3)
+        assert np.isnan(saved["labels"]).all((1, 2)).tolist() == [False, False, True, True]
+    assert [row["step"] for row in read_rows(place / "run" / "log.csv")] == [1, 2]
+
+
+def test_each_process_makes_its_rows_of_the_same_batch():
+    data = DataSettings(size=42, count=6, batch_size=4)
+    whole = SceneBatches(data, is_metric=False)
+    rows = [np.array([0, 1]), np.array([2, 3])]
+    parts = [SceneBatches(data, is_metric=False, rows=own) for own in rows]
+    for number in range(3):
+        batch = whole(number)
+        for own, part in zip(rows, parts, strict=True):
+            for name, value in part(number).items():
+                np.testing.assert_array_equal(value, batch[name][own])
+
+
+def test_alone_there_are_no_others_to_find(place):
+    result = subprocess.run(
+        [sys.executable, "-m", "dajax", "train", "settings.toml", "--distributed"],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("dajax train: --distributed: jax finds no other processes (coordinator_address")
+    assert not (place / "run").exists()
