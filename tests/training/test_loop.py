@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from environment import as_here
 
 from dajax.errors import JobError
 from dajax.training import checkpoints as checkpoints_module
@@ -88,33 +89,36 @@ from test_loop import *
 import time
 print("ready", flush=True)
 slow = lambda n: (time.sleep(0.05), batch_of(n))[1]
-run(step, start(), slow, {output!r}, steps=500, save_every=4, progress=False)
+run(step, start(), slow, {output!r}, steps={steps}, save_every=4, progress=False)
 """
 
 
-@pytest.mark.slow
-def test_killed_at_random(tmp_path):
-    """Twenty times, by a signal that cannot be caught, at any moment of a run: restoring, stepping, saving."""
-    undisturbed = run(step, start(), batch_of, tmp_path / "undisturbed", steps=500, save_every=4, progress=False)
+@pytest.mark.parametrize(("times", "steps"), [(3, 120), pytest.param(20, 500, marks=pytest.mark.slow)])
+def test_killed_at_random(tmp_path, times, steps):
+    """By a signal that cannot be caught, at any moment of a run: restoring, stepping, saving."""
+    undisturbed = run(step, start(), batch_of, tmp_path / "undisturbed", steps=steps, save_every=4, progress=False)
     here, output = Path(__file__).parent, tmp_path / "killed"
-    code = PROCESS.format(paths=[str(here), str(here.parent), str(here.parents[1])], output=str(output))
+    paths = [str(here), str(here.parent), str(here.parents[1])]
+    code = PROCESS.format(paths=paths, output=str(output), steps=steps)
     rng = np.random.default_rng(0)
     reached = []
-    for _ in range(20):
+    for _ in range(times):
         with subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=as_here()
         ) as process:
             assert process.stdout.readline() == b"ready\n"
+            while not reached and not list(read_rows(output / "log.csv")):
+                time.sleep(0.05)  # once at least, something was done before the kill
             time.sleep(rng.uniform(0, 2))
             assert process.poll() is None, "it ended by itself: nothing was killed"
             process.kill()
         reached.append(max((row["step"] for row in read_rows(output / "log.csv")), default=0))
     print(reached)
-    assert 0 < reached[-1] < 500
-    assert same(run(step, start(), batch_of, output, steps=500, save_every=4, progress=False), undisturbed)
+    assert 0 < reached[-1] < steps
+    assert same(run(step, start(), batch_of, output, steps=steps, save_every=4, progress=False), undisturbed)
     logs = [list(read_rows(folder / "log.csv")) for folder in (output, tmp_path / "undisturbed")]
     assert logs[0] == logs[1]
-    assert len(logs[0]) == 500
+    assert len(logs[0]) == steps
 
 
 @pytest.mark.parametrize("tail", [b"", b"1", b"11,", b"11,0.5", b"11,0.5,0.2", b"11,0.5,0.2\r\n12,"])
