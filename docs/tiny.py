@@ -79,6 +79,11 @@ def ramp(shape):
     return np.broadcast_to(np.arange(shape[0], dtype=np.float64)[:, None], shape)
 
 
+def mirrored_scores(estimator, photo, depth):
+    """What a map of the mirrored photo is worth: how far one photo's figures are chance."""
+    return scores([estimator(np.ascontiguousarray(photo[:, ::-1]))], [depth[:, ::-1]])
+
+
 def row(name, found):
     return f"| {name} | " + " | ".join("" if value is None else f"{value:.3f}" for value in found) + " |\n"
 
@@ -101,6 +106,7 @@ def main(picture):
     found = estimator(photo)
     photo_rows = {
         "`tiny`": scores([found], [depth]),
+        "`tiny`, photo mirrored": mirrored_scores(estimator, photo, depth),
         "the best constant": best_constant([depth]),
         "vertical ramp": scores([ramp(depth.shape)], [depth]),
     }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OVERLAP = 0.3
 # Fits are made on maps of so many values a side, over neighbourhoods of about this part of it.
 _GRID = 48
-_NEIGHBOURHOOD = 0.05
+_NEIGHBOURHOOD = 0.045
 # How much a neighbourhood's own line counts against that of the whole tile where there is little to fit.
 _PRIOR = 0.02
 _MOST = 64
