@@ -53,7 +53,7 @@ def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
 
 
 def test_on_a_real_photo(card, estimator):
-    """Trained on drawings alone it beats a constant. (A vertical ramp is as good: see the card.)"""
+    """Trained on drawings alone it beats a constant. (A vertical ramp is a little better still: see the card.)"""
     photo, depth = card.motorcycle()
     found = card.scores([estimator(photo)], [depth])
     mirrored = card.mirrored_scores(estimator, photo, depth)
