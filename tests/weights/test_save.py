@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
+from checkpoint_files import assert_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
@@ -38,14 +39,6 @@ def save_random(folder, config=None, seed=0, dtype="float32", format="hf"):
     params = jax.tree.map(lambda x: x.astype(dtype), random_params(config, seed))
     dajax.save(folder, dajax.DepthAnything(config), params, format=format)
     return params
-
-
-def assert_params(params, expected):
-    found, expected = flatten(params), flatten(expected)
-    assert found.keys() == expected.keys()
-    for path, leaf in found.items():
-        assert leaf.dtype == expected[path].dtype, path
-        assert np.asarray(leaf).tobytes() == np.asarray(expected[path]).tobytes(), path
 
 
 def names(folder):
