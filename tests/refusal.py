@@ -1,9 +1,11 @@
 """Bad input is refused quickly, in little memory, by one error."""
 
 import gc
+import os
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +34,24 @@ def refused(call: Callable[[], object], error: type[Exception], match: str) -> s
     assert seconds < 1, f"took {seconds:.2f} s"
     assert peak < 64e6, f"took {peak / 1e6:.0f} MB"
     return str(caught.value)
+
+
+def put_no_file(path: Path, kind: str) -> None:
+    """Put at `path` what can be opened like a file and is none."""
+    match kind:
+        case "missing":
+            pass
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/null")
+        case "endless device":
+            path.symlink_to("/dev/zero")
+        case "loop":
+            path.symlink_to(path)
+        case "dangling":
+            path.symlink_to(path.parent / "nothing")
+        case other:
+            raise ValueError(other)

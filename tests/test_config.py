@@ -1,11 +1,10 @@
 import json
-import os
 import time
 import warnings
 from dataclasses import replace
 
 import pytest
-from refusal import refused
+from refusal import put_no_file, refused
 from tiny import tiny_config, tiny_swiglu_config
 
 from dajax.checkpoints import ALIASES
@@ -253,22 +252,13 @@ def test_100_megabytes(tmp_path):
     assert time.process_time() - start < 1
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "dangling", "long name"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "endless device", "loop", "dangling", "long name"])
 def test_not_a_file(tmp_path, kind):
     path = tmp_path / "config.json"
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/zero")
-        case "loop":
-            path.symlink_to(path)
-        case "dangling":
-            path.symlink_to(tmp_path / "nothing")
-        case "long name":
-            path = tmp_path / ("x" * 5000)
+    if kind == "long name":
+        path = tmp_path / ("x" * 5000)
+    else:
+        put_no_file(path, kind)
     with pytest.raises(WeightsError, match=r"config\.json|xxx"):
         DepthAnythingConfig.from_pretrained(path if kind == "long name" else tmp_path)
 

@@ -15,6 +15,7 @@ from checkpoint_files import (
     write_index,
     write_torch_file,
 )
+from refusal import put_no_file
 from tiny import tiny_config, tiny_swiglu_config
 from torch_parts import archive, mapping, records, storage, tensor
 
@@ -260,7 +261,7 @@ def test_files_that_are_not_what_they_are_called(tmp_path, name, content, match)
 @pytest.mark.parametrize(
     "filename", ["model.safetensors", "model.safetensors.index.json", "params.safetensors", "config.json"]
 )
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "dangling"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "endless device", "loop", "dangling"])
 def test_not_a_file(tmp_path, filename, kind):
     folder = tmp_path / "folder"
     write_folder(folder, tiny_config())
@@ -268,18 +269,7 @@ def test_not_a_file(tmp_path, filename, kind):
         (folder / "model.safetensors").unlink()
     else:
         (folder / filename).unlink()
-    path = folder / filename
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/zero")
-        case "loop":
-            path.symlink_to(path)
-        case "dangling":
-            path.symlink_to(tmp_path / "nothing")
+    put_no_file(folder / filename, kind)
     assert_refused(folder, filename.replace(".", r"\."))
 
 

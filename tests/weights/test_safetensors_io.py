@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from refusal import refused
+from refusal import put_no_file, refused
 
 from dajax.errors import WeightsError
 from dajax.weights.safetensors_io import SafetensorsFile, dtype_code, write_safetensors
@@ -160,19 +160,7 @@ def test_zip_appended(tmp_path):
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "device", "endless device", "loop", "dangling"])
 def test_not_a_file(tmp_path, kind):
     path = tmp_path / "model.safetensors"
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/null")
-        case "endless device":
-            path.symlink_to("/dev/zero")
-        case "loop":
-            path.symlink_to(path)
-        case "dangling":
-            path.symlink_to(tmp_path / "nothing")
+    put_no_file(path, kind)
     assert_refused(path, "not a file of weights|cannot be read")
 
 
