@@ -30,6 +30,9 @@ from .remote import file_system, is_remote
 
 UNFINISHED = f"{OWN_FOLDER}/unfinished"
 LOCK = f"{OWN_FOLDER}/lock"
+# Seconds to wait for a lock. A process killed while it starts a decoder leaves a child that has its lock until exec
+# closes it, and whoever verifies has one for a moment.
+_PATIENCE = 2.0
 # These are faults of one file's name; anything else (a full disk, no permission, a dead disk) would befall all of them.
 _FAULTS_OF_A_NAME = {
     errno.ENAMETOOLONG,
@@ -253,19 +256,18 @@ class LocalStorage(Storage):
         """
         with self._lock(LOCK, fcntl.LOCK_SH if self.share else fcntl.LOCK_EX):
             if self.share:
-                with self._lock(f"{LOCK}{self.share}", fcntl.LOCK_EX, patience=1.0):
+                with self._lock(f"{LOCK}{self.share}", fcntl.LOCK_EX):
                     yield
             else:
                 yield
 
     @contextmanager
-    def _lock(self, name: str, kind: int, *, patience: float = 0.0) -> Iterator[None]:
-        """Hold a lock; patience: seconds, for those who only look."""
+    def _lock(self, name: str, kind: int) -> Iterator[None]:
         with _faults(self, name):
             self._make_folder(self.root / name)
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            until = time.monotonic() + patience
+            until = time.monotonic() + _PATIENCE
             while True:
                 try:
                     # The system takes it back when the process ends, however that happens.

@@ -1,15 +1,18 @@
 """Files appear whole; what fails says so."""
 
 import errno
+import fcntl
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 
 import fsspec
 import pytest
 
-from dajax.batch.storage import UNFINISHED, LocalStorage, RemoteStorage, Storage
+from dajax.batch.storage import LOCK, UNFINISHED, LocalStorage, RemoteStorage, Storage
 from dajax.errors import ImageError, JobError
 
 
@@ -127,6 +130,28 @@ def test_one_process_at_a_time(tmp_path):
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process works on this job" in refused.stderr
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "in\n"
+
+
+def test_a_lock_that_a_killed_process_left_to_a_child(tmp_path):
+    """Killed between fork and exec of a decoder, it is gone while the child still has its descriptors."""
+    code = (
+        f"import os, sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from dajax.batch.storage import LocalStorage\n"
+        f"lock = LocalStorage(Path({str(tmp_path)!r})).locked()\n"
+        "lock.__enter__()\n"
+        "if os.fork() == 0:\n"
+        "    sys.stdin.read()\n"
+        "    os._exit(0)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.wait() == -signal.SIGKILL
+    with open(tmp_path / LOCK) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    threading.Timer(0.5, process.stdin.close).start()
+    with LocalStorage(tmp_path).locked():
+        pass
 
 
 def test_file_systems_without_links_or_flushing_of_folders(tmp_path, monkeypatch):
