@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test
 
 # Jobs of 500 pictures that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
 faults: $(VENV)/.installed-test
-	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_engine.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
+	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_faults.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image
 from tiny import tiny_config
 
+from dajax.batch.engine import BatchSettings, run_batch
 from dajax.batch.manifest import read_manifest
 from dajax.images.buckets import ProcessedPicture
 from dajax.images.processor import DepthImageProcessor
 
 # `make faults` takes the time for more.
 GOOD, BAD = (475, 25) if "DAJAX_FAULTS" in os.environ else (9, 3)
+FORMATS = ("npy", "color")
 # What stays in a job's own folder.
 OWN = r"manifest|job\.json|(lock|progress)(-\d+-of-\d+)?(\.json)?"
 
@@ -48,6 +50,11 @@ class PlainEstimator:
         for picture in pictures:
             assert isinstance(picture, ProcessedPicture)
             yield picture.pixels.mean(-1) * self.params["scale"]
+
+
+def do(pictures, output, estimator=None, *, stop=None, **settings):
+    settings = BatchSettings(**({"formats": FORMATS, "workers": 2} | settings))
+    return run_batch(estimator or PlainEstimator(), pictures, output, settings, progress=False, stop=stop)
 
 
 def outputs(folder: Path):

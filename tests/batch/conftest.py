@@ -1,8 +1,28 @@
-"""An S3-shaped server on loopback."""
+"""Pictures, two jobs that nothing befell, and an S3-shaped server on loopback."""
 
 import os
 
 import pytest
+from batch_jobs import do, make_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    do(pictures, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def sharded(pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("sharded")
+    do(pictures, output, shards=4)
+    return output
 
 
 @pytest.fixture(scope="session")

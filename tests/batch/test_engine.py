@@ -1,54 +1,23 @@
-"""Jobs: every item accounted for, every output whole, whatever happens to the process."""
+"""Jobs: every item accounted for, every output whole."""
 
-import errno
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
-import time
 
 import fsspec
 import numpy as np
 import pytest
-from batch_jobs import BAD, GOOD, PlainEstimator, assert_same_job, leftovers, make_pictures, outputs, rows
+from batch_jobs import BAD, FORMATS, GOOD, PlainEstimator, assert_same_job, do, leftovers, make_pictures, outputs, rows
 from PIL import Image
 
 from dajax.batch.engine import BatchSettings, plan_batch, run_batch
 from dajax.batch.manifest import read_manifest, read_rejects
-from dajax.batch.storage import LocalStorage
 from dajax.batch.verify import verify
 from dajax.errors import ConfigError, DajaxError, JobError
 from dajax.images.buckets import Buckets
 from dajax.images.read import read_image
 from dajax.images.write import read_png16
-
-FORMATS = ("npy", "color")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-def do(pictures, output, estimator=None, *, stop=None, **settings):
-    settings = BatchSettings(**({"formats": FORMATS, "workers": 2} | settings))
-    return run_batch(estimator or PlainEstimator(), pictures, output, settings, progress=False, stop=stop)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory):
-    output = tmp_path_factory.mktemp("undisturbed")
-    do(pictures, output)
-    return output
-
-
-@pytest.fixture(scope="module")
-def sharded(pictures, tmp_path_factory):
-    output = tmp_path_factory.mktemp("sharded")
-    do(pictures, output, shards=4)
-    return output
 
 
 def size_of(path):
@@ -392,194 +361,6 @@ def test_asked_to_stop(pictures, undisturbed, tmp_path):
     assert not leftovers(tmp_path)
     do(pictures, tmp_path)
     assert_same_job(tmp_path, undisturbed)
-
-
-# --- what happens to processes and disks ------------------------------------------------------------------------------
-
-PRIMITIVES = ("_open", "_write", "_sync", "_rename", "_sync_folder")
-
-
-class Counting(LocalStorage):
-    """Does something at the n-th of all primitives: before it, after it, or instead of it."""
-
-    action = None
-    at = (10**9, "before")
-    seen = 0
-    names = ()
-
-
-def _counted(name):
-    real = getattr(LocalStorage, name)
-
-    def primitive(self, *arguments):
-        if name not in Counting.names:
-            return real(self, *arguments)
-        Counting.seen += 1
-        mine, when = Counting.at
-        if Counting.seen == mine and when == "before":
-            Counting.action()
-        result = real(self, *arguments)
-        if Counting.seen == mine and when == "after":
-            Counting.action()
-        return result
-
-    return primitive
-
-
-for _name in PRIMITIVES:
-    setattr(Counting, _name, _counted(_name))
-
-
-@pytest.fixture
-def counting(monkeypatch):
-    monkeypatch.setattr("dajax.batch.storage.LocalStorage", Counting)
-    monkeypatch.setattr("dajax.batch.engine.LocalStorage", Counting)
-    Counting.seen, Counting.at, Counting.names = 0, (10**9, "before"), PRIMITIVES
-    return Counting
-
-
-def in_a_fork(action):
-    """Run in a copy of this process, which has no jax running; return its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            action()
-            os._exit(0)
-        except BaseException as error:
-            print(error, file=sys.stderr)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def faults(count):
-    """How many of the possible ones are tried: `make faults` sets more."""
-    return int(os.environ.get("DAJAX_FAULTS", count))
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
-@pytest.mark.parametrize("shards", [None, 4])
-def test_a_crash_at_any_step(pictures, undisturbed, sharded, tmp_path, counting, shards):
-    """Before and after every open, write, fsync and rename, of outputs and manifest alike."""
-    do(pictures, tmp_path / "all", shards=shards)
-    steps = [(n, when) for n in range(1, counting.seen + 1) for when in ("before", "after")]
-    chosen = np.random.default_rng(0).permutation(len(steps))[: faults(10)]
-    counting.action = lambda: os._exit(9)
-    crashed = 0
-    for number in chosen:
-        output = tmp_path / str(number)
-        counting.seen, counting.at = 0, steps[number]
-        status = in_a_fork(lambda output=output: do(pictures, output, shards=shards))
-        # How many rows are flushed together depends on the pace: a job may have a few steps less than the one counted.
-        assert status in (9, 0)
-        crashed += status == 9
-        counting.at = (10**9, "before")
-        do(pictures, output, shards=shards)
-        assert_same_job(output, sharded if shards else undisturbed)
-    assert crashed >= 0.9 * len(chosen)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
-def test_a_disk_that_fails(pictures, undisturbed, tmp_path, counting, number):
-    full = number == errno.ENOSPC
-    counting.names = ("_write",) if full else PRIMITIVES
-    do(pictures, tmp_path / "all")
-    last = counting.seen
-
-    def fail():
-        raise OSError(number, os.strerror(number))
-
-    counting.action = fail
-    count = faults(12) // 4
-    # The first writes are the job's own records.
-    steps = range(1, count + 1) if full else np.random.default_rng(number).permutation(np.arange(1, last + 1))[:count]
-    for step in steps:
-        output = tmp_path / str(step)
-        counting.seen, counting.at = 0, (int(step), "before")
-        with pytest.raises(JobError, match=os.strerror(number)):
-            do(pictures, output)
-        # Nothing under a final name is cut off.
-        whole = outputs(undisturbed)
-        assert all(whole[name] == digest for name, digest in outputs(output).items())
-        counting.at = (10**9, "before")
-        do(pictures, output)
-        assert_same_job(output, undisturbed)
-
-
-def start(pictures, output, **settings):
-    code = (
-        f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from batch_jobs import PlainEstimator\n"
-        "from dajax.batch.engine import BatchSettings, run_batch\n"
-        f"settings = BatchSettings(**{ {'formats': FORMATS, 'workers': 2} | settings!r})\n"
-        f"run_batch(PlainEstimator(), {str(pictures)!r}, {str(output)!r}, settings, progress=False)\n"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.parametrize("shards", [None, 4])
-def test_killed_at_any_moment(pictures, undisturbed, sharded, tmp_path, shards):
-    rng = np.random.default_rng(0)
-    with start(pictures, tmp_path / "timed", shards=shards) as process:
-        began = time.monotonic()
-        assert process.wait() == 0
-    whole = time.monotonic() - began
-    for number in range(faults(5)):
-        output = tmp_path / str(number)
-        with start(pictures, output, shards=shards) as process:
-            time.sleep(rng.uniform(0.2, 1) * whole)
-            process.kill()
-        do(pictures, output, shards=shards)
-        assert_same_job(output, sharded if shards else undisturbed)
-
-
-def test_a_chain_of_kills(pictures, undisturbed, tmp_path):
-    rng = np.random.default_rng(1)
-    for chain in range(max(faults(10) // 10, 1)):
-        output = tmp_path / str(chain)
-        for _ in range(10 if faults(10) > 10 else 4):
-            with start(pictures, output) as process:
-                time.sleep(rng.uniform(0.2, 1.2))
-                process.send_signal(signal.SIGKILL)
-        do(pictures, output)
-        assert_same_job(output, undisturbed)
-
-
-class Died(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("last", [0, 3, 6])
-def test_work_done_twice_is_bounded(pictures, tmp_path, last):
-    """At most what was in flight: counted as pictures that reach the network."""
-    seen = []
-
-    class Dying(PlainEstimator):
-        last = 10**9
-
-        def stream(self, pictures, **options):
-            for place, depth in enumerate(super().stream(pictures, **options)):
-                seen.append(place)
-                yield depth
-                if place == self.last:
-                    raise Died
-
-    first = Dying()
-    first.last = last
-    with pytest.raises(Died):
-        do(pictures, tmp_path, first)
-    do(pictures, tmp_path, Dying())
-    assert GOOD <= len(seen) <= GOOD + last + 1
-
-
-def test_a_row_of_rejects_stops_at_max_rejects(tmp_path):
-    """As when the disk with the pictures goes away: not after all of them."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(400):
-        (folder / f"{i:03}.jpg").write_bytes(b"")
-    with pytest.raises(JobError, match="max_rejects is 5"):
-        do(folder, tmp_path / "out", max_rejects=5)
-    assert len(read_manifest(tmp_path / "out")) < 200
 
 
 def test_without_standard_error(pictures, tmp_path, monkeypatch):

@@ -13,11 +13,6 @@ from dajax.batch.storage import UNFINISHED, LocalStorage, Storage
 from dajax.errors import ConfigError, JobError
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
-
-
 def do(pictures, output, share=None, estimator=None, **settings):
     settings = BatchSettings(**({"formats": ("npy", "color"), "workers": 1} | settings), share=share)
     return run_batch(estimator or PlainEstimator(), pictures, output, settings, progress=False)
