@@ -16,7 +16,8 @@ import skimage.data
 from PIL import Image
 
 import dajax
-from dajax.batch.engine import BatchSettings, run_batch
+from dajax.batch.engine import run_batch
+from dajax.batch.settings import BatchSettings
 from dajax.images.buckets import Buckets
 from dajax.weights.random import random_params
 

@@ -66,8 +66,9 @@ len(list(photos.rglob("*.jpg")))
 # %%
 import threading
 
-from dajax.batch.engine import BatchSettings, run_batch
+from dajax.batch.engine import run_batch
 from dajax.batch.manifest import read_manifest, read_rejects
+from dajax.batch.settings import BatchSettings
 
 estimator = dajax.DepthEstimator("tiny", batch_size=4)
 settings = BatchSettings(formats=("npz", "color"), shards=20)

@@ -101,7 +101,7 @@ Image.fromarray(np.concatenate(shown[::13]))
 # ## The values, at their times
 
 # %%
-from dajax.video.writing import read_depth_video
+from dajax.video.raw import read_depth_video
 
 steady = list(read_depth_video("depth_depth.mkv"))
 assert [round(1000 * seconds) for seconds, _ in steady] == times.tolist()

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from tiny import tiny_config
 
-from dajax.batch.engine import BatchSettings, run_batch
+from dajax.batch.engine import run_batch
 from dajax.batch.manifest import read_manifest
+from dajax.batch.settings import BatchSettings
 from dajax.images.buckets import ProcessedPicture
 from dajax.images.processor import DepthImageProcessor
 

@@ -15,7 +15,7 @@ from .sinks import Outcome, Shards, row_of
 from .storage import Storage
 
 if TYPE_CHECKING:
-    from .engine import Plan
+    from .plan import Plan
 
 # Flushing to disk is what takes long: it is done for so many pictures together, or after so many seconds.
 GROUP, GROUP_SECONDS = 32, 1.0

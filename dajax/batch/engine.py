@@ -10,120 +10,29 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dajax.errors import ConfigError, JobRefusedError
-from dajax.images.buckets import Buckets, Policy, ProcessedPicture
-from dajax.images.encode import ENDINGS, Values, described
+from dajax.errors import JobRefusedError
+from dajax.images.buckets import Buckets, ProcessedPicture
+from dajax.images.encode import ENDINGS, described
 
 from .commit import Committer, FileCommitter, ShardCommitter
 from .decoders import Decoded, Decoders
 from .job import claim, describe_estimator, keys_digest
 from .manifest import Manifest
 from .naming import output_names
+from .plan import Plan, plan_batch
 from .progress import Progress
 from .remote import is_remote
+from .settings import BatchSettings
 from .sinks import Encoding, encoded, make_shards, rejected
-from .sources import Item, Source, find_items
-from .storage import LocalStorage, Storage
+from .sources import Item
+from .storage import Storage
 
 if TYPE_CHECKING:
     from dajax.inference.estimator import DepthEstimator
-
-Size = Literal["source", "model"]
-ShardFormat = Literal["tar", "parquet"]
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How a job is done. What decides about outputs is kept in the output folder, and a resume has to say the same.
-
-    Attributes:
-        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff", "pfm", "exr".
-        values: "float32" or "float16", of npy and npz.
-        size: maps of the "source" pictures' sizes, or of the "model".
-        colormap: of "color".
-        shards: pictures in each shard; None: files of its own for each picture.
-        shard_format: "tar" (WebDataset) or "parquet".
-        batch_size: pictures that are run together; None: the estimator's.
-        buckets: see `DepthEstimator.stream`.
-        policy: see `DepthEstimator.stream`.
-        workers: processes that read pictures; None: one for each core, 16 at most.
-        decode_timeout: seconds that reading one picture may take.
-        max_rejects: stop when more than so many pictures had to be left out; None: never.
-        retry_rejects: try those again that an earlier run left out.
-        column: of a CSV or Parquet source.
-        share: (k, n): this process does the k-th of n shares of the pictures, counted from 1; others may do theirs in
-            the same output folder at the same time. None: all of them, and nobody else works there.
-    """
-
-    formats: tuple[str, ...] = ("npy",)
-    values: Values = "float32"
-    size: Size = "source"
-    colormap: str = "Spectral_r"
-    shards: int | None = None
-    shard_format: ShardFormat = "tar"
-    batch_size: int | None = None
-    buckets: int | None = None
-    policy: Policy = "resize"
-    workers: int | None = None
-    decode_timeout: float = 60.0
-    max_rejects: int | None = None
-    retry_rejects: bool = False
-    column: str | None = None
-    share: tuple[int, int] | None = None
-
-    def check(self) -> None:
-        """Raise ConfigError where a value cannot be used."""
-        if self.size not in get_args(Size):
-            raise ConfigError(f"size must be source or model, got {self.size!r}")
-        for name in ("shards", "batch_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not self.decode_timeout > 0:
-            raise ConfigError(f"decode_timeout must be positive, got {self.decode_timeout!r}")
-        if self.max_rejects is not None and self.max_rejects < 0:
-            raise ConfigError(f"max_rejects must be at least 0, got {self.max_rejects}")
-        if self.shards is not None and self.retry_rejects:
-            raise ConfigError("retry_rejects goes with files: a shard that is whole is not written again")
-        if self.share is not None and not 1 <= self.share[0] <= self.share[1]:
-            raise ConfigError(f"share must be (k, n) with k from 1 to n, got {self.share!r}")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do.
-
-    Attributes:
-        source: all items.
-        finished: bool for each item: its row is in the manifest already.
-        shared: bool for each item: it is of this process's share.
-        names: of the outputs, without ending, for each item.
-    """
-
-    source: Source
-    finished: np.ndarray
-    shared: np.ndarray
-    names: list[str]
-
-    @property
-    def left(self) -> list[int]:
-        """Places of the items that this process has still to do."""
-        return [int(i) for i in np.flatnonzero(self.shared & ~self.finished)]
-
-    @property
-    def items(self) -> int:
-        """How many items are this process's."""
-        return int(self.shared.sum())
-
-    @property
-    def earlier(self) -> int:
-        """How many of them are finished."""
-        return int((self.shared & self.finished).sum())
 
 
 @dataclass(frozen=True)
@@ -147,30 +56,6 @@ class Report:
     rejected: int
     seconds: float
     interrupted: bool
-
-
-def plan_batch(source: str | os.PathLike[str], output: str | os.PathLike[str], settings: BatchSettings) -> Plan:
-    """Return what a job has to do. Nothing is written.
-
-    Raises:
-        ImageError, ConfigError, JobError: see `dajax.batch.sources.find_items`; or source and output are one folder.
-    """
-    settings.check()
-    leave_out = _check_apart(source, output)
-    found = find_items(source, column=settings.column, leave_out=leave_out)
-    keys = [item.key for item in found.items]
-    storage = Storage.of(output)
-    finished = Manifest(storage).finished(rejected=not settings.retry_rejects)
-    done = finished.contains(keys)
-    if settings.shards:
-        # A shard is done where all of it is: of a row that was torn off, the shard is made again.
-        for start in range(0, len(done), settings.shards):
-            done[start : start + settings.shards] = done[start : start + settings.shards].all()
-    shared = np.ones(len(done), bool)
-    if settings.share is not None:
-        share, shares = settings.share
-        shared = np.arange(len(done)) // (settings.shards or 1) % shares == share - 1
-    return Plan(found, done, shared, output_names(keys))
 
 
 def run_batch(
@@ -217,8 +102,7 @@ def run_batch(
     batch_size = settings.batch_size or estimator.batch_size
     with ExitStack() as stack:
         storage = Storage.of(output, settings.share)
-        if isinstance(storage, LocalStorage):
-            stack.enter_context(storage.locked())
+        stack.enter_context(storage.locked())
         plan = plan_batch(source, output, settings)
         keys = keys_digest(item.key for item in plan.source.items)
         parameters = _parameters(estimator, os.fspath(source), settings, batch_size, model)
@@ -360,20 +244,6 @@ def _names_beside(plan: Plan, manifest: Manifest) -> list[str]:
     for i, name in zip(new, found, strict=True):
         names[i] = name
     return names
-
-
-def _check_apart(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path | None:
-    """Return the local output folder; it must neither be nor hold the source folder."""
-    if is_remote(os.fspath(output)):
-        return None
-    target = Path(output)
-    folder = Path(source)
-    if folder.is_dir() and target.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise ConfigError(
-            f"the output folder {str(target)!r} is or holds the source folder {str(folder)!r}: outputs would be read "
-            "as pictures. Choose another one; inside the source folder is possible"
-        )
-    return target
 
 
 def _parameters(

@@ -14,7 +14,7 @@ from dajax.errors import ConfigError, JobRefusedError
 from .commit import lost
 from .job import JOB
 from .manifest import Manifest, Row
-from .storage import LocalStorage, Storage
+from .storage import Storage
 
 
 @dataclass
@@ -41,10 +41,8 @@ def verify(output: str | os.PathLike[str]) -> Verified:
     storage = Storage.of(output)
     if not storage.exists(JOB):
         raise JobRefusedError(f"{storage}: no job has written here ({JOB} is missing)")
-    if isinstance(storage, LocalStorage):
-        with storage.locked():
-            return _verify(storage)
-    return _verify(storage)
+    with storage.locked():
+        return _verify(storage)
 
 
 def _verify(storage: Storage) -> Verified:

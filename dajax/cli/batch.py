@@ -101,7 +101,9 @@ def batch(
     try:
         if verify:
             return _verify(output)
-        from dajax.batch.engine import BatchSettings, plan_batch, run_batch
+        from dajax.batch.engine import run_batch
+        from dajax.batch.plan import plan_batch
+        from dajax.batch.settings import BatchSettings
 
         settings = BatchSettings(
             formats=tuple(write),
@@ -182,7 +184,7 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 def _say_plan(plan: object, output: str, *, in_shards: bool) -> int:
-    from dajax.batch.engine import Plan
+    from dajax.batch.plan import Plan
 
     assert isinstance(plan, Plan)
     left = plan.left

@@ -20,9 +20,10 @@ from dajax.images.picture import depth_colors, side_by_side
 from dajax.images.read import ReadPicture
 from dajax.inference.estimator import DepthEstimator
 
+from .raw import Ffv1Writer, NpzWriter, RawWriter
 from .reading import Frame, VideoReader
 from .smoothing import Smoother
-from .writing import ClipWriter, Ffv1Writer, NpzWriter, RawWriter, check_clip_name
+from .writing import ClipWriter, check_clip_name
 
 RawClip = Literal["none", "ffv1", "npz"]
 RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}

@@ -11,8 +11,10 @@ import pytest
 from batch_jobs import BAD, FORMATS, GOOD, PlainEstimator, assert_same_job, do, leftovers, make_pictures, outputs, rows
 from PIL import Image
 
-from dajax.batch.engine import BatchSettings, plan_batch, run_batch
+from dajax.batch.engine import run_batch
 from dajax.batch.manifest import read_manifest, read_rejects
+from dajax.batch.plan import plan_batch
+from dajax.batch.settings import BatchSettings
 from dajax.batch.verify import verify
 from dajax.errors import ConfigError, DajaxError, JobError
 from dajax.images.buckets import Buckets

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from batch_jobs import FORMATS, GOOD, PlainEstimator, assert_same_job, do, outputs
 
+from dajax.batch.local_storage import LocalStorage
 from dajax.batch.manifest import read_manifest
-from dajax.batch.storage import LocalStorage
 from dajax.errors import JobError
 
 PRIMITIVES = ("_open", "_write", "_sync", "_rename", "_sync_folder")
@@ -51,8 +51,7 @@ for _name in PRIMITIVES:
 
 @pytest.fixture
 def counting(monkeypatch):
-    monkeypatch.setattr("dajax.batch.storage.LocalStorage", Counting)
-    monkeypatch.setattr("dajax.batch.engine.LocalStorage", Counting)
+    monkeypatch.setattr("dajax.batch.local_storage.LocalStorage", Counting)
     Counting.seen, Counting.at, Counting.names = 0, (10**9, "before"), PRIMITIVES
     return Counting
 
@@ -128,7 +127,8 @@ def start(pictures, output, **settings):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from batch_jobs import PlainEstimator\n"
-        "from dajax.batch.engine import BatchSettings, run_batch\n"
+        "from dajax.batch.engine import run_batch\n"
+        "from dajax.batch.settings import BatchSettings\n"
         f"settings = BatchSettings(**{ {'formats': FORMATS, 'workers': 2} | settings!r})\n"
         f"run_batch(PlainEstimator(), {str(pictures)!r}, {str(output)!r}, settings, progress=False)\n"
     )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from batch_jobs import PlainEstimator, make_pictures, outputs, rows
 
-from dajax.batch.engine import BatchSettings, run_batch
+from dajax.batch.engine import run_batch
+from dajax.batch.settings import BatchSettings
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from dajax.batch.local_storage import LocalStorage
 from dajax.batch.manifest import Finished, Manifest, Row
 from dajax.batch.naming import digest
-from dajax.batch.storage import LocalStorage
 from dajax.errors import JobError
 
 STRANGE = ["a.jpg", 'quote" and \\', '", "status": "done', "new\nline", "caf\udce9", "\u00e9", "\U0001f600", "\0"]
@@ -123,7 +123,7 @@ def test_ten_million_rows(tmp_path):
         "import resource, time\n"
         "from pathlib import Path\n"
         "from dajax.batch.manifest import Manifest\n"
-        "from dajax.batch.storage import LocalStorage\n"
+        "from dajax.batch.local_storage import LocalStorage\n"
         "before = time.perf_counter()\n"
         f"finished = Manifest(LocalStorage(Path({str(tmp_path)!r}))).finished()\n"
         "print(time.perf_counter() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(finished))\n"

@@ -7,9 +7,12 @@ import threading
 import pytest
 from batch_jobs import BAD, GOOD, PlainEstimator, assert_same_job, make_pictures, outputs, rows
 
-from dajax.batch.engine import BatchSettings, plan_batch, run_batch
+from dajax.batch.engine import run_batch
+from dajax.batch.local_storage import UNFINISHED, LocalStorage
 from dajax.batch.manifest import Manifest
-from dajax.batch.storage import UNFINISHED, LocalStorage, Storage
+from dajax.batch.plan import plan_batch
+from dajax.batch.settings import BatchSettings
+from dajax.batch.storage import Storage
 from dajax.errors import ConfigError, JobError
 
 

@@ -12,7 +12,9 @@ import threading
 import fsspec
 import pytest
 
-from dajax.batch.storage import LOCK, UNFINISHED, LocalStorage, RemoteStorage, Storage
+from dajax.batch.local_storage import LOCK, UNFINISHED, LocalStorage
+from dajax.batch.remote_storage import RemoteStorage
+from dajax.batch.storage import Storage
 from dajax.errors import ImageError, JobError
 
 
@@ -123,7 +125,7 @@ def test_one_process_at_a_time(tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from dajax.batch.storage import LocalStorage\n"
+        "from dajax.batch.local_storage import LocalStorage\n"
         f"with LocalStorage(Path({str(tmp_path)!r})).locked(): print('in')\n"
     )
     with storage.locked():
@@ -137,7 +139,7 @@ def test_a_lock_that_a_killed_process_left_to_a_child(tmp_path):
     code = (
         f"import os, sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from dajax.batch.storage import LocalStorage\n"
+        "from dajax.batch.local_storage import LocalStorage\n"
         f"lock = LocalStorage(Path({str(tmp_path)!r})).locked()\n"
         "lock.__enter__()\n"
         "if os.fork() == 0:\n"

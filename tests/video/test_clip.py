@@ -17,8 +17,8 @@ from dajax.errors import ConfigError, ImageError
 from dajax.images.colormap import colorize
 from dajax.video import clip as module
 from dajax.video.clip import VideoSettings, depth_clip, depth_of_frames
+from dajax.video.raw import read_depth_video, read_index
 from dajax.video.reading import VideoReader
-from dajax.video.writing import read_depth_video, read_index
 
 STEADY = [3000 * i for i in range(100)]
 

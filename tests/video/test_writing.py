@@ -11,8 +11,9 @@ import pytest
 from clips import TICKS, UNEVEN, frame_picture, make_clip, pictures, times
 
 from dajax.errors import ConfigError, ImageError
+from dajax.video.raw import Ffv1Writer, NpzWriter, read_depth_video, read_index
 from dajax.video.reading import Frame
-from dajax.video.writing import ClipWriter, Ffv1Writer, NpzWriter, partial_name, read_depth_video, read_index
+from dajax.video.writing import ClipWriter, partial_name
 
 RATE = Fraction(30)
 ABOUT = {"kind": "relative", "units": "some", "model": "tiny", "style": "huggingface", "version": "1"}
