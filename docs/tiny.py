@@ -68,9 +68,9 @@ def best_constant(depths):
     return mean.abs_rel, mean.delta1, None
 
 
-def mean_map(count=AVERAGED):
+def mean_map():
     """Mean inverse depth of each pixel over scenes that were trained on."""
-    depth = scenes(0, range(count), SIZE).depth
+    depth = scenes(0, range(AVERAGED), SIZE).depth
     return np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), 0).mean(0)
 
 
