@@ -4,19 +4,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
-.PHONY: demo test faults lint docs bench picture clean
+.PHONY: demo test faults lint docs bench demo-image clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --output demo
 	@echo "That was tiny, the small model in dajax itself. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
 
-picture: demo
-	@$(BIN)/python docs/picture.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
+demo-image: demo
+	@$(BIN)/python tools/demo_image.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not network"
 
-# Jobs of 500 pictures that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
+# Jobs of 500 images that are killed, crash and find the disk full, at 200 moments instead of a few: half an hour.
 faults: $(VENV)/.installed-test
 	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_faults.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
 

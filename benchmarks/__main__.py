@@ -20,7 +20,7 @@ from .measure import make_setup, measure, memory_of, network_flop, run_alone
 from .peers import PEERS
 from .report import summary
 
-# (kind, size, picture, batch, peers): what `make bench` measures, the least important last.
+# (kind, size, image, batch, peers): what `make bench` measures, the least important last.
 _FASTEST = "dajax,transformers,onnxruntime,openvino-f32"
 DEFAULT_SET = {
     "cpu": (
@@ -32,9 +32,9 @@ DEFAULT_SET = {
         ("jpeg", "small", "960x1280", 1, "all"),
     ),
     "gpu": tuple(
-        ("model", size, picture, batch, "all")
+        ("model", size, image, batch, "all")
         for size in ("small", "base", "large")
-        for picture in ("518x518", "518x686")
+        for image in ("518x518", "518x686")
         for batch in (1, 8, 32)
     ),
 }
@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run the cases that the arguments name, or the default set."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--size", choices=("small", "base", "large"), help="one case; without it: the default set")
-    parser.add_argument("--picture", default="518x518", help="height x width: of the network's input, or the JPEG")
+    parser.add_argument("--image", default="518x518", help="height x width: of the network's input, or the JPEG")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--jpeg", action="store_true", help="from encoded picture to depth in its size")
+    parser.add_argument("--jpeg", action="store_true", help="from encoded image to depth in its size")
     parser.add_argument("--peers", default="all", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, default=15, help="at most")
     parser.add_argument("--budget", type=float, default=90, help="seconds of rounds for each case")
@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
 
     if options.size:
         kind = "jpeg" if options.jpeg else "model"
-        cases: Any = [(kind, options.size, options.picture, options.batch, options.peers)]
+        cases: Any = [(kind, options.size, options.image, options.batch, options.peers)]
     if options.alone:  # before jax is imported: it would count as the peer's memory
-        setup = make_setup(options.size, _sides(options.picture), options.batch, options.alone, options.folder)
+        setup = make_setup(options.size, _sides(options.image), options.batch, options.alone, options.folder)
         return run_alone(options.peers, setup)
 
     import jax
@@ -70,11 +70,11 @@ def main(argv: list[str] | None = None) -> None:
     out = options.out or Path(f"docs/performance/{platform}.json")
     if not options.size:
         cases = DEFAULT_SET[platform]
-    for kind, size, picture, batch, peers in cases:
+    for kind, size, image, batch, peers in cases:
         names = _chosen(peers, kind, platform)
-        print(f"{size} {picture}, batch {batch}, {kind}", flush=True)
-        setup = make_setup(size, _sides(picture), batch, platform, options.folder)
-        case = {"kind": kind, "size": size, "picture": picture, "batch": batch}
+        print(f"{size} {image}, batch {batch}, {kind}", flush=True)
+        setup = make_setup(size, _sides(image), batch, platform, options.folder)
+        case = {"kind": kind, "size": size, "image": image, "batch": batch}
         if kind == "model":
             case["flop"] = network_flop(setup)
         case |= measure(setup, names, options.rounds, options.budget)
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> None:
                 platform,
                 "--size",
                 size,
-                "--picture",
-                picture,
+                "--image",
+                image,
                 "--batch",
                 str(batch),
                 "--folder",
@@ -103,8 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         out.write_text(json.dumps(merge(results, describe(jax.devices()[0]), case), indent=1) + "\n")
 
 
-def _sides(picture: str) -> tuple[int, int]:
-    height, width = picture.split("x")
+def _sides(image: str) -> tuple[int, int]:
+    height, width = image.split("x")
     return int(height), int(width)
 
 

@@ -1,6 +1,6 @@
 """A whole job beside the network alone: python -m benchmarks.batch.
 
-Small with random weights, on photos of one size, float32. What `dajax batch` adds (reading, resizing, encoding,
+Small with random weights, on images of one size, float32. What `dajax batch` adds (reading, resizing, encoding,
 writing, flushing, the manifest) should run beside the network and cost little.
 """
 
@@ -17,8 +17,8 @@ from PIL import Image
 
 import dajax
 from dajax.batch.engine import run_batch
-from dajax.batch.settings import BatchSettings
-from dajax.images.buckets import Buckets
+from dajax.batch.job_settings import BatchSettings
+from dajax.preprocessing.buckets import Buckets
 from dajax.weights.random import random_params
 
 
@@ -26,16 +26,16 @@ def main(count: int, batch_size: int, rounds: int) -> None:
     """Print images a second of both, in turns, and the medians' ratio."""
     config = dajax.DepthAnythingConfig.small()
     estimator = dajax.DepthEstimator((dajax.DepthAnything(config), random_params(config)), batch_size=batch_size)
-    photo = skimage.data.coffee()
-    taken = Buckets(estimator.processor, None).process(photo)
+    image = skimage.data.coffee()
+    taken = Buckets(estimator.processor, None).process(image)
     pixels = np.stack([taken.pixels] * batch_size)
     np.asarray(estimator.predict(pixels))
     alone, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "photos")
+        source = Path(folder, "images")
         source.mkdir()
         for i in range(count):
-            Image.fromarray(np.roll(photo, i, axis=1)).save(source / f"{i:04}.jpg", quality=92)
+            Image.fromarray(np.roll(image, i, axis=1)).save(source / f"{i:04}.jpg", quality=92)
         for number in range(rounds):
             start = time.perf_counter()
             for _ in range(count // batch_size):
@@ -45,7 +45,7 @@ def main(count: int, batch_size: int, rounds: int) -> None:
             report = run_batch(estimator, source, Path(folder, f"out{number}"), settings, progress=False)
             whole.append(report.done / report.seconds)
             print(f"network alone {alone[-1]:.2f}, whole job {whole[-1]:.2f} images a second")
-    print(f"median: {np.median(whole) / np.median(alone):.3f} of the network alone, {count} photos a round")
+    print(f"median: {np.median(whole) / np.median(alone):.3f} of the network alone, {count} images a round")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What few sizes cost: python -m benchmarks.buckets. Prints a table, and puts it where docs/batch.md has its head.
 
-Time: Small with random weights and input_size 252, 200 photos of 40 sizes, whole batches of one; programs are compiled
+Time: Small with random weights and input_size 252, 200 images of 40 sizes, whole batches of one; programs are compiled
 before. Accuracy: `tiny` on synthetic scenes of those aspect ratios, aligned by scale and shift in inverse depth.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 
 import dajax
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics
-from dajax.images.buckets import Buckets
+from dajax.preprocessing.buckets import Buckets
 from dajax.training.batches import HELD_OUT_SEED
 from dajax.training.data.synthetic import MAX_DEPTH, scenes
 from dajax.weights.random import random_params
 
 PAGE = Path(__file__).parents[1] / "docs" / "batch.md"
-HEAD = "| buckets | programs | time, of the pictures one by one | AbsRel of `tiny` | delta1 |\n|---|---|---|---|---|\n"
+HEAD = "| buckets | programs | time, of the images one by one | AbsRel of `tiny` | delta1 |\n|---|---|---|---|---|\n"
 CASES: list[tuple[str, int | None, str]] = [
     ("none", None, "resize"),
     ("4, resize", 4, "resize"),
@@ -33,13 +33,13 @@ EACH = 5
 
 
 def seconds(estimator: dajax.DepthEstimator, count: int | None, policy: str) -> tuple[int, float]:
-    """Return how many programs 200 photos take, and how long they run."""
+    """Return how many programs 200 images take, and how long they run."""
     rng = np.random.default_rng(0)
-    photos = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES for _ in range(EACH)]
-    order = rng.permutation(len(photos))
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES for _ in range(EACH)]
+    order = rng.permutation(len(images))
     buckets = Buckets(estimator.processor, count, policy)
-    taken = [buckets.process(photos[i]) for i in order]
-    sizes = {picture.pixels.shape[:2] for picture in taken}
+    taken = [buckets.process(images[i]) for i in order]
+    sizes = {image.pixels.shape[:2] for image in taken}
     for size in sizes:
         np.asarray(estimator.predict(np.zeros((1, *size, 3), np.float32)))
     start = time.perf_counter()

@@ -51,7 +51,7 @@ def merge(results: dict[str, Any] | None, machine: dict[str, Any], case: dict[st
         raise ValueError(f"the results are of another machine, {results['machine']}; this is {machine}: give --out")
 
     def key(other: dict[str, Any]) -> tuple[Any, ...]:
-        height, width = (int(side) for side in other["picture"].split("x"))
+        height, width = (int(side) for side in other["image"].split("x"))
         return (other["kind"] != "model", height * width, other["batch"], "sbl".index(other["size"][0]))
 
     kept = [other for other in results["cases"] if key(other) != key(case)]

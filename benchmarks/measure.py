@@ -36,18 +36,18 @@ def checkpoint_of(size: str, folder: Path) -> Path:
     return checkpoint
 
 
-def make_setup(size: str, picture: tuple[int, int], batch: int, platform: str, folder: Path) -> Setup:
-    """Return the setup of a case: a checkpoint with random weights, made once, and the bundled picture's pixels."""
+def make_setup(size: str, image_size: tuple[int, int], batch: int, platform: str, folder: Path) -> Setup:
+    """Return the setup of a case: a checkpoint with random weights, made once, and the bundled image's pixels."""
     from PIL import Image
 
     import dajax
 
-    image = Image.open(Path(dajax.__file__).parent / "assets" / "scene.jpg").resize(picture[::-1])
+    image = Image.open(Path(dajax.__file__).parent / "assets" / "scene.jpg").resize(image_size[::-1])
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=92)
     processor = dajax.DepthImageProcessor()
     pixels = (np.asarray(image) / 255 - processor.image_mean) / processor.image_std
-    # Every picture of a batch is another one.
+    # Every image of a batch is another one.
     pixels = np.stack([np.roll(pixels, 37 * i, 1) for i in range(batch)]).astype(np.float32)
     return Setup(checkpoint_of(size, folder), pixels, jpeg.getvalue(), platform)
 
@@ -159,7 +159,7 @@ def network_flop(setup: Setup) -> float:
     params = jax.eval_shape(model.init, jax.random.key(0), pixels)
 
     # XLA counts the body of a loop once. With the weights asked for, attention has no loop over heads; strips as large
-    # as the map are none; one picture is no loop over a batch.
+    # as the map are none; one image is no loop over a batch.
     def apply(params: Any, pixels: Any) -> Any:
         return model.apply(params, pixels, output_attentions=True).predicted_depth
 

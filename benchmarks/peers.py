@@ -25,7 +25,7 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """What all peers are given: a checkpoint in Transformers' layout, and a picture, normalised and encoded."""
+    """What all peers are given: a checkpoint in Transformers' layout, and an image, normalised and encoded."""
 
     checkpoint: Path
     pixels: np.ndarray  # float32 [batch, height, width, 3]
@@ -51,7 +51,7 @@ class Peer:
     build: Callable[[Setup, str], Run]
     dtype: str = "float32"  # what it computes in; "default" where that is its own choice
     modules: tuple[str, ...] = ()  # what has to be installed
-    kind: str = "model"  # pixels to depth; or "jpeg": encoded picture to depth in its size
+    kind: str = "model"  # pixels to depth; or "jpeg": encoded image to depth in its size
     platforms: tuple[str, ...] = ("cpu", "gpu")
 
     def lacking(self, setup: Setup) -> str | None:
@@ -60,11 +60,11 @@ class Peer:
         if missing:
             return f"{', '.join(missing)} not installed"
         square = setup.pixels.shape[1] == setup.pixels.shape[2]
-        return "its pictures are square" if self.build is _keras_hub and not square else None
+        return "its images are square" if self.build is _keras_hub and not square else None
 
 
 def as_array(output: Any) -> np.ndarray:
-    """Return a peer's output as float32 [batch, height, width], or [height, width] of a picture."""
+    """Return a peer's output as float32 [batch, height, width], or [height, width] of an image."""
     if hasattr(output, "cpu"):
         output = output.float().cpu()
     array = np.asarray(output, np.float32)

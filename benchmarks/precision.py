@@ -1,4 +1,4 @@
-"""`python -m benchmarks.precision`: what computing in half precision does to the depth, over photos and sizes."""
+"""`python -m benchmarks.precision`: what computing in half precision does to the depth, over images and sizes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 from .machine import describe, versions
 from .measure import checkpoint_of
 
-PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
+IMAGES = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 CROPS = 50
 RANDOM_INPUTS = 1000
 SIZES = ("tiny", "small", "base", "large")
 
 
 def crops() -> list[np.ndarray]:
-    """Return 50 parts of scikit-image's photos, uint8 [height, width, 3]: of all aspect ratios from 9:16 to 16:9."""
+    """Return 50 parts of scikit-image's images, uint8 [height, width, 3]: of all aspect ratios from 9:16 to 16:9."""
     from skimage import data
 
-    photos = [getattr(data, name)() for name in PHOTOS]
-    photos = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
+    images = [getattr(data, name)() for name in IMAGES]
+    images = [image[0] if isinstance(image, tuple) else image for image in images]
     rng, found = np.random.default_rng(0), []
     for i in range(CROPS):
-        photo = photos[i % len(photos)]
+        image = images[i % len(images)]
         share, ratio = rng.uniform(0.5, 1), 2 ** rng.uniform(-0.83, 0.83)
-        height, width = photo.shape[:2]
+        height, width = image.shape[:2]
         side = share * min(height * ratio, width)
         size = int(side / ratio), int(side)
         top, left = (int(rng.integers(0, full - part + 1)) for full, part in zip((height, width), size, strict=True))
-        found.append(np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]]))
+        found.append(np.ascontiguousarray(image[top : top + size[0], left : left + size[1]]))
     return found
 
 
@@ -54,16 +54,16 @@ def errors(depth: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def measure(
-    checkpoint: Path | str, dtypes: tuple[str, ...], pictures: list[np.ndarray]
+    checkpoint: Path | str, dtypes: tuple[str, ...], images: list[np.ndarray]
 ) -> dict[str, dict[str, list[float]]]:
-    """Return {type: {error: [its mean and its largest over the pictures]}} against float32."""
+    """Return {type: {error: [its mean and its largest over the images]}} against float32."""
     import dajax
 
-    reference = [dajax.DepthEstimator(checkpoint)(picture) for picture in pictures]
+    reference = [dajax.DepthEstimator(checkpoint)(image) for image in images]
     found = {}
     for dtype in dtypes:
         estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
-        rows = [errors(estimator(picture), exact) for picture, exact in zip(pictures, reference, strict=True)]
+        rows = [errors(estimator(image), exact) for image, exact in zip(images, reference, strict=True)]
         found[dtype] = {
             name: [float(f"{f([row[name] for row in rows]):.3g}") for f in (np.mean, np.max)] for name in rows[0]
         }
@@ -98,9 +98,9 @@ def table(results: dict[str, Any]) -> str:
         for size, row in results["sizes"].items()
         if "random_inputs" in row
     ]
-    photos = {row["photos"] for row in results["sizes"].values()}
-    of = str(*photos) if len(photos) == 1 else f"{min(photos)} to {max(photos)}"
-    told = f"Means over {of} pictures, and in brackets the largest."
+    images = {row["images"] for row in results["sizes"].values()}
+    of = str(*images) if len(images) == 1 else f"{min(images)} to {max(images)}"
+    told = f"Means over {of} images, and in brackets the largest."
     if counts:
         told += f" Random inputs whose map is not finite in float16: {'; '.join(counts)}."
     return "\n".join([told, "", *lines])
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
-    parser.add_argument("--photos", type=int, default=CROPS)
+    parser.add_argument("--images", type=int, default=CROPS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="for checkpoints")
     options = parser.parse_args(argv)
@@ -134,11 +134,11 @@ def main(argv: list[str] | None = None) -> None:
     out = options.out or Path("docs/performance/precision.json")
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"sizes": {}}
     results |= {"machine": describe(jax.devices()[0]), "versions": versions()}
-    pictures = crops()[: options.photos]
+    images = crops()[: options.images]
     for size in options.sizes:
         # The only one with trained weights that is here.
         checkpoint = "tiny" if size == "tiny" else checkpoint_of(size, options.folder)
-        row: dict[str, Any] = {"photos": len(pictures)} | measure(checkpoint, tuple(options.dtypes), pictures)
+        row: dict[str, Any] = {"images": len(images)} | measure(checkpoint, tuple(options.dtypes), images)
         if "float16" in options.dtypes:
             row |= {"random_inputs": RANDOM_INPUTS, "float16_not_finite": not_finite(checkpoint, "float16")}
         results["sizes"][size] = row

@@ -58,9 +58,9 @@ def render(results: dict[str, Any]) -> str:
     parts = [f"Machine: {name}; {machine['threads']} threads, {machine['memory_gib']} GiB, {machine['system']}."]
     for case in results["cases"]:
         if case["kind"] == "model":
-            title = f"{case['picture']}, batch {case['batch']}"
+            title = f"{case['image']}, batch {case['batch']}"
         else:
-            title = f"from the bytes of a JPEG of {case['picture']} to a depth array of that size"
+            title = f"from the bytes of a JPEG of {case['image']} to a depth array of that size"
         rounds = max(len(row.get("times_s", ())) for row in case["rows"])
         peaks = " and ".join(f"{flops / 1e9:.0f} ({_TYPES[dtype]})" for dtype, flops in case["matmul_flops"].items())
         away = case["disturbed"]["thrown_away"]
@@ -116,7 +116,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_yticks(
             range(len(measured)), [f"{row['title']}, {_TYPES[row['dtype']]}" for row in measured], fontsize=8
         )
-        axis.set_title(f"{case['size'].capitalize()}, {case['picture']}, batch {case['batch']}", fontsize=10)
+        axis.set_title(f"{case['size'].capitalize()}, {case['image']}, batch {case['batch']}", fontsize=10)
         axis.set_xlabel("seconds a batch, median and quartiles: less is better", fontsize=8)
         axis.margins(x=0.12)
         axis.spines[["top", "right"]].set_visible(False)
@@ -134,8 +134,8 @@ def main() -> None:
             continue
         results = json.loads(stored.read_text())
         plot(results, stored.with_suffix(".svg"))
-        picture = f"![Times of dajax and its peers](performance/{platform}.svg)"
-        page = insert(page, platform, f"{picture}\n\n{render(results)}")
+        image = f"![Times of dajax and its peers](performance/{platform}.svg)"
+        page = insert(page, platform, f"{image}\n\n{render(results)}")
     for name, of_file in (("precision", precision.table), ("start", start.table)):
         stored = PAGE.parent / "performance" / f"{name}.json"
         if stored.exists():

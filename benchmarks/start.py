@@ -1,4 +1,4 @@
-"""`python -m benchmarks.start`: a whole process from start to the files of one picture, dajax beside Transformers.
+"""`python -m benchmarks.start`: a whole process from start to the files of one image, dajax beside Transformers.
 
 In turns: Transformers' pipeline in a script; `dajax predict` with an empty compilation cache; and again with what that
 run has left there. What the operating system has read once stays in memory, for all of them.
@@ -30,13 +30,13 @@ pipe(Image.open(sys.argv[2]))["depth"].save(sys.argv[3])
 WAYS = ("transformers", "first", "again")
 
 
-def measure(checkpoint: Path, photo: Path, rounds: int) -> dict[str, list[float]]:
+def measure(checkpoint: Path, image: Path, rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each way in each round."""
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         cache, output = Path(folder, "cache"), Path(folder, "output")
-        predict = [sys.executable, "-m", "dajax", "predict", photo, "--model", checkpoint, "--output", output]
-        script = [sys.executable, "-c", TRANSFORMERS, checkpoint, photo, Path(folder, "depth.png")]
+        predict = [sys.executable, "-m", "dajax", "predict", image, "--model", checkpoint, "--output", output]
+        script = [sys.executable, "-c", TRANSFORMERS, checkpoint, image, Path(folder, "depth.png")]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
         # Bytecode of the modules is there in every installation.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> None:
 
     import dajax
 
-    photo = Path(dajax.__file__).parent / "assets" / "scene.jpg"
-    times = measure(checkpoint_of("small", options.folder).resolve(), photo.resolve(), options.rounds)
+    image = Path(dajax.__file__).parent / "assets" / "scene.jpg"
+    times = measure(checkpoint_of("small", options.folder).resolve(), image.resolve(), options.rounds)
     results = {"machine": describe(jax.devices()[0]), "versions": versions(), "times_s": times}
     print(table(results))
     options.out.parent.mkdir(parents=True, exist_ok=True)

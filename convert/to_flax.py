@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dajax.weights.convert import convert
+from dajax.weights.conversion import convert
 
 
 def to_flax(source: str | os.PathLike[str], directory: str | os.PathLike[str], **load_options: Any) -> Path:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from dajax.weights.convert import convert
+from dajax.weights.conversion import convert
 
 
 def to_pytorch(

@@ -21,13 +21,13 @@ import tyro
 import dajax
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, DajaxError
-from dajax.weights.files import Files, find_files, find_shards
+from dajax.weights.checkpoint_files import Files, find_files, find_shards
 from dajax.weights.open import open_weights
 
 from .verify_flax import flax_stages, stage_names
 from .verify_table import FLOAT32_SLACK, StageError, compare, first_failure, table
 
-# Pixels of a picture of 4:3, whose position embeddings are resampled.
+# Pixels of an image of 4:3, whose position embeddings are resampled.
 SIZE = (518, 686)
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
@@ -174,7 +174,7 @@ def _torch_stages(
 
 
 def random_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return float32 [1, height, width, 3] of mean 0 and deviation 1, like a normalised picture."""
+    """Return float32 [1, height, width, 3] of mean 0 and deviation 1, like a normalised image."""
     return np.random.default_rng(seed).standard_normal((1, height, width, 3), np.float32)
 
 
@@ -207,9 +207,7 @@ def _command(
     ] = None,
     size: Annotated[tuple[int, int], tyro.conf.arg(metavar="HEIGHT WIDTH")] = SIZE,
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
-    picture: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: random pixels)")
-    ] = None,
+    image: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: random pixels)")] = None,
     torch_dtype: Literal["float64", "float32"] = "float64",
     revision: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: main)")] = None,
     token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN", help_behavior_hint="(default: the stored one)")] = None,
@@ -225,16 +223,16 @@ def _command(
         style: how position embeddings are resampled.
         size: of random pixels; multiples of 14.
         seed: of random pixels.
-        picture: instead of random pixels; its size is the processor's.
+        image: instead of random pixels; its size is the processor's.
         torch_dtype: what PyTorch computes in; float64 is the better judge, float32 takes half the memory.
         revision: branch, tag or commit on the Hub.
         token: of a Hub account.
         local_files_only: take only what the Hub's cache has.
     """
-    if picture is None:
+    if image is None:
         pixels = random_pixels(*size, seed)
     else:
-        pixels = dajax.DepthImageProcessor(style=style or "huggingface")(picture)["pixel_values"]
+        pixels = dajax.DepthImageProcessor(style=style or "huggingface")(image)["pixel_values"]
     given = None if config is None else DepthAnythingConfig.from_pretrained(config)
     rows = verify(
         source,

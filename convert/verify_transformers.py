@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, WeightsError
-from dajax.weights.files import TRANSFORMERS_FILES, Files, find_shards
+from dajax.weights.checkpoint_files import TRANSFORMERS_FILES, Files, find_shards
 
 from .verify_state import read_state
 

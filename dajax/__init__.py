@@ -10,20 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import errors as errors
-    from .checkpoints import list_models as list_models
-    from .config import DepthAnythingConfig as DepthAnythingConfig
-    from .config import Dinov2Config as Dinov2Config
-    from .images.processor import DepthImageProcessor as DepthImageProcessor
-    from .inference.compilation_cache import enable_compilation_cache as enable_compilation_cache
-    from .inference.estimator import DepthEstimator as DepthEstimator
-    from .inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
-    from .inference.pipeline import pipeline as pipeline
-    from .inference.show import show as show
-    from .model.depth_anything import DepthAnything as DepthAnything
-    from .model.depth_anything import DepthEstimatorOutput as DepthEstimatorOutput
-    from .weights.load import load as load
-    from .weights.save import save as save
+    from dajax import errors as errors
+    from dajax.checkpoints import list_models as list_models
+    from dajax.config import DepthAnythingConfig as DepthAnythingConfig
+    from dajax.config import Dinov2Config as Dinov2Config
+    from dajax.depth_maps.display import show as show
+    from dajax.inference.compilation_cache import enable_compilation_cache as enable_compilation_cache
+    from dajax.inference.estimator import DepthEstimator as DepthEstimator
+    from dajax.inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
+    from dajax.inference.pipeline import pipeline as pipeline
+    from dajax.model.depth_anything import DepthAnything as DepthAnything
+    from dajax.model.depth_anything import DepthEstimatorOutput as DepthEstimatorOutput
+    from dajax.preprocessing.processor import DepthImageProcessor as DepthImageProcessor
+    from dajax.weights.loading import load as load
+    from dajax.weights.saving import save as save
 
 __version__ = "0.1.0"
 
@@ -32,16 +32,16 @@ _HOME = {
     "DepthAnythingConfig": "config",
     "Dinov2Config": "config",
     "list_models": "checkpoints",
-    "DepthImageProcessor": "images.processor",
+    "DepthImageProcessor": "preprocessing.processor",
     "enable_compilation_cache": "inference.compilation_cache",
     "DepthEstimator": "inference.estimator",
     "DepthEstimationPipeline": "inference.pipeline",
     "pipeline": "inference.pipeline",
-    "show": "inference.show",
+    "show": "depth_maps.display",
     "DepthAnything": "model.depth_anything",
     "DepthEstimatorOutput": "model.depth_anything",
-    "load": "weights.load",
-    "save": "weights.save",
+    "load": "weights.loading",
+    "save": "weights.saving",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -1,5 +1,5 @@
 """`python -m dajax` is the command line."""
 
-from .cli import main
+from dajax.cli import main
 
 main()

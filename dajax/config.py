@@ -14,11 +14,11 @@ from os.path import isdir
 from pathlib import Path
 from typing import Any, Literal
 
-from . import limits
-from .checkpoints import ALIASES, Checkpoint, embedded_folder
-from .errors import ConfigError, shown
-from .hub import is_hub_id, locate
-from .validation import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
+from dajax import limits
+from dajax.checkpoints import ALIASES, Checkpoint, embedded_folder
+from dajax.errors import ConfigError, shown
+from dajax.hub import is_hub_id, locate
+from dajax.json_fields import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
 
 Style = Literal["huggingface", "official"]
 

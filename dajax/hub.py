@@ -10,8 +10,8 @@ from os.path import exists
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import ALIASES
-from .errors import HubError, shown
+from dajax.checkpoints import ALIASES
+from dajax.errors import HubError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")

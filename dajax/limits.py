@@ -22,16 +22,16 @@ MAX_TENSORS = 10_000
 # What an error message lists before it says "and N more": all tensors of Giant twice, but not those of an attack.
 MAX_LISTED_PROBLEMS = 2000
 
-# Pictures. Pillow only warns at 89 megapixels and refuses at 179; a 315 kB PNG can decode to 778 MB. Phones make
+# Images. Pillow only warns at 89 megapixels and refuses at 179; a 315 kB PNG can decode to 778 MB. Phones make
 # 200-megapixel files (16320x12240), so that is what passes; `max_pixels` raises or lowers it for one call.
 MAX_PIXELS = 200_000_000
-# Encoded bytes of one picture: 200 megapixels of 16-bit RGB, uncompressed.
+# Encoded bytes of one image: 200 megapixels of 16-bit RGB, uncompressed.
 MAX_IMAGE_BYTES = 1_200_000_000
-# Tokens (patches of 14x14) that one processed picture may have. Attention is quadratic in them: 16,384 tokens are
-# 1792x1792 pixels, twelve times the 1,369 of a 518x518 picture.
+# Tokens (patches of 14x14) that one processed image may have. Attention is quadratic in them: 16,384 tokens are
+# 1792x1792 pixels, twelve times the 1,369 of a 518x518 image.
 MAX_TOKENS = 16_384
 
-# Pictures from URLs. A 200-megapixel photo of a phone is 60 to 90 MB; what is larger is better downloaded first.
+# Images from URLs. A 200-megapixel image of a phone is 60 to 90 MB; what is larger is better downloaded first.
 MAX_URL_BYTES = 100_000_000
 # Seconds for everything together, from the name's look-up to the last byte; and for one attempt to connect, so that
 # an address that does not answer leaves time for the host's other ones.

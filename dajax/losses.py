@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .errors import ConfigError
+from dajax.errors import ConfigError
 
 
 def silog_loss(
@@ -51,7 +51,7 @@ def affine_invariant_loss(
     Both are inverse depth. MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), equations 5 and 6, which Depth Anything trains
     with. The mean is over the valid pixels of the batch, and zero where there are none.
 
-    `trim` is the share of each picture's valid pixels, rounded down, that is left out: those with the largest
+    `trim` is the share of each image's valid pixels, rounded down, that is left out: those with the largest
     differences. The mean is over the others (that of MiDaS, equation 7, is over all). The normalisation is that of all
     valid pixels. Depth Anything V2 (arXiv:2406.09414), section 5.2, has 0.1 for pseudo-labels and 0 for exact ones.
 
@@ -206,7 +206,7 @@ def scale_and_shift(
     target: Float[Array | np.ndarray, "batch height width"],
     mask: Bool[Array | np.ndarray, "batch height width"],
 ) -> tuple[Float[Array | np.ndarray, " batch"], Float[Array | np.ndarray, " batch"]]:
-    """Return scale and shift for each picture, so that scale * prediction + shift is nearest to target: least squares.
+    """Return scale and shift for each image, so that scale * prediction + shift is nearest to target: least squares.
 
     MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), equation 4, from centred maps: the determinant of the uncentred sums
     loses all digits where a map varies little about a large mean. numpy arrays are computed by numpy in their own type,
@@ -303,7 +303,7 @@ def _normalise(depth: Array, mask: Array) -> Array:
 
 
 def _smallest(error: Array, mask: Array, trim: float) -> tuple[Array, Array]:
-    """Return each picture's errors in order [batch, height * width], and which of them are left."""
+    """Return each image's errors in order [batch, height * width], and which of them are left."""
     ordered = jnp.sort(jnp.where(mask, error, jnp.inf).reshape(error.shape[0], -1), axis=-1)
     count = mask.sum((1, 2))
     # The hair on top: 0.1 of 10 pixels is one pixel, whichever way 0.1 is rounded.

@@ -14,9 +14,9 @@
 # ---
 
 # %% [markdown]
-# # From a folder of pictures to shards of depth
+# # From a folder of images to shards of depth
 #
-# A job over very many pictures: what it writes, what its manifest says, and what happens when it is stopped. `dajax
+# A job over very many images: what it writes, what its manifest says, and what happens when it is stopped. `dajax
 # batch SRC OUT` on the command line does the same. The model is `tiny`, which comes with dajax; put in `"small"` for
 # the real thing.
 
@@ -36,9 +36,9 @@ if importlib.util.find_spec("dajax") is None:
     importlib.invalidate_caches()
 
 # %% [markdown]
-# ## Pictures
+# ## Images
 #
-# Sixty synthetic scenes in three folders, and one file that is no picture. Put in your own folder instead.
+# Sixty synthetic scenes in three folders, and one file that is no image. Put in your own folder instead.
 
 # %%
 from pathlib import Path
@@ -49,26 +49,26 @@ import dajax
 from dajax.training.data.synthetic import scenes
 
 dajax.enable_compilation_cache()
-photos = Path("photos")
+images = Path("images")
 for number, image in enumerate(scenes(5, range(60), size=(126, 168)).image):
-    folder = photos / f"camera{number % 3}"
+    folder = images / f"camera{number % 3}"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / f"{number:04}.jpg", quality=92)
-(photos / "camera0" / "broken.jpg").write_bytes(b"no picture")
-len(list(photos.rglob("*.jpg")))
+(images / "camera0" / "broken.jpg").write_bytes(b"no image")
+len(list(images.rglob("*.jpg")))
 
 # %% [markdown]
 # ## A job that is stopped on its way
 #
-# Twenty pictures go into each shard. Here the job is stopped after the first shard; a signal, a machine that is taken
+# Twenty images go into each shard. Here the job is stopped after the first shard; a signal, a machine that is taken
 # away or `kill -9` would do as well.
 
 # %%
 import threading
 
 from dajax.batch.engine import run_batch
+from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import read_manifest, read_rejects
-from dajax.batch.settings import BatchSettings
 
 estimator = dajax.DepthEstimator("tiny", batch_size=4)
 settings = BatchSettings(formats=("npz", "color"), shards=20)
@@ -82,7 +82,7 @@ def watch():
 
 
 threading.Thread(target=watch, daemon=True).start()
-first = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False, stop=stop)
+first = run_batch(estimator, images, "depth", settings, model="tiny", progress=False, stop=stop)
 print(f"interrupted: {first.interrupted}; {first.done} done, {first.rejected} left out, of {first.items}")
 
 # %% [markdown]
@@ -91,13 +91,13 @@ print(f"interrupted: {first.interrupted}; {first.done} done, {first.rejected} le
 # What is finished is not done again; what was on its way when the job was stopped is.
 
 # %%
-second = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False)
+second = run_batch(estimator, images, "depth", settings, model="tiny", progress=False)
 print(f"{second.earlier} by the first run, {second.done} done, {second.rejected} left out, of {second.items}")
 
 # %% [markdown]
 # ## The manifest
 #
-# A row for every picture of the source: done, with a digest of what was written, or rejected, with the reason.
+# A row for every image of the source: done, with a digest of what was written, or rejected, with the reason.
 
 # %%
 rows = read_manifest("depth")
@@ -110,7 +110,7 @@ for row in read_rejects("depth"):
 # %% [markdown]
 # ## What is in a shard
 #
-# WebDataset's layout: of each picture `KEY.depth.npz`, `KEY.depth.png` and `KEY.json`.
+# WebDataset's layout: of each image `KEY.depth.npz`, `KEY.depth.png` and `KEY.json`.
 
 # %%
 import io
@@ -129,7 +129,7 @@ def show(names):
     for (upper, lower), name in zip(axes.T, names):
         with np.load(io.BytesIO(files[f"{name}.depth.npz"])) as stored:
             depth, units = stored["depth"], str(stored["units"])
-        upper.imshow(Image.open(photos / f"{name}.jpg"))
+        upper.imshow(Image.open(images / f"{name}.jpg"))
         lower.imshow(depth, cmap="Spectral_r")
         upper.set_title(name)
         upper.set_axis_off()
@@ -148,12 +148,12 @@ show(names[:4])
 # makes it again.
 
 # %%
-from dajax.batch.verify import verify
+from dajax.batch.verification import verify
 
 last = sorted(Path("depth").glob("*.tar"))[-1]
 last.write_bytes(last.read_bytes()[:1000])
 found = verify("depth")
 print(f"{found.whole} whole, {len(found.lost)} lost, {found.rejected} left out: {next(iter(found.lost.values()))}")
-again = run_batch(estimator, photos, "depth", settings, model="tiny", progress=False)
+again = run_batch(estimator, images, "depth", settings, model="tiny", progress=False)
 print(f"made again: {again.done}; now {len(verify('depth').lost)} are lost")
 show(names[4:8])

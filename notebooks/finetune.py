@@ -49,7 +49,7 @@ if importlib.util.find_spec("orbax") is None:
 
 # %%
 import dajax
-from dajax.training.settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
 
 dajax.enable_compilation_cache()
 
@@ -71,7 +71,7 @@ settings = Settings(
 # Stopped at any moment and run again, it goes on from the newest saved state, and ends with the same params.
 
 # %%
-from dajax.training.train import train
+from dajax.training.trainer import train
 
 folder = train(settings, progress=False)
 folder
@@ -91,12 +91,12 @@ plt.ylabel("scale-invariant logarithmic loss")
 plt.show()
 
 # %% [markdown]
-# Scores on scenes that were held out, and what they look like: photo, truth, prediction.
+# Scores on scenes that were held out, and what they look like: image, truth, prediction.
 
 # %%
 for row in read_rows("finetuned/validation.csv"):
     print(f"after {row['step']:.0f} steps: AbsRel {row['abs_rel']:.2f}, within a factor of 1.25: {row['delta1']:.0%}")
-Image.open(sorted(Path("finetuned/pictures").glob("*.png"))[-1])
+Image.open(sorted(Path("finetuned/images").glob("*.png"))[-1])
 
 # %% [markdown]
 # ## Use it
@@ -110,8 +110,8 @@ from dajax.training.data.synthetic import scenes
 taken = scenes(12345, [0], size=(84, 84))
 metres = dajax.DepthEstimator(folder)(taken.image[0])
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-for axis, picture, title in zip(axes, (taken.image[0], taken.depth[0], metres), ("Photo", "True metres", "Estimated")):
-    drawn = axis.imshow(picture, cmap="Spectral", vmin=0, vmax=float(taken.depth[0].max()))
+for axis, image, title in zip(axes, (taken.image[0], taken.depth[0], metres), ("Image", "True metres", "Estimated")):
+    drawn = axis.imshow(image, cmap="Spectral", vmin=0, vmax=float(taken.depth[0].max()))
     axis.set_title(title)
     axis.set_axis_off()
 figure.colorbar(drawn, ax=axes, label="metres", shrink=0.8)

@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # From a photo to points in space
+# # From an image to points in space
 #
 # Metric depth and a camera make a point cloud that viewers open; relative depth needs a few points whose distance is
 # known. Everything here is drawn, so what comes out can be compared with the truth.
@@ -38,10 +38,10 @@ if importlib.util.find_spec("trimesh") is None:
     importlib.invalidate_caches()
 
 # %% [markdown]
-# ## A photo
+# ## An image
 #
-# A synthetic scene, its true depth in metres, and its camera. Of a photo of your own,
-# `Intrinsics.of_exif("photo.jpg")` reads the focal length; where it has none, say the field of view.
+# A synthetic scene, its true depth in metres, and its camera. Of an image of your own,
+# `Intrinsics.of_exif("image.jpg")` reads the focal length; where it has none, say the field of view.
 
 # %%
 import numpy as np
@@ -52,7 +52,7 @@ from dajax.training.data.synthetic import scenes
 
 dajax.enable_compilation_cache()
 taken = scenes(12345, [0], size=(168, 224))
-photo, true = taken.image[0], taken.depth[0]
+image, true = taken.image[0], taken.depth[0]
 matrix = taken.intrinsics[0]
 camera = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
 camera
@@ -63,8 +63,8 @@ camera
 # `tiny` gives inverse depth up to a scale and a shift of its own: near and far are right, metres are not in it.
 
 # %%
-inverse = dajax.DepthEstimator("tiny")(photo)
-dajax.show(inverse, photo)
+inverse = dajax.DepthEstimator("tiny")(image)
+dajax.show(inverse, image)
 
 # %% [markdown]
 # ## Metres, by a few points
@@ -89,12 +89,12 @@ print(f"{fit.inliers.sum()} of 40 points agree; median error {np.median(np.abs(m
 # says there is a blend of near and far.
 
 # %%
-from dajax.geometry.export import write_mesh, write_points
+from dajax.geometry.point_files import write_mesh, write_points
 from dajax.geometry.points import depth_edges, normals, unproject
 
 points = unproject(metres.astype(np.float32), camera)  # right, down, ahead, in metres
-write_points("room.ply", points, photo)
-write_mesh("room.glb", points, photo, mask=~depth_edges(metres, ratio=1.2))
+write_points("room.ply", points, image)
+write_mesh("room.glb", points, image, mask=~depth_edges(metres, ratio=1.2))
 
 # %% [markdown]
 # `room.glb` opens in any viewer of 3D models. From above and from the side, estimated and true:
@@ -106,7 +106,7 @@ exact = unproject(true, camera)
 figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
 for row, (label, cloud) in zip(axes, (("Estimated", points), ("True", exact))):
     for axis, (i, j, name) in zip(row, ((0, 2, "from above"), (2, 1, "from the side"))):
-        axis.scatter(cloud[..., i].ravel(), cloud[..., j].ravel(), s=2, c=photo.reshape(-1, 3) / 255)
+        axis.scatter(cloud[..., i].ravel(), cloud[..., j].ravel(), s=2, c=image.reshape(-1, 3) / 255)
         axis.set_title(f"{label}, {name}")
         axis.set_aspect("equal")
         if j == 1:
@@ -116,22 +116,22 @@ plt.show()
 # %% [markdown]
 # ## Surface normals, and where not to trust
 #
-# Normals come from neighbouring points. A mirrored photo should have the mirrored depth: where it has not, the network
+# Normals come from neighbouring points. A mirrored image should have the mirrored depth: where it has not, the network
 # is not sure.
 
 # %%
 from dajax.inference.confidence import flip_disagreement
 
-_, doubt = flip_disagreement(dajax.DepthEstimator("tiny"), photo)
-pictures = {
+_, doubt = flip_disagreement(dajax.DepthEstimator("tiny"), image)
+images = {
     "Normals, estimated": (normals(points) + 1) / 2,
     "Normals, true": (normals(exact) + 1) / 2,
     "Disagreement with the mirror image": doubt,
     "Depth edges": depth_edges(metres, ratio=1.2),
 }
 figure, axes = plt.subplots(1, 4, figsize=(14, 3), layout="constrained")
-for axis, (title, picture) in zip(axes, pictures.items()):
-    axis.imshow(picture, cmap="magma")
+for axis, (title, image) in zip(axes, images.items()):
+    axis.imshow(image, cmap="magma")
     axis.set_title(title)
     axis.set_axis_off()
 plt.show()

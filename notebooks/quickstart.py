@@ -14,10 +14,10 @@
 # ---
 
 # %% [markdown]
-# # Depth from one photo
+# # Depth from one image
 #
-# Depth Anything V2 in JAX. This notebook takes a photo and shows how far away everything in it is. It runs in Colab and
-# in Jupyter, with a GPU, a TPU or neither.
+# Depth Anything V2 in JAX. This notebook takes an image and shows how far away everything in it is. It runs in Colab
+# and in Jupyter, with a GPU, a TPU or neither.
 
 # %% [markdown]
 # ## Install
@@ -44,12 +44,12 @@ import jax
 
 print("JAX", jax.__version__, "on", ", ".join(device.device_kind for device in jax.devices()))
 if jax.default_backend() == "cpu":
-    print("No accelerator: fine for a few photos. In Colab, Runtime > Change runtime type has faster ones.")
+    print("No accelerator: fine for a few images. In Colab, Runtime > Change runtime type has faster ones.")
 
 # %% [markdown]
-# ## A photo
+# ## An image
 #
-# In Colab a button appears: choose a photo of your own, or cancel to take the picture that comes with dajax.
+# In Colab a button appears: choose an image of your own, or cancel to take the image that comes with dajax.
 
 # %%
 import io
@@ -65,31 +65,31 @@ except ImportError:  # not in Colab
     uploaded = {}
 
 if uploaded:
-    photo = Image.open(io.BytesIO(next(iter(uploaded.values()))))
+    image = Image.open(io.BytesIO(next(iter(uploaded.values()))))
 else:
-    photo = Image.open(package_files("dajax").joinpath("assets/scene.jpg"))
-photo = ImageOps.exif_transpose(photo)  # phones store which way is up
-photo
+    image = Image.open(package_files("dajax").joinpath("assets/scene.jpg"))
+image = ImageOps.exif_transpose(image)  # phones store which way is up
+image
 
 # %% [markdown]
 # ## Its depth
 #
 # The weights (100 MB for `small`) are downloaded once. `base` and `large` are better and slower. The first call
-# compiles; the next ones for photos of this shape do not.
+# compiles; the next ones for images of this shape do not.
 
 # %%
 import dajax
 
 dajax.enable_compilation_cache()
 pipe = dajax.pipeline("depth-estimation", model="small")
-result = pipe(photo)
+result = pipe(image)
 
 # %%
 import matplotlib.pyplot as plt
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-left.imshow(photo)
-left.set_title("Photo")
+left.imshow(image)
+left.set_title("Image")
 shown = right.imshow(result["predicted_depth"], cmap="Spectral_r")
 right.set_title("Inverse depth")
 figure.colorbar(shown, ax=right, label="without a unit: bigger is nearer", shrink=0.8)
@@ -98,8 +98,8 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# `result["predicted_depth"]` has the numbers: float32, in the photo's own size. `result["depth"]` is a grey 8-bit
-# picture of them.
+# `result["predicted_depth"]` has the numbers: float32, in the image's own size. `result["depth"]` is a grey 8-bit
+# image of them.
 
 # %%
 result["depth"].save("depth.png")
@@ -112,21 +112,21 @@ print(depth.shape, depth.dtype, "from", depth.min(), "to", depth.max())
 # The metric models estimate metres: `small-metric-indoor` up to 20 m, `small-metric-outdoor` up to 80 m.
 
 # %%
-metres = dajax.pipeline("depth-estimation", model="small-metric-indoor")(photo)["predicted_depth"]
+metres = dajax.pipeline("depth-estimation", model="small-metric-indoor")(image)["predicted_depth"]
 height, width = metres.shape
-print(f"the middle of the photo is {metres[height // 2, width // 2]:.2f} m away")
+print(f"the middle of the image is {metres[height // 2, width // 2]:.2f} m away")
 
 # %% [markdown]
 # ## The function underneath
 #
 # The model is a Flax Linen module and `params` a plain nested dict, so everything in JAX works on them. Here: how much
-# each pixel of the photo moves the depth in its middle.
+# each pixel of the image moves the depth in its middle.
 
 # %%
 import jax.numpy as jnp
 
 model, params = dajax.load("small")
-pixels = jnp.asarray(dajax.DepthImageProcessor(input_size=252)(photo)["pixel_values"])
+pixels = jnp.asarray(dajax.DepthImageProcessor(input_size=252)(image)["pixel_values"])
 
 
 @jax.jit

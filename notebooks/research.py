@@ -49,8 +49,8 @@ import dajax
 MODEL = "tiny"
 model, params = dajax.load(MODEL)
 processor = dajax.DepthImageProcessor.from_pretrained(MODEL)
-photo = Image.open(files("dajax").joinpath("assets/scene.jpg"))
-pixels = jnp.asarray(processor(photo)["pixel_values"])
+image = Image.open(files("dajax").joinpath("assets/scene.jpg"))
+pixels = jnp.asarray(processor(image)["pixel_values"])
 sum(leaf.size for leaf in jax.tree.leaves(params)), pixels.shape
 
 # %% [markdown]
@@ -68,20 +68,20 @@ def depth(params, pixels):
 
 def show(maps, titles, cmap="Spectral_r"):
     _, axes = plt.subplots(1, len(maps), figsize=(4 * len(maps), 3.2), layout="constrained", squeeze=False)
-    for axis, picture, title in zip(axes[0], maps, titles):
-        axis.imshow(picture, cmap=cmap)
+    for axis, image, title in zip(axes[0], maps, titles):
+        axis.imshow(image, cmap=cmap)
         axis.set_title(title)
         axis.set_axis_off()
     plt.show()
 
 
 before = depth(params, pixels)
-show([photo, before[0]], ["Photo", "Inverse depth"])
+show([image, before[0]], ["Image", "Inverse depth"])
 
 # %% [markdown]
-# ## The gradient of depth with respect to the picture
+# ## The gradient of depth with respect to the image
 #
-# What the network looks at: how strongly each pixel moves the depth in the middle of the photo.
+# What the network looks at: how strongly each pixel moves the depth in the middle of the image.
 
 
 # %%
@@ -93,12 +93,12 @@ def influence(pixels):
 
 
 strength = jnp.abs(influence(pixels))[0].sum(-1)
-show([photo, jnp.minimum(strength, jnp.quantile(strength, 0.99))], ["Photo", "Influence on the middle"], cmap="magma")
+show([image, jnp.minimum(strength, jnp.quantile(strength, 0.99))], ["Image", "Influence on the middle"], cmap="magma")
 
 # %% [markdown]
 # ## How sure is it? `vmap` over perturbations
 #
-# Sixteen noisy copies of the photo at once; where their maps disagree, depth rests on little. (Noise is one way of
+# Sixteen noisy copies of the image at once; where their maps disagree, depth rests on little. (Noise is one way of
 # many to ask.)
 
 # %%
@@ -160,7 +160,7 @@ plt.show()
 # ## A loss and a training state of one's own
 #
 # Nothing of `dajax.training` is needed to train: the model is a function, `optax` has optimizers, and a state is
-# whatever you put into it. Here the loss asks that a mirrored picture has the mirrored map, which needs no labels.
+# whatever you put into it. Here the loss asks that a mirrored image has the mirrored map, which needs no labels.
 
 # %%
 from typing import Any, NamedTuple

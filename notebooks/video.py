@@ -14,9 +14,9 @@
 # ---
 
 # %% [markdown]
-# # Steady depth of a clip
+# # Steady depth of a video
 #
-# A camera moves through a drawn room, and `dajax.video` makes a clip of its depth: as many frames, at the same times,
+# A camera moves through a drawn room, and `dajax.video` makes a video of its depth: as many frames, at the same times,
 # in colours that stay the same. `dajax video IN OUT` on the command line does the same. The model is `tiny`, which
 # comes with dajax; put in `"small"` for the real thing.
 
@@ -39,10 +39,10 @@ if importlib.util.find_spec("av") is None:
     importlib.invalidate_caches()
 
 # %% [markdown]
-# ## A clip
+# ## A video
 #
 # Forty frames of a synthetic scene, from a camera that goes to the right. Their times are uneven, as those of phones
-# are: the clip of depth will have the same ones. Put in your own clip instead.
+# are: the video of depth will have the same ones. Put in your own video instead.
 
 # %%
 from fractions import Fraction
@@ -59,40 +59,40 @@ scene = sample_scene(jax.random.key(12))
 
 
 @jax.jit
-def photo(time):
+def image(time):
     camera = scene.camera
     place = camera.position + time * (0.02 * camera.axes[0] + 0.01 * camera.axes[2])
     return render(scene._replace(camera=camera._replace(position=place)), size=(168, 224)).image
 
 
 times = np.cumsum(np.random.default_rng(0).integers(20, 60, 40))  # milliseconds
-with av.open("clip.mp4", "w") as clip:
-    stream = clip.add_stream("libx264", rate=25, options={"crf": "12"})
+with av.open("video.mp4", "w") as video:
+    stream = video.add_stream("libx264", rate=25, options={"crf": "12"})
     stream.height, stream.width, stream.pix_fmt = 168, 224, "yuv420p"
     stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
     for number, at in enumerate(times):
-        frame = av.VideoFrame.from_ndarray(np.asarray(photo(number - 20.0)), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.asarray(image(number - 20.0)), format="rgb24")
         frame.pts = int(at)
-        clip.mux(stream.encode(frame))
-    clip.mux(stream.encode(None))
+        video.mux(stream.encode(frame))
+    video.mux(stream.encode(None))
 
 # %% [markdown]
 # ## Its depth
 #
-# The colour clip has the photo beside the map. `raw="ffv1"` also keeps the values, 16 bits each, without loss.
+# The colour video has the image beside the map. `raw="ffv1"` also keeps the values, 16 bits each, without loss.
 
 # %%
-from dajax.video.clip import VideoSettings, depth_clip
+from dajax.video.run import VideoSettings, depth_video
 
 estimator = dajax.DepthEstimator("tiny", batch_size=8)
-report = depth_clip(estimator, "clip.mp4", "depth.mp4", VideoSettings(side_by_side=True, raw="ffv1"), model="tiny")
+report = depth_video(estimator, "video.mp4", "depth.mp4", VideoSettings(side_by_side=True, raw="ffv1"), model="tiny")
 report
 
 # %%
 from PIL import Image
 
-with av.open("depth.mp4") as clip:
-    shown = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+with av.open("depth.mp4") as video:
+    shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 Image.fromarray(np.concatenate(shown[::13]))
 
 # %% [markdown]
@@ -110,17 +110,17 @@ print(f"{len(steady)} frames; the last at {steady[-1][0]:.3f} s, {steady[-1][1].
 # %% [markdown]
 # ## What steadying does
 #
-# One row of pixels over time: each line of the pictures is one frame. Left what the network says of each frame, each
+# One row of pixels over time: each line of the images is one frame. Left what the network says of each frame, each
 # normalised on its own, as is often done; right the steadied depth.
 
 # %%
 import matplotlib.pyplot as plt
 
-from dajax.video.clip import depth_of_frames
 from dajax.video.reading import VideoReader
+from dajax.video.run import depth_of_frames
 
-with VideoReader("clip.mp4") as clip:
-    alone = np.stack([depth for _, depth in depth_of_frames(estimator, clip, smooth=False)])
+with VideoReader("video.mp4") as video:
+    alone = np.stack([depth for _, depth in depth_of_frames(estimator, video, smooth=False)])
 alone = (alone - alone.min((1, 2), keepdims=True)) / np.ptp(alone, axis=(1, 2), keepdims=True)
 together = np.stack([depth for _, depth in steady])
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

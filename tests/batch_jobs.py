@@ -1,4 +1,4 @@
-"""Small jobs: pictures, an estimator without a network, and what two runs have to agree on."""
+"""Small jobs: images, an estimator without a network, and what two runs have to agree on."""
 
 import hashlib
 import os
@@ -12,10 +12,10 @@ from PIL import Image
 from tiny import tiny_config
 
 from dajax.batch.engine import run_batch
+from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import read_manifest
-from dajax.batch.settings import BatchSettings
-from dajax.images.buckets import ProcessedPicture
-from dajax.images.processor import DepthImageProcessor
+from dajax.preprocessing.buckets import ProcessedImage
+from dajax.preprocessing.processor import DepthImageProcessor
 
 # `make faults` takes the time for more.
 GOOD, BAD = (475, 25) if "DAJAX_FAULTS" in os.environ else (9, 3)
@@ -24,17 +24,17 @@ FORMATS = ("npy", "color")
 OWN = r"manifest|job\.json|(lock|progress)(-\d+-of-\d+)?(\.json)?"
 
 
-def make_pictures(folder, good=GOOD, bad=BAD):
-    """Pictures of several sizes in several folders, and files that are none."""
+def make_images(folder, good=GOOD, bad=BAD):
+    """Images of several sizes in several folders, and files that are none."""
     rng = np.random.default_rng(0)
     for i in range(good):
-        path = folder / f"set{i % 3}" / f"photo {i}.{'png' if i % 2 else 'jpg'}"
+        path = folder / f"set{i % 3}" / f"image {i}.{'png' if i % 2 else 'jpg'}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40 + 10 * (i % 3), 60, 3), np.uint8)).save(path)
     for i in range(bad):
         path = folder / "set1" / f"bad {i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((b"", b"no picture", b"\xff\xd8\xff" + bytes(50))[i % 3])
+        path.write_bytes((b"", b"no image", b"\xff\xd8\xff" + bytes(50))[i % 3])
     return folder
 
 
@@ -47,15 +47,15 @@ class PlainEstimator:
         self.processor = DepthImageProcessor(input_size=28)
         self.batch_size, self.dtype, self.device = 2, "float32", "none"
 
-    def stream(self, pictures, *, on_smaller_batch=None, **options):
-        for picture in pictures:
-            assert isinstance(picture, ProcessedPicture)
-            yield picture.pixels.mean(-1) * self.params["scale"]
+    def stream(self, images, *, on_smaller_batch=None, **options):
+        for image in images:
+            assert isinstance(image, ProcessedImage)
+            yield image.pixels.mean(-1) * self.params["scale"]
 
 
-def do(pictures, output, estimator=None, *, stop=None, **settings):
+def do(images, output, estimator=None, *, stop=None, **settings):
     settings = BatchSettings(**({"formats": FORMATS, "workers": 2} | settings))
-    return run_batch(estimator or PlainEstimator(), pictures, output, settings, progress=False, stop=stop)
+    return run_batch(estimator or PlainEstimator(), images, output, settings, progress=False, stop=stop)
 
 
 def outputs(folder: Path):

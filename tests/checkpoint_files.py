@@ -12,7 +12,7 @@ from dajax.weights.mapping import sources, torch_shape
 from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import write_safetensors
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.torch_write import write_torch
+from dajax.weights.torch_files.torch_write import write_torch
 from dajax.weights.tree import flatten
 
 

@@ -60,8 +60,8 @@ def pixels(height: int, width: int, batch: int = 1) -> np.ndarray:
     return uniform(f"pixels {batch} {height} {width}", (batch, height, width, 3)).astype(np.float32)
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A picture with edges, gradients and noise, uint8 [height, width, 3]."""
+def make_image(height: int, width: int) -> np.ndarray:
+    """An image with edges, gradients and noise, uint8 [height, width, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / (7 + 5 * c)) * np.cos(y / (11 + 3 * c)) for c in range(3)]
     edges = ((x // 23 + y // 17) % 2)[..., None]

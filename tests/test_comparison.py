@@ -14,19 +14,19 @@ from authors import official_state
 from comparison import ROOT, Checks, compared, tables
 from PIL import Image
 from safetensors.numpy import load_file
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 from torch_parts import mapping, name, storage, tensor, text, torch_file
 from web import answer, serve
 
 import dajax
 from dajax.cli import main
+from dajax.depth_maps.colormap import colorize
+from dajax.depth_maps.encode import ENDINGS
+from dajax.depth_maps.write import read_png16, write_npy, write_png16
 from dajax.errors import ImageError, WeightsError
 from dajax.geometry.cloud import Cloud
-from dajax.images.colormap import colorize
-from dajax.images.encode import ENDINGS
 from dajax.images.read import read_image
-from dajax.images.write import read_png16, write_npy, write_png16
 from dajax.weights.shapes import parameter_shapes
 
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())["tiny"]
@@ -178,7 +178,7 @@ def _(it):
     assert not Path("opened").exists()
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 @says("numbers of the preprocessing", "Transformers' or the authors', as you choose")
@@ -190,17 +190,17 @@ def _(it):
 SIZES = [(60, 80), (33, 90), (61, 80), (80, 60), (62, 80)]
 
 
-@says("sizes of pictures", "any; a map has its picture's size")
+@says("sizes of images", "any; a map has its image's size")
 def _(it):
     for size in SIZES:
-        assert it.quick(picture(*size)).shape == size
+        assert it.quick(make_image(*size)).shape == size
 
 
 @says("mixed sizes in batches", "yes, order kept")
 def _(it):
     seen = []
     it.quick.predict = lambda pixels: seen.append(len(pixels)) or np.asarray(pixels).mean(-1)
-    images = [picture(*size) for size in SIZES]
+    images = [make_image(*size) for size in SIZES]
     together = it.quick(images)
     assert max(seen) == 2
     same(together, [it.quick(image) for image in images])
@@ -211,7 +211,7 @@ def _(it):
 def _(it):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(10, 20)).save("turned.jpg", exif=exif)
+    Image.fromarray(make_image(10, 20)).save("turned.jpg", exif=exif)
     assert read_image("turned.jpg").shape == (20, 10, 3)
 
 
@@ -228,9 +228,9 @@ def _(it):
     assert (read_image("clear.png", background=(1, 2, 3)) == (1, 2, 3)).all()
 
 
-@says("http(s) URLs", "one picture, within limits")
+@says("http(s) URLs", "one image, within limits")
 def _(it):
-    Image.fromarray(picture(60, 80)).save("room.png")
+    Image.fromarray(make_image(60, 80)).save("room.png")
     with serve({"/room.png": answer(Path("room.png").read_bytes())}) as site:
         pipe = dajax.pipeline(model=it.quick)
         same(pipe(f"{site.url}/room.png")["predicted_depth"], pipe("room.png")["predicted_depth"])
@@ -290,7 +290,7 @@ def _(it):
 
 @says("a batch over several devices", "yes, mesh or pmap")
 def _(it):
-    images = [picture(60, 80), picture(61, 80)]
+    images = [make_image(60, 80), make_image(61, 80)]
     expected = it.quick(images)
     for parallel in ("jit", "pmap"):
         spread = Quick((it.model, it.params), input_size=70, mesh="local", parallel=parallel)
@@ -309,7 +309,7 @@ def _(it):
 # --- around it -------------------------------------------------------------------------------------------------------
 
 
-@says("command line for pictures", "yes")
+@says("command line for images", "yes")
 def _(it):
     assert "predict" in commands(it)
 
@@ -317,9 +317,9 @@ def _(it):
 @says("coloured maps", "Spectral_r, inferno, turbo, gray; matplotlib's")
 def _(it):
     depth = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    pictures = [colorize(depth, name) for name in ("Spectral_r", "inferno", "turbo", "gray", "viridis")]
-    assert all(picture.shape == (1, 256, 3) for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == 5
+    images = [colorize(depth, name) for name in ("Spectral_r", "inferno", "turbo", "gray", "viridis")]
+    assert all(image.shape == (1, 256, 3) for image in images)
+    assert len({image.tobytes() for image in images}) == 5
 
 
 def lacking(row, command):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from clips import make_clip
+from clips import make_video
 
 import dajax
 from dajax.weights.random import random_params
@@ -40,15 +40,15 @@ def small_files(tmp_path_factory):
 def place(tmp_path, monkeypatch, request):
     """A folder with what the blocks speak of."""
     place = tmp_path / "place"
-    (place / "photos").mkdir(parents=True)
-    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+    (place / "images").mkdir(parents=True)
+    for name in ("image.jpg", "images/a.jpg", "images/b.jpg"):
         shutil.copy(SCENE, place / name)
     if "depth_anything_v2_vits.pth" in request.getfixturevalue("page").read_text():
         official = request.getfixturevalue("small_files") / "depth_anything_v2_vits.pth"
         (place / official.name).symlink_to(official)
         (place / "latest.pth").symlink_to(official)
     if "clip.mp4" in request.getfixturevalue("page").read_text():
-        make_clip(place / "clip.mp4", pts=[3000 * i for i in range(40)])
+        make_video(place / "clip.mp4", pts=[3000 * i for i in range(40)])
     monkeypatch.chdir(place)
     return place
 
@@ -59,7 +59,7 @@ def test_blocks_run(page, place, released_hub, monkeypatch):
     # First this one: it is looked up in the other, and what is found is what is put back.
     monkeypatch.setattr(dajax, "enable_compilation_cache", lambda directory=None: None)
     monkeypatch.setattr("dajax.inference.compilation_cache.enable_compilation_cache", lambda directory=None: None)
-    # Pictures of the Web are not there in tests.
+    # Images of the Web are not there in tests.
     monkeypatch.setattr("dajax.images.fetch.fetch", lambda url, timeout=None: SCENE.read_bytes())
     # One process of a pod, of which there is but one.
     monkeypatch.setattr(jax.distributed, "initialize", lambda: None)

@@ -36,7 +36,7 @@ def normalise(depth, mask):
 
 
 def reference_affine_invariant(prediction, target, mask, trim=0):
-    """Picture by picture, the largest errors dropped."""
+    """Image by image, the largest errors dropped."""
     kept = []
     for p, t, m in zip(prediction, target, mask, strict=True):
         if m.any():
@@ -46,7 +46,7 @@ def reference_affine_invariant(prediction, target, mask, trim=0):
 
 
 def reference_least_squares(prediction, target, mask):
-    """Picture by picture, with numpy's solver."""
+    """Image by image, with numpy's solver."""
     squares = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         columns = np.stack([p[m], np.ones(m.sum())], 1)
@@ -55,7 +55,7 @@ def reference_least_squares(prediction, target, mask):
 
 
 def reference_aligned_l1(prediction, target, mask):
-    """Picture by picture, with numpy's line through the points."""
+    """Image by image, with numpy's line through the points."""
     differences = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         if m.any():
@@ -67,7 +67,7 @@ def reference_aligned_l1(prediction, target, mask):
 
 
 def reference_aligned_log(prediction, target, mask, softening=0.02):
-    """Picture by picture, with numpy's line through the points that have a distance."""
+    """Image by image, with numpy's line through the points that have a distance."""
     differences = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         near = m & (t > 0)
@@ -274,7 +274,7 @@ def test_masked_pixels_do_not_count(loss):
 MASKS = {
     "empty": np.zeros(SHAPE, bool),
     "full": np.ones(SHAPE, bool),
-    "one picture empty": np.arange(3)[:, None, None] != np.ones(SHAPE, int),
+    "one image empty": np.arange(3)[:, None, None] != np.ones(SHAPE, int),
     "one pixel": np.arange(np.prod(SHAPE)).reshape(SHAPE) == 100,
     "two pixels": np.arange(np.prod(SHAPE)).reshape(SHAPE) % 200 == 100,
     **{f"random {i}": np.random.default_rng(i).random(SHAPE) < 0.5 for i in range(3)},
@@ -310,7 +310,7 @@ def test_gradients_are_finite(loss, maps):
 
 
 def thousand_masks():
-    """Of every kind and density: the named ones, noise, rows, columns, blocks, single pixels, pictures left out."""
+    """Of every kind and density: the named ones, noise, rows, columns, blocks, single pixels, images left out."""
     random = np.random.default_rng(11)
     masks = list(MASKS.values())
     y, x = np.indices(SHAPE)[1:]
@@ -399,7 +399,7 @@ def test_half_precision_is_widened(loss):
 
 
 def solve(prediction, target, mask):
-    """Scale and shift of one picture in float64, by numpy's solver."""
+    """Scale and shift of one image in float64, by numpy's solver."""
     columns = np.stack([prediction[mask].astype(np.float64), np.ones(mask.sum())], 1)
     return np.linalg.lstsq(columns, target[mask].astype(np.float64))[0]
 

@@ -1,1 +1,1 @@
-"""Jobs over many pictures that lose nothing: what is read, what is written, and the record of it."""
+"""Jobs over many images that lose nothing: what is read, what is written, and the record of it."""

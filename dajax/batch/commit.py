@@ -7,17 +7,16 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dajax.batch.manifest import Manifest, Row
+from dajax.batch.progress import Progress
+from dajax.batch.sinks import Outcome, Shards, row_of
+from dajax.batch.storage import Storage
 from dajax.errors import JobError
 
-from .manifest import Manifest, Row
-from .progress import Progress
-from .sinks import Outcome, Shards, row_of
-from .storage import Storage
-
 if TYPE_CHECKING:
-    from .plan import Plan
+    from dajax.batch.job_plan import Plan
 
-# Flushing to disk is what takes long: it is done for so many pictures together, or after so many seconds.
+# Flushing to disk is what takes long: it is done for so many images together, or after so many seconds.
 GROUP, GROUP_SECONDS = 32, 1.0
 
 
@@ -61,7 +60,7 @@ class Committer(ABC):
         if self._max_rejects is not None and self.rejected > self._max_rejects:
             last = next(row for row in reversed(rows) if row.status == "rejected")
             raise JobError(
-                f"stopped: {self.rejected} pictures had to be left out, and max_rejects is {self._max_rejects}. The "
+                f"stopped: {self.rejected} images had to be left out, and max_rejects is {self._max_rejects}. The "
                 f"last: {last.key!r}: {last.reason}"
             )
 
@@ -151,7 +150,7 @@ class ShardCommitter(Committer):
             self._write(number, self._open.pop(number))
 
     def _write(self, number: int, outcomes: list[Outcome]) -> None:
-        # A picture that was left out is known before those ahead of it are done.
+        # An image that was left out is known before those ahead of it are done.
         outcomes.sort(key=lambda outcome: self._place[outcome.item.key])
         name = self._shards.name(number)
         refused = self._storage.commit([(self._storage.stage(self._shards.pack(outcomes)), name)])
@@ -167,7 +166,7 @@ class ShardCommitter(Committer):
     def finish(self, *, complete: bool) -> None:
         """See `Committer`."""
         if complete and self._open:
-            raise AssertionError(f"shards {sorted(self._open)} lack pictures")
+            raise AssertionError(f"shards {sorted(self._open)} lack images")
 
 
 def lost(row: Row, reason: str) -> Row:

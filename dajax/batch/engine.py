@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dajax.batch.commit import Committer, FileCommitter, ShardCommitter
+from dajax.batch.decode_pool import Decoded, Decoders
+from dajax.batch.items import Item
+from dajax.batch.job import claim, describe_estimator, keys_digest
+from dajax.batch.job_plan import Plan, plan_batch
+from dajax.batch.job_settings import BatchSettings
+from dajax.batch.manifest import Manifest
+from dajax.batch.naming import output_names
+from dajax.batch.progress import Progress
+from dajax.batch.remote import is_remote
+from dajax.batch.sinks import Encoding, encoded, make_shards, rejected
+from dajax.batch.storage import Storage
+from dajax.depth_maps.encode import ENDINGS, described
 from dajax.errors import JobRefusedError
-from dajax.images.buckets import Buckets, ProcessedPicture
-from dajax.images.encode import ENDINGS, described
-
-from .commit import Committer, FileCommitter, ShardCommitter
-from .decoders import Decoded, Decoders
-from .job import claim, describe_estimator, keys_digest
-from .manifest import Manifest
-from .naming import output_names
-from .plan import Plan, plan_batch
-from .progress import Progress
-from .remote import is_remote
-from .settings import BatchSettings
-from .sinks import Encoding, encoded, make_shards, rejected
-from .sources import Item
-from .storage import Storage
+from dajax.preprocessing.buckets import Buckets, ProcessedImage
 
 if TYPE_CHECKING:
     from dajax.inference.estimator import DepthEstimator
@@ -68,17 +67,17 @@ def run_batch(
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> Report:
-    """Estimate the depth of all pictures of a source; go on where an earlier run was stopped.
+    """Estimate the depth of all images of a source; go on where an earlier run was stopped.
 
     Every item ends as a row of the manifest (`dajax.batch.manifest.read_manifest`): done, or rejected with a reason.
     A row is written when its outputs are on disk, so that the process may be killed at any moment: the same call goes
-    on, and does once more what was in flight (twelve batches, 32 pictures and two for each reader at most, or the open
+    on, and does once more what was in flight (twelve batches, 32 images and two for each reader at most, or the open
     shards). Batches are always computed whole, so that outputs are, to the bit, those of an undisturbed run on the same
     kind of device.
 
     Args:
         estimator: what estimates.
-        source: see `dajax.batch.sources.find_items`.
+        source: see `dajax.batch.items.find_items`.
         output: folder or fsspec address; made if need be.
         settings: how.
         model: name to put into the files.
@@ -185,22 +184,22 @@ def _run(
     most = 4 * batch_size
     processor = estimator.processor
 
-    def pictures() -> Iterator[ProcessedPicture]:
+    def images() -> Iterator[ProcessedImage]:
         for decoded, name in zip(decoders.read(todo.items()), todo.names(), strict=True):
             if stop.is_set():
                 raise _Stopped
-            if decoded.picture is None:
+            if decoded.image is None:
                 outcome = rejected(decoded.item, name, decoded.reason, decoded.notes)
                 outcomes.append(pool.submit(committer.stage, outcome))
                 collect(most)
                 continue
             in_work.append((decoded, name))
-            yield decoded.picture
+            yield decoded.image
 
     def finish(decoded: Decoded, name: str, depth: np.ndarray) -> Any:
-        assert decoded.picture is not None
+        assert decoded.image is not None
         if settings.size == "source":
-            sizes = [decoded.picture.source_size]
+            sizes = [decoded.image.source_size]
             depth = processor.post_process_depth_estimation(depth[None], sizes)[0]["predicted_depth"]
         return committer.stage(encoded(encoding, decoded.item, name, depth, decoded.notes))
 
@@ -210,7 +209,7 @@ def _run(
         committer.flush(force=False)
 
     stream: Any = estimator.stream(
-        pictures(),
+        images(),
         batch_size=batch_size,
         whole_batches=True,
         source_size=False,

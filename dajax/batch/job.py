@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dajax.batch.storage import Storage
 from dajax.errors import JobRefusedError
 from dajax.weights.tree import flatten
-
-from .storage import Storage
 
 if TYPE_CHECKING:
     from dajax.inference.estimator import DepthEstimator

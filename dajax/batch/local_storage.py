@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from dajax.batch.naming import OWN_FOLDER
+from dajax.batch.storage import Storage, faults
 from dajax.errors import ImageError, JobError
-
-from .naming import OWN_FOLDER
-from .storage import Storage, faults
 
 UNFINISHED = f"{OWN_FOLDER}/unfinished"
 LOCK = f"{OWN_FOLDER}/lock"

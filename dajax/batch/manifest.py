@@ -1,4 +1,4 @@
-"""The record of a job: a row of JSON for each picture, appended to a file of the process that wrote it.
+"""The record of a job: a row of JSON for each image, appended to a file of the process that wrote it.
 
 No process touches another's file. What a killed process leaves behind its last whole row is passed over.
 """
@@ -17,10 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from dajax.batch.naming import digest
+from dajax.batch.storage import Storage
 from dajax.errors import JobRefusedError
-
-from .naming import digest
-from .storage import Storage
 
 Status = Literal["done", "rejected", "lost"]
 _START, _END = b'{"key": "', b"}\n"
@@ -31,16 +30,16 @@ _TAIL = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a picture.
+    """What became of an image.
 
     Attributes:
         key: of the item.
         status: "done"; "rejected", for the reason given; or "lost": it was done, but `--verify` did not find it so.
-        output: its files, relative to the output folder; in a shard, one file of many pictures.
-        sha256: of each of them; of a shard's, of what it holds of this picture.
+        output: its files, relative to the output folder; in a shard, one file of many images.
+        sha256: of each of them; of a shard's, of what it holds of this image.
         shape: [height, width] of the depth map.
         reason: why it was rejected.
-        notes: what the reader said of the picture, such as that it has several frames.
+        notes: what the reader said of the image, such as that it has several frames.
         time: when, UTC.
     """
 

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from .storage import Storage
+from dajax.batch.storage import Storage
 
 PROGRESS = ".dajax/progress{share}.json"
 _EVERY = 5.0
@@ -32,7 +32,7 @@ class Progress:
         self._notes: list[str] = []
         self._began = time.monotonic()
         self._written = -_EVERY
-        self._bar = tqdm(total=total, initial=earlier, unit="picture", disable=None if show and sys.stderr else True)
+        self._bar = tqdm(total=total, initial=earlier, unit="image", disable=None if show and sys.stderr else True)
 
     def __enter__(self) -> Progress:
         self._write()

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any
 
+from dajax.batch.remote import file_system
+from dajax.batch.storage import Storage, faults
 from dajax.errors import ImageError, JobError
-
-from .remote import file_system
-from .storage import Storage, faults
 
 
 class RemoteStorage(Storage):

@@ -1,4 +1,4 @@
-"""What a job writes: a few files for each picture, or shards of many pictures."""
+"""What a job writes: a few files for each image, or shards of many images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dajax.batch.items import Item
+from dajax.batch.manifest import Row
+from dajax.batch.naming import digest
+from dajax.depth_maps import encode
 from dajax.errors import ConfigError, ImageError
-from dajax.images import encode
-
-from .manifest import Row
-from .naming import digest
-from .sources import Item
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _sample_name(name: str) -> str:
 
 
 class ParquetShards(Shards):
-    """A row for each picture: key, height, width, and a column of bytes for each format."""
+    """A row for each image: key, height, width, and a column of bytes for each format."""
 
     suffix = ".parquet"
 

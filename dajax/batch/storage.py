@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
+from dajax.batch.remote import is_remote
 from dajax.errors import ImageError, JobError
-
-from .remote import is_remote
 
 # These are faults of one file's name; anything else (a full disk, no permission, a dead disk) would befall all of them.
 _FAULTS_OF_A_NAME = {
@@ -39,8 +38,8 @@ class Storage(ABC):
     @staticmethod
     def of(output: str | os.PathLike[str], share: tuple[int, int] | None = None) -> Storage:
         """Return the storage of a local folder or a remote address, for a process that does all or a share (k, n)."""
-        from .local_storage import LocalStorage
-        from .remote_storage import RemoteStorage
+        from dajax.batch.local_storage import LocalStorage
+        from dajax.batch.remote_storage import RemoteStorage
 
         text = os.fspath(output)
         storage: Storage = RemoteStorage(text) if is_remote(text) else LocalStorage(Path(text))

@@ -22,14 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tyro
 
     from dajax import __version__
+    from dajax.cli.batch import batch
+    from dajax.cli.convert import convert
+    from dajax.cli.models import models
+    from dajax.cli.predict import predict
+    from dajax.cli.train import train
+    from dajax.cli.video import video
     from dajax.errors import DajaxError
-
-    from .batch import batch
-    from .convert import convert
-    from .models import models
-    from .predict import predict
-    from .train import train
-    from .video import video
 
     if arguments is None:
         arguments = sys.argv[1:]
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status: int = tyro.extras.subcommand_cli_from_dict(
                 commands,
                 prog="dajax",
-                description=f"Depth Anything V2 in JAX: one photo in, one depth map out. Version {__version__}.",
+                description=f"Depth Anything V2 in JAX: one image in, one depth map out. Version {__version__}.",
                 args=arguments,
             )
         if sys.stdout is not None:

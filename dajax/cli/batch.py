@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .stopping import stopping
+from dajax.cli.stopping import stopping
 
 # sysexits.h, EX_TEMPFAIL: try again.
 INTERRUPTED = 75
@@ -57,40 +57,40 @@ def batch(
     verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     cache: bool = True,
 ) -> int:
-    """Estimate the depth of very many pictures; the same command goes on where it was stopped, however that was.
+    """Estimate the depth of very many images; the same command goes on where it was stopped, however that was.
 
-    OUT has the maps, at the pictures' own relative paths, and OUT/.dajax a manifest with a row for each picture: done,
+    OUT has the maps, at the images' own relative paths, and OUT/.dajax a manifest with a row for each image: done,
     with the SHA-256 of its files, or rejected, with the reason. progress.json there says how far it is. A first Ctrl-C
     or SIGTERM commits what is finished and ends within ten seconds, a second one ends at once; kill -9 loses nothing
     either. A job is refused if its parameters differ from those that it was begun with.
 
     Exit status: 0 all done, 1 stopped (a full disk, too many rejects: the same command goes on), 2 refused, 3 some
-    pictures were left out, 75 interrupted: the same command goes on. With --verify: 0 all whole, 3 some are lost.
+    images were left out, 75 interrupted: the same command goes on. With --verify: 0 all whole, 3 some are lost.
 
     Args:
-        source: a folder (all pictures below it), a pattern such as 'photos/**/*.jpg', a list.txt with a path in each
-            line, a table.csv or .parquet with --column, tar shards (WebDataset), or an address such as gs://bucket/photos.
+        source: a folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt with a path in each
+            line, a table.csv or .parquet with --column, tar shards (WebDataset), or an address such as gs://bucket/images.
         output: folder or address for the outputs; made if need be.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
-        write: what is written for each picture: npy, npz (with unit and model), png16 (16-bit PNG with its scale),
+        write: what is written for each image: npy, npz (with unit and model), png16 (16-bit PNG with its scale),
             tiff, pfm and exr (float32), color (for people).
         values: of npy and npz.
-        size: maps in the pictures' sizes, or in that of the network.
+        size: maps in the images' sizes, or in that of the network.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        shards: put so many pictures into one file.
+        shards: put so many images into one file.
         shard_format: WebDataset tar files, or Parquet.
         column: of a CSV or Parquet source, the column that has the paths.
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
         style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
-        batch_size: pictures of one size that are run together, on all devices of the machine.
-        buckets: process pictures at so many sizes at most, for few compilations.
-        policy: stretch pictures to their bucket, or keep their aspect ratio and pad.
-        workers: processes that read pictures.
-        decode_timeout: what reading one picture may take.
-        max_rejects: stop when this run had to leave out more pictures than this.
+        batch_size: images of one size that are run together, on all devices of the machine.
+        buckets: process images at so many sizes at most, for few compilations.
+        policy: stretch images to their bucket, or keep their aspect ratio and pad.
+        workers: processes that read images.
+        decode_timeout: what reading one image may take.
+        max_rejects: stop when this run had to leave out more images than this.
         retry_rejects: try again what an earlier run left out (not with --shards).
-        share: do the K-th of N shares of the pictures, from 1/N to N/N; other processes, on this machine or others, do
+        share: do the K-th of N shares of the images, from 1/N to N/N; other processes, on this machine or others, do
             theirs into the same OUT at the same time.
         dry_run: say what there is to do, without loading a model.
         verify: compare what is written with the manifest; what is missing or has changed is done by the next run.
@@ -102,8 +102,8 @@ def batch(
         if verify:
             return _verify(output)
         from dajax.batch.engine import run_batch
-        from dajax.batch.plan import plan_batch
-        from dajax.batch.settings import BatchSettings
+        from dajax.batch.job_plan import plan_batch
+        from dajax.batch.job_settings import BatchSettings
 
         settings = BatchSettings(
             formats=tuple(write),
@@ -146,7 +146,7 @@ def batch(
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
     print(
-        f"{report.done} pictures in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"
+        f"{report.done} images in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"
         f"{earlier}, {report.rejected} left out, of {report.items}{repeated}; {estimator.dtype} on {estimator.device}"
     )
     if report.interrupted:
@@ -184,11 +184,11 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 def _say_plan(plan: object, output: str, *, in_shards: bool) -> int:
-    from dajax.batch.plan import Plan
+    from dajax.batch.job_plan import Plan
 
     assert isinstance(plan, Plan)
     left = plan.left
-    print(f"{plan.items} pictures, {plan.earlier} finished, {len(left)} to be done")
+    print(f"{plan.items} images, {plan.earlier} finished, {len(left)} to be done")
     if plan.source.repeated:
         print(f"{plan.source.repeated} entries of the source are repetitions")
     for place in left[:5]:
@@ -200,14 +200,14 @@ def _say_plan(plan: object, output: str, *, in_shards: bool) -> int:
 
 
 def _verify(output: str) -> int:
-    from dajax.batch.verify import verify
+    from dajax.batch.verification import verify
 
     found = verify(output)
     for key, reason in list(found.lost.items())[:20]:
         print(f"dajax batch: {key!r}: {reason}", file=sys.stderr)
     if len(found.lost) > 20:
         print(f"dajax batch: and {len(found.lost) - 20} more", file=sys.stderr)
-    print(f"{found.whole} outputs are whole, {len(found.lost)} are lost, {found.rejected} pictures were left out")
+    print(f"{found.whole} outputs are whole, {len(found.lost)} are lost, {found.rejected} images were left out")
     return 3 if found.lost else 0
 
 

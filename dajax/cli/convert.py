@@ -40,8 +40,8 @@ def convert(
     """
     from dajax.config import DepthAnythingConfig
     from dajax.errors import DajaxError
-    from dajax.weights.convert import convert as run
-    from dajax.weights.save import weights_name
+    from dajax.weights.conversion import convert as run
+    from dajax.weights.saving import weights_name
 
     try:
         given = None if config is None else DepthAnythingConfig.from_pretrained(config)

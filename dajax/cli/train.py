@@ -21,7 +21,7 @@ def train(
     """Train or fine-tune on synthetic scenes, as a TOML file says; go on where an earlier run was stopped.
 
     OUTPUT/model is the result, which dajax and Transformers open. OUTPUT/log.csv has the loss of each step,
-    OUTPUT/validation.csv the scores on scenes that are held out, OUTPUT/pictures what they look like.
+    OUTPUT/validation.csv the scores on scenes that are held out, OUTPUT/images what they look like.
 
     Exit status: 0 trained, 1 stopped (a loss that is not finite, a full disk), 2 bad usage.
 
@@ -37,8 +37,8 @@ def train(
 
     from dajax.errors import DajaxError, HubError, JobError
     from dajax.training.log import read_rows
-    from dajax.training.settings import read_settings
-    from dajax.training.train import train as run
+    from dajax.training.train_settings import read_settings
+    from dajax.training.trainer import train as run
 
     try:
         settings = read_settings(config)

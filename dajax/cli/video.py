@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .stopping import stopping
+from dajax.cli.stopping import stopping
 
 
 def video(
@@ -24,7 +24,7 @@ def video(
     side_by_side: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     limits: Annotated[
         tuple[float, float] | None,
-        tyro.conf.arg(metavar="LO HI", help_behavior_hint="(default: of frames spread over the clip)"),
+        tyro.conf.arg(metavar="LO HI", help_behavior_hint="(default: of frames spread over the video)"),
     ] = None,
     smooth: bool = True,
     audio: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -44,26 +44,26 @@ def video(
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 4,
     cache: bool = True,
 ) -> int:
-    """Make a clip of the depth of a clip: as many frames, at the same times, in colours that stay the same.
+    """Make a video of the depth of a video: as many frames, at the same times, in colours that stay the same.
 
     Near is red and far is blue. Depth is steadied: each frame's scale and shift are fitted to its neighbours', and
-    pixels are averaged along the motion of the picture. Frames are turned upright. Where the clip breaks off, what
+    pixels are averaged along the motion of the image. Frames are turned upright. Where the video breaks off, what
     there was is kept as OUT with .partial in its name.
 
     Exit status: 0 all done, 1 failed, 2 bad usage, 3 partly done (standard error says why).
 
     Args:
-        source: a clip, or webcam:0 for the first camera (Ctrl-C ends it).
+        source: a video, or webcam:0 for the first camera (Ctrl-C ends it).
         output: a .mp4, .mov, .mkv or .webm file.
         model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        side_by_side: put the photo left of its map.
+        side_by_side: put the image left of its map.
         limits: depth at the ends of the colours.
         smooth: steady the depth.
-        audio: copy the clip's audio.
+        audio: copy the video's audio.
         raw: also write the depth: ffv1 (16-bit FFV1 in OUT_depth.mkv, with its scale in OUT_depth.json) or npz
             (float32, large).
-        raw_size: of that: the clip's size, or the network's.
+        raw_size: of that: the video's size, or the network's.
         seconds: stop after so many.
         dtype: what to compute in.
         input_size: about how many pixels a side is scaled to before the network.
@@ -77,8 +77,8 @@ def video(
     try:
         from dajax.inference.compilation_cache import enable_compilation_cache
         from dajax.inference.estimator import DepthEstimator
-        from dajax.video.clip import VideoSettings, depth_clip
         from dajax.video.reading import import_av
+        from dajax.video.run import VideoSettings, depth_video
 
         import_av()
         settings = VideoSettings(colormap, side_by_side, raw, raw_size, smooth, audio, limits, seconds)
@@ -93,7 +93,7 @@ def video(
             def begin(expected: int) -> None:
                 bar.reset(expected or None)
 
-            report = depth_clip(
+            report = depth_video(
                 estimator, source, output, settings, model=model, on_start=begin, on_frame=bar.update, stop=stop
             )
     except (ImageError, ConfigError) as error:
@@ -111,7 +111,7 @@ def video(
         f"wrote {files}"
     )
     if report.problem:
-        print(f"dajax video: the clip is not whole: {report.problem}", file=sys.stderr)
+        print(f"dajax video: the video is not whole: {report.problem}", file=sys.stderr)
         return 3
     return 0
 

@@ -1,7 +1,7 @@
-"""The standard metrics of depth maps, for one picture at a time, computed in float64 whatever the type of the maps.
+"""The standard metrics of depth maps, for one image at a time, computed in float64 whatever the type of the maps.
 
-A pixel is valid where the mask is True and the target is finite and positive. A picture with no valid pixel has metrics
-that are NaN, with a count of 0, and is left out of averages; it raises nothing, since data sets have such pictures.
+A pixel is valid where the mask is True and the target is finite and positive. An image with no valid pixel has metrics
+that are NaN, with a count of 0, and is left out of averages; it raises nothing, since data sets have such images.
 Predictions have to be usable at every valid pixel: leaving out those that are not would better the score.
 
 Crop, cap and split of an evaluation change results by multiples. None of them is chosen here: the caller's mask is the
@@ -57,8 +57,8 @@ class AverageMetrics(NamedTuple):
     """What `average_metrics` gives.
 
     Attributes:
-        mean: each metric's mean over pictures; `valid_pixels` is the sum.
-        images: how many pictures the mean is made of.
+        mean: each metric's mean over images; `valid_pixels` is the sum.
+        images: how many images the mean is made of.
         empty_images: how many had no valid pixel and are not in the mean.
     """
 
@@ -110,10 +110,10 @@ def depth_metrics(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | No
 
 
 def average_metrics(per_image: Iterable[DepthMetrics]) -> AverageMetrics:
-    """Return the mean of the pictures' metrics: every picture counts the same, however many valid pixels it has.
+    """Return the mean of the images' metrics: every image counts the same, however many valid pixels it has.
 
     This is how the published numbers of MiDaS and Depth Anything are made. In particular the mean of roots stands for
-    RMSE, not the root of a mean. Takes any iterable, a generator too. Without a picture that has valid pixels the mean
+    RMSE, not the root of a mean. Takes any iterable, a generator too. Without an image that has valid pixels the mean
     is NaN.
     """
     rows = list(per_image)
@@ -126,13 +126,13 @@ def average_metrics(per_image: Iterable[DepthMetrics]) -> AverageMetrics:
 def align_inverse_depth(
     prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None, *, max_depth: float
 ) -> np.ndarray:
-    """Return the depth map, in metres, that a relative model's map gives with the best scale and shift for its picture.
+    """Return the depth map, in metres, that a relative model's map gives with the best scale and shift for its image.
 
     Scale and shift are fitted to the true inverse depth over all valid pixels, by least squares; the depth is one over
     the result, and `max_depth` where that is larger. Aligned values that are zero or negative lie beyond infinity: they
     become `max_depth` too. This is the protocol of MiDaS (Ranftl et al. 2020, arXiv:1907.01341, section 6).
 
-    The fit uses the truth, and picture by picture: compare such numbers only with others that were made so. A
+    The fit uses the truth, and image by image: compare such numbers only with others that were made so. A
     prediction that is constant, or has fewer than two valid pixels, becomes the constant map that fits best.
 
     Args:
@@ -220,7 +220,7 @@ def _maps(
     mask = np.ones(target.shape, bool) if mask is None else np.asarray(mask)
     if prediction.ndim != 2 or not prediction.shape == target.shape == mask.shape:
         raise ImageError(
-            "prediction, target and mask must be of one shape [height, width], one picture at a time; got "
+            "prediction, target and mask must be of one shape [height, width], one image at a time; got "
             f"{prediction.shape}, {target.shape} and {mask.shape}. Resize the prediction to the target, or take a map "
             "out of its batch"
         )

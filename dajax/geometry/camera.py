@@ -1,4 +1,4 @@
-"""Pinhole cameras: where on a picture a point in space is seen.
+"""Pinhole cameras: where on an image a point in space is seen.
 
 The middle of pixel [row, column] is at (column + 0.5, row + 0.5). Points are (right, down, ahead) of the camera, in the
 unit of the depth. Cameras need not have square pixels, nor their principal point in the middle; lenses do not distort.
@@ -36,7 +36,7 @@ class Intrinsics(NamedTuple):
         """Return a camera with square pixels and the principal point in the middle.
 
         Args:
-            size: (height, width) of the picture.
+            size: (height, width) of the image.
             focal: in pixels.
 
         Raises:
@@ -51,7 +51,7 @@ class Intrinsics(NamedTuple):
         """Return a camera with square pixels that sees so many degrees.
 
         Args:
-            size: (height, width) of the picture.
+            size: (height, width) of the image.
             degrees: over its width, height or diagonal.
             of: "width", "height" or "diagonal".
 
@@ -66,8 +66,8 @@ class Intrinsics(NamedTuple):
         return cls.of_focal_length(size, extents[of] / 2 / math.tan(math.radians(degrees) / 2))
 
     @classmethod
-    def of_exif(cls, picture: str | os.PathLike[str] | Image.Image) -> Intrinsics:
-        """Return the camera that a photo's EXIF data speaks of, for the photo as it is shown.
+    def of_exif(cls, image: str | os.PathLike[str] | Image.Image) -> Intrinsics:
+        """Return the camera that an image's EXIF data speaks of, for the image as it is shown.
 
         By the 35 mm equivalent of the focal length, which relates the diagonals; or by the focal length and the
         resolution of the sensor. Phones write the first. Crops and digital zoom make it wrong.
@@ -75,18 +75,18 @@ class Intrinsics(NamedTuple):
         Raises:
             ImageError: the file cannot be read, or its EXIF data has no focal length.
         """
-        if isinstance(picture, Image.Image):
-            return _of_exif(picture, "the picture")
+        if isinstance(image, Image.Image):
+            return _of_exif(image, "the image")
         try:
-            with Image.open(picture) as image:
-                return _of_exif(image, repr(os.fspath(picture)))
+            with Image.open(image) as opened:
+                return _of_exif(opened, repr(os.fspath(image)))
         except ImageError:
             raise
         except Exception as error:  # Pillow raises many kinds for damaged files
-            raise ImageError(f"{os.fspath(picture)!r}: its EXIF data cannot be read ({error})") from error
+            raise ImageError(f"{os.fspath(image)!r}: its EXIF data cannot be read ({error})") from error
 
     def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
-        """Return the camera of the same picture resized from (height, width) `size` to `to`."""
+        """Return the camera of the same image resized from (height, width) `size` to `to`."""
         down, across = to[0] / size[0], to[1] / size[1]
         return Intrinsics(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
 

@@ -1,4 +1,4 @@
-"""From a photo and its depth to a file of points or a surface: what `dajax predict --points` does."""
+"""From an image and its depth to a file of points or a surface: what `dajax predict --points` does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from dajax.errors import ConfigError
-
-from .camera import Intrinsics
-from .export import check_available, write_mesh, write_points
-from .points import depth_edges, unproject
-from .scale import fit_scale_and_shift
+from dajax.geometry.camera import Intrinsics
+from dajax.geometry.point_files import check_available, write_mesh, write_points
+from dajax.geometry.points import depth_edges, unproject
+from dajax.geometry.scale import fit_scale_and_shift
 
 CloudForm = Literal["ply", "glb", "mesh"]
-# What is put behind a picture's name.
+# What is put behind an image's name.
 CLOUD_ENDINGS: dict[str, str] = {"ply": "_points.ply", "glb": "_points.glb", "mesh": "_mesh.glb"}
 # Neighbours whose depths differ by more than this factor are taken for two surfaces.
 _CUT = 1.2
@@ -31,9 +30,9 @@ class Cloud:
 
     Attributes:
         form: "ply" or "glb", points; or "mesh", a surface that is cut where depth jumps, as GLB.
-        field_of_view: what the pictures show from left to right, in degrees.
-        focal_length: of the pictures, in pixels. With neither, each picture's EXIF data has to say it.
-        known_points: (column, row, metres) of points [n, 3] of the one picture, which make metres of relative depth.
+        field_of_view: what the images show from left to right, in degrees.
+        focal_length: of the images, in pixels. With neither, each image's EXIF data has to say it.
+        known_points: (column, row, metres) of points [n, 3] of the one image, which make metres of relative depth.
 
     Raises:
         ConfigError: the options contradict each other or cannot be used, or trimesh is not installed.
@@ -53,11 +52,11 @@ class Cloud:
             self.camera("", (1, 1))  # sees that it makes one
         check_available()
 
-    def check(self, kind: str, *, pictures: int) -> None:
-        """See that depth of this kind, of so many pictures, can become points.
+    def check(self, kind: str, *, images: int) -> None:
+        """See that depth of this kind, of so many images, can become points.
 
         Raises:
-            ConfigError: it is relative and no points are known; or some are, and it is metric or of many pictures.
+            ConfigError: it is relative and no points are known; or some are, and it is metric or of many images.
         """
         if kind == "relative" and self.known_points is None:
             raise ConfigError(
@@ -67,21 +66,21 @@ class Cloud:
             )
         if self.known_points is not None and kind == "metric":
             raise ConfigError("points of known depth make metres of relative depth; this model gives metres already")
-        if self.known_points is not None and pictures > 1:
-            raise ConfigError(f"points of known depth belong to one picture, and there are {pictures}")
+        if self.known_points is not None and images > 1:
+            raise ConfigError(f"points of known depth belong to one image, and there are {images}")
 
-    def camera(self, picture: str | os.PathLike[str], size: tuple[int, int]) -> Intrinsics:
-        """Return the camera of a picture of (height, width) `size`.
+    def camera(self, image_path: str | os.PathLike[str], size: tuple[int, int]) -> Intrinsics:
+        """Return the camera of an image of (height, width) `size`.
 
         Raises:
             ConfigError: angle or length make no camera.
-            ImageError: the picture has to say it, and does not.
+            ImageError: the image has to say it, and does not.
         """
         if self.field_of_view is not None:
             return Intrinsics.of_field_of_view(size, self.field_of_view)
         if self.focal_length is not None:
             return Intrinsics.of_focal_length(size, self.focal_length)
-        return Intrinsics.of_exif(picture)
+        return Intrinsics.of_exif(image_path)
 
     def metres(self, depth: np.ndarray, *, kind: str) -> np.ndarray:
         """Return the map in metres; not finite where there are none.
@@ -89,7 +88,7 @@ class Cloud:
         Raises:
             ConfigError: see `check`; or the points do not fit the map.
         """
-        self.check(kind, pictures=1)
+        self.check(kind, images=1)
         known = self.known_points
         if known is None:
             return np.where(depth > 0, depth, np.inf)
@@ -99,32 +98,33 @@ class Cloud:
     def write(
         self,
         path: str | os.PathLike[str],
-        photo: np.ndarray,
+        image: np.ndarray,
         depth: np.ndarray,
         *,
         kind: str,
-        picture: str | os.PathLike[str] = "",
+        image_path: str | os.PathLike[str] = "",
     ) -> None:
-        """Write the points of one picture.
+        """Write the points of one image.
 
         Args:
             path: file to write, with the ending that `CLOUD_ENDINGS` has for `form`.
-            photo: uint8 [height, width, 3].
-            depth: [height, width], of that photo.
+            image: uint8 [height, width, 3].
+            depth: [height, width], of that image.
             kind: "relative" or "metric".
-            picture: file of the photo, whose EXIF data is asked where neither field of view nor focal length is given.
+            image_path: file of the image. Its EXIF data is read where neither field of view nor focal length is
+                given.
 
         Raises:
             ConfigError, ImageError: see `camera` and `metres`; or no point is left.
         """
         metres = self.metres(depth, kind=kind)
         usable = np.isfinite(metres)
-        points = unproject(np.where(usable, metres, 1).astype(np.float32), self.camera(picture, depth.shape))
+        points = unproject(np.where(usable, metres, 1).astype(np.float32), self.camera(image_path, depth.shape))
         if self.form == "mesh":
             smooth = ~np.asarray(depth_edges(np.where(usable, metres, np.float32(1e9)), ratio=_CUT))
-            write_mesh(path, points, photo, mask=usable & smooth)
+            write_mesh(path, points, image, mask=usable & smooth)
         else:
-            write_points(path, points, photo, mask=usable)
+            write_points(path, points, image, mask=usable)
 
 
 def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:

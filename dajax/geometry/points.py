@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from dajax.errors import ImageError
-
-from .camera import Intrinsics
+from dajax.geometry.camera import Intrinsics
 
 
 def unproject(depth: Any, camera: Intrinsics) -> Any:

@@ -79,7 +79,7 @@ def fit_scale_and_shift(
 
     Raises:
         ImageError: the map is not finite [height, width].
-        ConfigError: the points do not fit each other or the picture; fewer than two are usable; they all have the same
+        ConfigError: the points do not fit each other or the image; fewer than two are usable; they all have the same
             inverse depth, or the best scale is not positive.
     """
     inverse = np.asarray(inverse, np.float64)
@@ -95,7 +95,7 @@ def fit_scale_and_shift(
     height, width = inverse.shape
     inside = (pixels >= 0).all(-1) & (pixels[:, 0] <= width) & (pixels[:, 1] <= height)
     if not inside.all():
-        raise ConfigError(f"{(~inside).sum()} points are outside of the picture, such as {pixels[~inside][0]}")
+        raise ConfigError(f"{(~inside).sum()} points are outside of the image, such as {pixels[~inside][0]}")
     usable = np.isfinite(metres) & (metres > 0) & np.isfinite(weights) & (weights > 0)
     if usable.sum() < 2:
         raise ConfigError(f"two points of positive depth and weight are needed, got {usable.sum()} of {len(metres)}")
@@ -107,7 +107,7 @@ def fit_scale_and_shift(
     if not scale > 0:
         raise ConfigError(
             f"the best scale is {scale:.3g}: nearer points would be farther in the map. Are the depths metres, and "
-            "do the points belong to this picture?"
+            "do the points belong to this image?"
         )
     inliers = np.zeros(len(metres), bool)
     inliers[np.flatnonzero(usable)[chosen]] = True

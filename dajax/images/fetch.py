@@ -1,4 +1,4 @@
-"""One picture from an http(s) URL, within bounds of time, size and place. Nothing else in dajax reads URLs.
+"""One image from an http(s) URL, within bounds of time, size and place. Nothing else in dajax reads URLs.
 
 The standard library on purpose: the address that is checked must be the one that is connected to, or a name that
 resolves differently the second time leads past the check. Clients such as requests and httpx resolve by themselves.
@@ -30,7 +30,7 @@ _SAFE = "!$%&'()*+,/:;=?@[]~"
 
 
 def fetch(url: str, *, timeout: float | None = None) -> bytes:
-    """Download one picture.
+    """Download one image.
 
     The connection is direct: proxies that the environment names are not used. The URL itself may point to any host, in
     the local network too. A redirect to an address that is not public is refused, and so is one from https to http.
@@ -185,7 +185,7 @@ def _response(target: _Target, addresses: list[SocketAddress], deadline: float) 
 
 
 def _headers(target: _Target) -> dict[str, str]:
-    # Identity: a compressed answer of a few kB may unpack to gigabytes, and pictures are compressed already.
+    # Identity: a compressed answer of a few kB may unpack to gigabytes, and images are compressed already.
     headers = {"User-Agent": "dajax", "Accept": "image/*, */*;q=0.1", "Accept-Encoding": "identity"}
     if target.authorization is not None:
         headers["Authorization"] = target.authorization
@@ -228,4 +228,4 @@ def _proxy_hint(target: _Target) -> str:
     variable = f"{target.scheme}_proxy"
     if not (os.environ.get(variable) or os.environ.get(variable.upper())):
         return ""
-    return f". {variable.upper()} is set, but dajax uses no proxy: download the picture first and pass the file"
+    return f". {variable.upper()} is set, but dajax uses no proxy: download the image first and pass the file"

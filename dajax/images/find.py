@@ -1,4 +1,4 @@
-"""Lists of picture files from files, folders and patterns."""
+"""Lists of image files from files, folders and patterns."""
 
 import glob
 import os
@@ -18,9 +18,9 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """List picture files from files, folders and glob patterns.
+    """List image files from files, folders and glob patterns.
 
-    Files that are named are kept whatever their suffix. Folders are searched recursively for the suffixes of pictures,
+    Files that are named are kept whatever their suffix. Folders are searched recursively for the suffixes of images,
     in sorted order, without following links to folders. A pattern (`*`, `?`, `[...]`, `**`) stands for the files that
     it matches, sorted; a file whose name merely looks like a pattern is that file. Nothing is opened: pipes and
     dangling links are listed, and reading them is what fails.
@@ -39,10 +39,10 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     for entry in entries:
         text = os.fspath(entry)
         if is_url(text):
-            raise ImageError(f"{redacted(text)}: URLs are not listed here. Download the pictures first.")
+            raise ImageError(f"{redacted(text)}: URLs are not listed here. Download the images first.")
         if os.path.isdir(text):
             matches = _in_folder(text)
-            nothing = "no pictures in this folder"
+            nothing = "no images in this folder"
         elif os.path.lexists(text):
             matches, nothing = [text], ""
         elif glob.has_magic(text):

@@ -9,7 +9,7 @@ from dajax.errors import ImageError
 Colour = tuple[int, int, int]
 ValueRange = tuple[float | int, float | int]
 
-# What EXIF orientation 2 to 8 asks for to show the picture upright (Exif 2.32, tag 0x0112).
+# What EXIF orientation 2 to 8 asks for to show the image upright (Exif 2.32, tag 0x0112).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +61,7 @@ def rgb_from_pil(
 
 
 def _on_background(image: Image.Image, background: Colour) -> Image.Image:
-    """Lay a picture with transparency on a colour: a plain convert("RGB") would show colours that are hidden."""
+    """Lay an image with transparency on a colour: a plain convert("RGB") would show colours that are hidden."""
     if image.mode == "La":
         image = image.convert("LA")
     canvas = Image.new("RGBA", image.size, (*background, 255))
@@ -75,13 +75,13 @@ def _grey_from_wide(values: np.ndarray, name: str, value_range: ValueRange | Non
     if values.dtype.kind == "f":
         low, high = _finite_extent(values, name)
         raise ImageError(
-            f"{name}: a floating-point picture (mode F) with values {low:g} to {high:g}; which value is white is not "
+            f"{name}: a floating-point image (mode F) with values {low:g} to {high:g}; which value is white is not "
             f"written in it. Pass value_range=(black, white), for example value_range=({low:g}, {high:g})."
         )
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(
-            f"{name}: an integer picture with values {low} to {high}, expected 16 bits (0 to 65535). "
+            f"{name}: an integer image with values {low} to {high}, expected 16 bits (0 to 65535). "
             f"Pass value_range=(black, white)."
         )
     return _from_uint16(values)
@@ -102,7 +102,7 @@ def rgb_from_array(
         uint8 [height, width, 3], a new array.
 
     Raises:
-        ImageError: The dtype or the values are not those of a picture.
+        ImageError: The dtype or the values are not those of an image.
     """
     if value_range is not None and array.shape[2] == 4:
         raise ImageError(f"{name}: value_range cannot be used with an alpha channel. Pass the array without it.")
@@ -115,10 +115,10 @@ def rgb_from_array(
 
 
 def channels_last(array: np.ndarray, name: str, layout: str | None) -> Shaped[np.ndarray, "height width channels"]:
-    """View one picture as [height, width, channels] with 1, 3 or 4 channels.
+    """View one image as [height, width, channels] with 1, 3 or 4 channels.
 
     Args:
-        array: Any array; what is not clearly one picture is refused.
+        array: Any array; what is not clearly one image is refused.
         name: What error messages call the array.
         layout: "HW", "HWC", "CHW", or None for HW and HWC.
 
@@ -126,12 +126,12 @@ def channels_last(array: np.ndarray, name: str, layout: str | None) -> Shaped[np
         A view of the array, any dtype.
 
     Raises:
-        ImageError: The shape is not that of one picture, or could be read in two ways.
+        ImageError: The shape is not that of one image, or could be read in two ways.
     """
     if layout not in (None, "HW", "HWC", "CHW"):
         raise ImageError(f"{name}: layout must be 'HW', 'HWC', 'CHW' or None, got {layout!r}")
     if array.ndim == 4:
-        raise ImageError(f"{name}: four axes are a batch; pass its pictures one by one, for example list(array)")
+        raise ImageError(f"{name}: four axes are a batch; pass its images one by one, for example list(array)")
     expected_axes = {None: (2, 3), "HW": (2,), "HWC": (3,), "CHW": (3,)}[layout]
     if array.ndim not in expected_axes:
         raise ImageError(
@@ -162,7 +162,7 @@ def _to_uint8(array: np.ndarray, name: str, value_range: ValueRange | None) -> n
     """Any accepted dtype to 8 bits, rounding to nearest, so that `uint8 / 255` comes back as it was."""
     kind = array.dtype.kind
     if kind == "b":
-        raise ImageError(f"{name}: a boolean mask is not a picture. Convert it: array.astype(np.uint8) * 255.")
+        raise ImageError(f"{name}: a boolean mask is not an image. Convert it: array.astype(np.uint8) * 255.")
     if kind not in "uif":
         raise ImageError(
             f"{name}: dtype {array.dtype} is not a pixel type. Convert to uint8 (0 to 255), uint16 (0 to 65535) or "

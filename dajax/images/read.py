@@ -1,4 +1,4 @@
-"""One picture, from a file, bytes, a PIL image or an array, to 8-bit RGB. No network: that is `fetch`.
+"""One image, from a file, bytes, a PIL image or an array, to 8-bit RGB. No network: that is `fetch`.
 
 Pillow raises many kinds of exception for damaged files (about one corrupt file in twenty raises something other than
 `OSError`), so everything that happens between opening and RGB is turned into one `ImageError` here.
@@ -22,18 +22,18 @@ from dajax.images.urls import is_url, redacted
 from dajax.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 # Formats that may reach a decoder, whatever a file's name says. Not among them are those that run programs (EPS) or
-# are no photos (PSD, FITS, PDF, DDS, ...). MPO comes through JPEG.
+# are no images (PSD, FITS, PDF, DDS, ...). MPO comes through JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 Stream = io.BytesIO | io.BufferedReader
 
-# Pillow's own pixel limit is a global variable; ours is an argument. See `_open_picture`.
+# Pillow's own pixel limit is a global variable; ours is an argument. See `_open_image`.
 _PILLOW_LIMIT_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
-class ReadPicture:
+class DecodedImage:
     """What `read_image` gave. It takes these back as they are; an array it would check and copy once more."""
 
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -49,11 +49,11 @@ def read_image(
     value_range: ValueRange | None = None,
     name: str | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Read one picture as 8-bit RGB, in the orientation in which viewers show it.
+    """Read one image as 8-bit RGB, in the orientation in which viewers show it.
 
     Files may be JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PNM or MPO, and HEIC with `pip install "dajax[heif]"`; the
     content decides, not the name. Of an animation or a multi-page file the first frame is taken and a warning says so
-    (the further pictures of an MPO are previews or gain maps, so those are passed over silently). Transparent pixels
+    (the further images of an MPO are previews or gain maps, so those are passed over silently). Transparent pixels
     are laid on `background`. 16-bit greyscale is scaled by 65535; embedded colour profiles are not applied.
 
     Arrays may be [height, width], [height, width, 1], [..., 3] (RGB) or [..., 4] (RGBA, not premultiplied), of dtype
@@ -63,21 +63,21 @@ def read_image(
         source: Path, encoded bytes, binary file object, PIL image, or array (numpy, jax, or anything with
             `__array__`). It is not changed; a file object is read from where it stands to its end and left open.
         background: RGB colour, 0 to 255, on which transparency is laid.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Larger images are refused before they are decoded.
         allow_truncated: Take what there is of a file that breaks off, with a warning, instead of refusing it.
         layout: Axes of an array: "HW", "HWC" or "CHW". None accepts HW and HWC, and refuses shapes that could be both
             HWC and CHW.
         value_range: (black, white): the values that become 0 and 255, for arrays of any number type and for greyscale
             files of 16 bits or more. Values outside become black or white.
-        name: What error messages call the picture; its path or kind if None.
+        name: What error messages call the image; its path or kind if None.
 
     Returns:
         uint8 [height, width, 3], RGB, a new array.
 
     Raises:
-        ImageError: Nothing there, not a picture, damaged, too large, or an array that is not clearly one picture.
+        ImageError: Nothing there, not an image, damaged, too large, or an array that is not clearly one image.
     """
-    if isinstance(source, ReadPicture):
+    if isinstance(source, DecodedImage):
         return source.pixels
     if name is None:
         name = _describe(source)
@@ -94,7 +94,7 @@ def read_image(
             pixels = rgb_from_array(array, name, background, value_range)
         else:
             with _open_stream(source, name) as stream:
-                image = _open_picture(stream, name, max_pixels)
+                image = _open_image(stream, name, max_pixels)
                 if image.format != "MPO" and getattr(image, "is_animated", False):
                     notes.append("has several frames or pages; the first is used")
                 image = _load(image, stream, allow_truncated, notes)
@@ -103,7 +103,7 @@ def read_image(
         raise
     except Exception as error:  # see the module's docstring
         raise ImageError(
-            f"{name}: cannot be read as a picture, it is damaged or of a kind that Pillow does not decode "
+            f"{name}: cannot be read as an image, it is damaged or of a kind that Pillow does not decode "
             f"({type(error).__name__}: {error})"
         ) from error
     for note in notes:
@@ -134,11 +134,11 @@ def _check_background(background: Colour) -> None:
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise ImageError(f"{name}: the picture is empty ({width}x{height})")
+        raise ImageError(f"{name}: the image is empty ({width}x{height})")
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width * height:,} pixels are more than max_pixels={max_pixels:,}. Pass a larger max_pixels "
-            f"if you trust the picture."
+            f"if you trust the image."
         )
 
 
@@ -152,7 +152,7 @@ def _open_stream(source: Any, name: str) -> Stream:
     """Open a path, bytes or file object as a seekable binary stream. Never waits on a FIFO or device."""
     if is_url(source):
         raise ImageError(
-            f"{name}: only dajax.pipeline and `dajax predict` read URLs. Download the picture first and pass the "
+            f"{name}: only dajax.pipeline and `dajax predict` read URLs. Download the image first and pass the "
             f"file or its bytes."
         )
     if isinstance(source, str | os.PathLike):
@@ -165,7 +165,7 @@ def _open_stream(source: Any, name: str) -> Stream:
             raise ImageError(f"{name}: the file object gives {type(data).__name__}; open it in binary mode ('rb')")
     else:
         raise ImageError(
-            f"{name}: expected one picture (path, bytes, binary file object, PIL image or array), "
+            f"{name}: expected one image (path, bytes, binary file object, PIL image or array), "
             f"got {type(source).__name__}"
         )
     _check_bytes(len(data), name)
@@ -184,7 +184,7 @@ def _open_regular_file(path: str | os.PathLike[str], name: str) -> Stream:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name}: cannot be opened ({reason}). Check the path and its permissions.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name}: is a folder; find_images lists the pictures in it")
+        raise ImageError(f"{name}: is a folder; find_images lists the images in it")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"{name}: is a pipe, socket or device, expected a file")
     try:
@@ -202,7 +202,7 @@ def _check_bytes(count: int, name: str) -> None:
         raise ImageError(f"{name}: is larger than {MAX_IMAGE_BYTES:,} bytes")
 
 
-def _open_picture(stream: Stream, name: str, max_pixels: int) -> Image.Image:
+def _open_image(stream: Stream, name: str, max_pixels: int) -> Image.Image:
     """Identify the format and read the header; nothing is decoded yet."""
     head = stream.read(512)
     formats: tuple[str, ...] = FORMATS
@@ -236,10 +236,10 @@ def _is_heic(head: bytes) -> bool:
 def _what_it_is(head: bytes) -> str:
     text = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        return "is a git-LFS pointer, not the picture itself; run: git lfs pull"
+        return "is a git-LFS pointer, not the image itself; run: git lfs pull"
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "is an HTML page, not a picture; the download went wrong"
-    return f"is not a picture in one of the formats {', '.join(FORMATS)} (it starts with {head[:16]!r})"
+        return "is an HTML page, not an image; the download went wrong"
+    return f"is not an image in one of the formats {', '.join(FORMATS)} (it starts with {head[:16]!r})"
 
 
 def _load(image: Image.Image, stream: Stream, allow_truncated: bool, notes: list[str]) -> Image.Image:
@@ -261,9 +261,9 @@ def _load(image: Image.Image, stream: Stream, allow_truncated: bool, notes: list
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int | None:
-    """EXIF orientation of a loaded picture (TIFF, AVIF and HEIF decoders may have applied it already by then)."""
+    """EXIF orientation of a loaded image (TIFF, AVIF and HEIF decoders may have applied it already by then)."""
     try:
         return image.getexif().get(0x0112)
-    except Exception as error:  # EXIF is not needed to see the picture; viewers ignore what they cannot parse
+    except Exception as error:  # EXIF is not needed to see the image; viewers ignore what they cannot parse
         notes.append(f"has unreadable EXIF data, so it is shown as stored ({type(error).__name__}: {error})")
         return None

@@ -7,7 +7,7 @@ from dajax.errors import shown
 
 
 def is_url(source: Any) -> TypeGuard[str]:
-    """Whether this is text that begins like the URL of a web page or picture."""
+    """Whether this is text that begins like the URL of a web page or image."""
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 

@@ -1,1 +1,1 @@
-"""Pictures to depth maps: what users call."""
+"""Images to depth maps: what users call."""

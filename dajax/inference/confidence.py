@@ -1,4 +1,4 @@
-"""Where not to trust a depth map: by the mirrored picture, whose depth should be the mirrored depth."""
+"""Where not to trust a depth map: by the mirrored image, whose depth should be the mirrored depth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from dajax.geometry.scale import robust_line, thinned
-from dajax.images.read import ReadPicture, read_image
-
-from .estimator import DepthEstimator
+from dajax.images.read import DecodedImage, read_image
+from dajax.inference.estimator import DepthEstimator
 
 
 def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the depth of a picture, and how much that of its mirror image differs.
+    """Return the depth of an image, and how much that of its mirror image differs.
 
     The network is not symmetric, so its errors are not either: that both agree is no proof, but where they disagree one
     is wrong. It costs a second pass. (`dajax.geometry.points.depth_edges` marks the other places not to be trusted: the
@@ -30,11 +29,11 @@ def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray
             95th percentile.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
     """
     pixels = read_image(image)
     mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    depth, other = estimator([ReadPicture(pixels), ReadPicture(mirrored)])
+    depth, other = estimator([DecodedImage(pixels), DecodedImage(mirrored)])
     other = other[:, ::-1]
     if estimator.model.config.is_metric:
         size = np.maximum((depth + other) / 2, 1e-6)

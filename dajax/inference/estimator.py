@@ -1,4 +1,4 @@
-"""Many pictures of many sizes to depth maps, in order."""
+"""Many images of many sizes to depth maps, in order."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dajax.errors import ConfigError, JobRefusedError
-from dajax.images.buckets import Buckets, ProcessedPicture
-from dajax.images.processor import DepthImageProcessor
 from dajax.images.read import read_image
+from dajax.inference.parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
+from dajax.inference.tiles import tiled_depth
 from dajax.model.depth_anything import DepthAnything
 from dajax.model.precision import parameter_dtype
-from dajax.weights.load import load
+from dajax.preprocessing.buckets import Buckets, ProcessedImage
+from dajax.preprocessing.processor import DepthImageProcessor
+from dajax.weights.loading import load
 from dajax.weights.tree import flatten, nest
 
-from .parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
-from .tiles import tiled_depth
-
-# A picture waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
+# An image waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
 _WAITING_BATCHES = 4
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class DepthEstimator:
-    """Pictures in, depth maps in their own sizes out.
+    """Images in, depth maps in their own sizes out.
 
-    Compiles once for each processed size and batch size. Pictures of one size are batched; results keep the order
+    Compiles once for each processed size and batch size. Images of one size are batched; results keep the order
     of the inputs.
 
     Args:
@@ -46,7 +45,7 @@ class DepthEstimator:
             pair or processor, else "huggingface".
         input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
             14. None: what the checkpoint's processor says, 518.
-        batch_size: how many pictures of one size are run together, on all devices; each gets the same number, so that
+        batch_size: how many images of one size are run together, on all devices; each gets the same number, so that
             it is best a multiple of theirs. None: one for each device.
         mesh: the devices. None: the default one, or where the params of a pair are; "local": all of this process; or a
             `jax.sharding.Mesh`. Batches are cut over its axes named "data" and "batch", or over all if there is none.
@@ -58,7 +57,7 @@ class DepthEstimator:
     Attributes:
         model, params, processor: what it runs; params have been placed on the devices.
         mesh: the devices, or None.
-        batch_size: how many pictures are run together.
+        batch_size: how many images are run together.
 
     Raises:
         ConfigError: options that cannot be used, or that contradict each other.
@@ -128,20 +127,20 @@ class DepthEstimator:
     def __call__(
         self, images: Any, *, batch_size: int | None = None, tiles: int | tuple[int, int] | None = None
     ) -> Any:
-        """Return the depth map of one picture, or the list of those of a list of pictures.
+        """Return the depth map of one image, or the list of those of a list of images.
 
         Args:
-            images: a picture (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
+            images: an image (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
                 sizes.
-            batch_size: instead of the estimator's; one picture is always a batch of its own.
-            tiles: estimate large pictures in overlapping parts, see `dajax.inference.tiles.tiled_depth`.
+            batch_size: instead of the estimator's; one image is always a batch of its own.
+            tiles: estimate large images in overlapping parts, see `dajax.inference.tiles.tiled_depth`.
 
         Returns:
-            float32 [height, width] in the picture's size, or a list of them: affine-invariant inverse depth, bigger is
+            float32 [height, width] in the image's size, or a list of them: affine-invariant inverse depth, bigger is
             nearer (relative models), or metres (metric models).
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             ConfigError: the model's values are too large for float16.
         """
         if isinstance(images, list | tuple):
@@ -165,21 +164,21 @@ class DepthEstimator:
         tiles: int | tuple[int, int] | None = None,
         on_smaller_batch: Callable[[int], None] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yield the depth map of each picture, in order.
+        """Yield the depth map of each image, in order.
 
         Reads ahead by a few batches at most, so that `images` may be endless. Where a batch does not fit into the
         device's memory, it is halved, and so are all that follow.
 
         Args:
-            images: pictures as in `__call__`, of any sizes; or `dajax.images.buckets.ProcessedPicture`.
+            images: images as in `__call__`, of any sizes; or `dajax.preprocessing.buckets.ProcessedImage`.
             batch_size: instead of the estimator's.
-            buckets: process pictures at so many sizes at most, which bounds the number of compilations; None: each at
-                its own. It costs accuracy for pictures whose aspect ratio is none of the buckets'.
-            policy: "resize" stretches pictures to their bucket; "pad" keeps aspect ratios and fills up.
-            whole_batches: compute a batch that lacks pictures as a whole one, too. Then a picture's map does not
+            buckets: process images at so many sizes at most, which bounds the number of compilations; None: each at
+                its own. It costs accuracy for images whose aspect ratio is none of the buckets'.
+            policy: "resize" stretches images to their bucket; "pad" keeps aspect ratios and fills up.
+            whole_batches: compute a batch that lacks images as a whole one, too. Then an image's map does not
                 depend on what else there is, to the bit; else such batches are as small as a power of two allows.
-            source_size: maps have their picture's size; else that of the network, without what `policy` filled up.
-            tiles: estimate each picture in overlapping parts, see `dajax.inference.tiles.tiled_depth`; `buckets` and
+            source_size: maps have their image's size; else that of the network, without what `policy` filled up.
+            tiles: estimate each image in overlapping parts, see `dajax.inference.tiles.tiled_depth`; `buckets` and
                 `whole_batches` are not for it.
             on_smaller_batch: called with the new batch size when memory was short; None: a warning.
 
@@ -187,9 +186,9 @@ class DepthEstimator:
             float32 [height, width].
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             ConfigError: the model's values are too large for float16, or buckets or policy cannot be used.
-            JobError: not even one picture for each device fits into memory.
+            JobError: not even one image for each device fits into memory.
         """
         if tiles is not None:
             if buckets is not None or not source_size:
@@ -198,25 +197,25 @@ class DepthEstimator:
             return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
         sizes = Buckets(self.processor, buckets, policy)
-        waiting: dict[tuple[int, int], list[_Picture]] = {}
-        running: deque[tuple[list[_Picture], Array]] = deque()
+        waiting: dict[tuple[int, int], list[_Queued]] = {}
+        running: deque[tuple[list[_Queued], Array]] = deque()
         done: dict[int, np.ndarray] = {}
         next_out = 0
 
-        def start(pictures: list[_Picture]) -> Any:
+        def start(queued: list[_Queued]) -> Any:
             assert batch_size is not None
             devices = shares(self.mesh)
-            rows = _padded(batch_size if whole_batches else len(pictures), batch_size, devices)
-            pixels = np.zeros((rows, *pictures[0].taken.pixels.shape), np.float32)
-            for row, picture in enumerate(pictures):
-                pixels[row] = picture.taken.pixels
+            rows = _padded(batch_size if whole_batches else len(queued), batch_size, devices)
+            pixels = np.zeros((rows, *queued[0].taken.pixels.shape), np.float32)
+            for row, one in enumerate(queued):
+                pixels[row] = one.taken.pixels
             return self.predict(pixels)
 
         def run(size: tuple[int, int]) -> None:
             assert batch_size is not None
-            pictures = waiting.pop(size)
-            while pictures:  # more than a batch where batches became smaller since
-                part, pictures = pictures[:batch_size], pictures[batch_size:]
+            queued = waiting.pop(size)
+            while queued:  # more than a batch where batches became smaller since
+                part, queued = queued[:batch_size], queued[batch_size:]
                 try:
                     running.append((part, start(part)))
                 except jax.errors.JaxRuntimeError as error:
@@ -226,28 +225,28 @@ class DepthEstimator:
                 collect()
 
         def collect() -> None:
-            pictures, depths = running.popleft()
+            queued, depths = running.popleft()
             try:
-                finish(pictures, np.asarray(depths))
+                finish(queued, np.asarray(depths))
             except jax.errors.JaxRuntimeError as error:
-                again(pictures, error)
+                again(queued, error)
 
-        def finish(pictures: list[_Picture], maps: np.ndarray) -> None:
+        def finish(queued: list[_Queued], maps: np.ndarray) -> None:
             self._check_range(maps)
-            for row, picture in enumerate(pictures):
-                height, width = picture.taken.content
+            for row, one in enumerate(queued):
+                height, width = one.taken.content
                 depth = maps[row, :height, :width]
-                done[picture.place] = self._to_size(depth, picture.taken.source_size) if source_size else depth.copy()
+                done[one.place] = self._to_size(depth, one.taken.source_size) if source_size else depth.copy()
 
-        def again(pictures: list[_Picture], error: Exception) -> None:
+        def again(queued: list[_Queued], error: Exception) -> None:
             nonlocal batch_size
             assert batch_size is not None
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise error
             if batch_size <= shares(self.mesh):
-                height, width, _ = pictures[0].taken.pixels.shape
+                height, width, _ = queued[0].taken.pixels.shape
                 raise JobRefusedError(
-                    f"a picture of {height}x{width} does not fit into the memory of {self.device}, even alone: use a "
+                    f"an image of {height}x{width} does not fit into the memory of {self.device}, even alone: use a "
                     "smaller input_size, or half precision"
                 ) from error
             batch_size = max(batch_size // 2, shares(self.mesh))
@@ -258,18 +257,18 @@ class DepthEstimator:
             # What else is on the device takes memory, too.
             while running:
                 collect()
-            for i in range(0, len(pictures), batch_size):
-                part = pictures[i : i + batch_size]
+            for i in range(0, len(queued), batch_size):
+                part = queued[i : i + batch_size]
                 try:
                     finish(part, np.asarray(start(part)))
                 except jax.errors.JaxRuntimeError as failed:
-                    again(pictures[i:], failed)
+                    again(queued[i:], failed)
                     return
 
         for index, image in enumerate(images):
-            taken = image if isinstance(image, ProcessedPicture) else sizes.process(read_image(image))
+            taken = image if isinstance(image, ProcessedImage) else sizes.process(read_image(image))
             size = (taken.pixels.shape[0], taken.pixels.shape[1])
-            waiting.setdefault(size, []).append(_Picture(index, taken))
+            waiting.setdefault(size, []).append(_Queued(index, taken))
             if len(waiting[size]) >= batch_size:
                 run(size)
             # The first of `waiting` waits longest. However rare its size, it must not hold up the ones behind it.
@@ -297,11 +296,11 @@ class DepthEstimator:
         return self.processor.post_process_depth_estimation(depth[None], [size])[0]["predicted_depth"]
 
 
-class _Picture(NamedTuple):
-    """A preprocessed picture on its way, and its place in the order."""
+class _Queued(NamedTuple):
+    """A preprocessed image on its way, and its place in the order."""
 
     place: int
-    taken: ProcessedPicture
+    taken: ProcessedImage
 
 
 def _check_style(processor: DepthImageProcessor, style: str) -> None:
@@ -317,7 +316,7 @@ def _check_batch_size(batch_size: Any) -> int:
 
 
 def _padded(count: int, batch_size: int, devices: int) -> int:
-    """Return the batch to run for `count` pictures: a power of two on each device, for few programs."""
+    """Return the batch to run for `count` images: a power of two on each device, for few programs."""
     on_each, at_most = -(-count // devices), -(-batch_size // devices)
     return devices * min(1 << (on_each - 1).bit_length(), at_most)
 

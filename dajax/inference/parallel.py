@@ -18,7 +18,7 @@ from dajax.weights.shapes import parameter_shapes
 from dajax.weights.tree import nest
 
 _PARALLEL = ("jit", "pmap")
-# Axes that hold pictures by the custom of jax's own examples.
+# Axes that hold images by the custom of jax's own examples.
 _BATCH_AXES = ("data", "batch")
 _MAKE_ONE = "jax.sharding.Mesh(jax.local_devices(), ('data',)) makes one"
 
@@ -87,8 +87,8 @@ def _checked(mesh: Any) -> Mesh:
         raise ConfigError(f"mesh has a device twice: {_MAKE_ONE}")
     if any(device.process_index != jax.process_index() for device in devices):
         raise ConfigError(
-            'mesh has devices of other processes: give each process mesh="local" and its own share of the pictures, '
-            "pictures[jax.process_index()::jax.process_count()]"
+            'mesh has devices of other processes: give each process mesh="local" and its own share of the images, '
+            "images[jax.process_index()::jax.process_count()]"
         )
     if len(platforms := sorted({device.platform for device in devices})) > 1:
         raise ConfigError(f"mesh mixes devices of {' and '.join(platforms)}: take those of one kind")
@@ -194,7 +194,7 @@ def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
     rows = NamedSharding(mesh, batch)
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params)):
         # Each device runs the program of one device. XLA's own partitioning would make every device attend to the
-        # whole batch on CPUs, where attention is a loop over pictures and heads.
+        # whole batch on CPUs, where attention is a loop over images and heads.
         forward = jax.shard_map(forward, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=False)
     compiled = jax.jit(forward, out_shardings=rows)
     return lambda params, pixels: compiled(params, jax.device_put(pixels, rows))

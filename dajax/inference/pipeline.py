@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dajax.depth_maps.write import to_gray8
 from dajax.errors import ConfigError, ImageError
+from dajax.images.image_sources import read_source
 from dajax.images.pixels import ValueRange
-from dajax.images.read import ReadPicture
-from dajax.images.sources import read_source
-from dajax.images.write import to_gray8
+from dajax.images.read import DecodedImage
+from dajax.inference.estimator import DepthEstimator
 from dajax.model.depth_anything import DepthAnything
-
-from .estimator import DepthEstimator
 
 # Arguments of Transformers' `pipeline`, and what does their work here.
 _ELSEWHERE = {
@@ -25,7 +24,7 @@ _ELSEWHERE = {
     "torch_dtype": "dtype=…",
     "image_processor": "processor=…, a dajax.DepthImageProcessor",
     "feature_extractor": "processor=…, a dajax.DepthImageProcessor",
-    "num_workers": "nothing: pictures are read in this process",
+    "num_workers": "nothing: images are read in this process",
     "trust_remote_code": "nothing: no code is ever loaded from a checkpoint",
     "model_kwargs": "the arguments themselves",
     "framework": "nothing: it is always jax",
@@ -33,7 +32,7 @@ _ELSEWHERE = {
 
 
 class DepthEstimationPipeline:
-    """Pictures in, what Transformers' depth-estimation pipeline returns out.
+    """Images in, what Transformers' depth-estimation pipeline returns out.
 
     Args:
         model: whatever `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
@@ -82,32 +81,32 @@ class DepthEstimationPipeline:
         allow_urls: bool | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Estimate the depth of one picture or of many.
+        """Estimate the depth of one image or of many.
 
         Args:
-            inputs: a picture, or many. A picture is a path, an http(s) URL, base64 text (also as a data: URL), encoded
+            inputs: an image, or many. An image is a path, an http(s) URL, base64 text (also as a data: URL), encoded
                 bytes, an open file, a PIL image, or an array. Many are a list or tuple, a data set (anything with
                 `__len__` and `__getitem__`), or an iterable, which may be endless.
             images: another name of `inputs`.
-            batch_size: how many pictures of one size are run together.
+            batch_size: how many images of one size are run together.
             timeout: seconds for each download of a URL; None: 30.
             layout: axes of arrays: "HW", "HWC" or "CHW"; None accepts HW and HWC.
             value_range: (black, white): the values of arrays and of greyscale files of 16 bits or more that become 0
                 and 255. None: 0 and 1 for floating point, the whole range of uint8 and uint16.
-            allow_urls: also download URLs that stand among many pictures.
+            allow_urls: also download URLs that stand among many images.
             parameters: `timeout`, `layout`, `value_range` or `allow_urls` as a dict; what it has comes first.
 
         Returns:
-            For one picture a dict, for a list or tuple a list of dicts, else an iterator of dicts:
-            "predicted_depth", float32 [height, width] in the picture's size (affine-invariant inverse depth, bigger is
-            nearer, or metres), and "depth", the same as an 8-bit picture from its minimum (0) to its maximum (255).
+            For one image a dict, for a list or tuple a list of dicts, else an iterator of dicts:
+            "predicted_depth", float32 [height, width] in the image's size (affine-invariant inverse depth, bigger is
+            nearer, or metres), and "depth", the same as an 8-bit image from its minimum (0) to its maximum (255).
 
         Raises:
-            ImageError: a picture cannot be read or downloaded.
+            ImageError: an image cannot be read or downloaded.
             ConfigError: an argument does not fit.
         """
         if (inputs is None) == (images is None):
-            raise ImageError("expected a picture or several as inputs=…, or as images=…, one of them")
+            raise ImageError("expected an image or several as inputs=…, or as images=…, one of them")
         inputs = images if inputs is None else inputs
         given = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
         reading = _merged(self._reading, given, parameters or {})
@@ -134,7 +133,7 @@ def _merged(*options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _many(inputs: Any) -> Iterable[Any] | None:
-    """Return the pictures that stand in a list, data set or iterable; None for what is one picture (or none at all)."""
+    """Return the images that stand in a list, data set or iterable; None for what is one image (or none at all)."""
     if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping):
         return None
     if hasattr(inputs, "__array__") or hasattr(inputs, "read"):  # an open file is an iterable of lines
@@ -147,7 +146,7 @@ def _many(inputs: Any) -> Iterable[Any] | None:
     return inputs if isinstance(inputs, Iterable) else None
 
 
-def _read(inputs: Iterable[Any], reading: dict[str, Any], name: str) -> Iterator[ReadPicture]:
+def _read(inputs: Iterable[Any], reading: dict[str, Any], name: str) -> Iterator[DecodedImage]:
     for index, source in enumerate(inputs):
         try:
             pixels = read_source(source, **reading)
@@ -155,7 +154,7 @@ def _read(inputs: Iterable[Any], reading: dict[str, Any], name: str) -> Iterator
             if not name:
                 raise
             raise ImageError(f"{name}[{index}]: {error}") from error
-        yield ReadPicture(pixels)
+        yield DecodedImage(pixels)
 
 
 def _result(depth: np.ndarray) -> dict[str, Any]:

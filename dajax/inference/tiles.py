@@ -1,8 +1,8 @@
-"""High resolution: overlapping parts of a picture, each estimated on its own, in the order of the whole.
+"""High resolution: overlapping parts of an image, each estimated on its own, in the order of the whole.
 
-A network that has seen pictures of 518 pixels a side says less about large ones the larger they are processed: it loses
-the whole from sight. Parts of a picture at that size have the detail, but each has a scale and shift of its own, which
-also vary within it. So the whole picture is estimated as well, and each part's depth is fitted to it, by a line in each
+A network that has seen images of 518 pixels a side says less about large ones the larger they are processed: it loses
+the whole from sight. Parts of an image at that size have the detail, but each has a scale and shift of its own, which
+also vary within it. So the whole image is estimated as well, and each part's depth is fitted to it, by a line in each
 neighbourhood (as in the guided filter: He et al. 2010, section 3): what is coarse comes from the whole, what is fine
 from the parts, which are blended where they overlap.
 """
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dajax.errors import ConfigError
-from dajax.images.read import ReadPicture, read_image
+from dajax.images.read import DecodedImage, read_image
 from dajax.resample import resize_linear
 
 if TYPE_CHECKING:
-    from .estimator import DepthEstimator
+    from dajax.inference.estimator import DepthEstimator
 
 # What neighbouring tiles share, of their side.
 _OVERLAP = 0.3
@@ -34,7 +34,7 @@ _MOST = 64
 def tiled_depth(
     estimator: DepthEstimator, image: Any, tiles: int | tuple[int, int], *, batch_size: int | None = None
 ) -> np.ndarray:
-    """Return the depth of a large picture, estimated in overlapping tiles.
+    """Return the depth of a large image, estimated in overlapping tiles.
 
     Beside a larger `input_size`, whose memory and time grow with the square of the number of patches, memory stays that
     of one batch of tiles.
@@ -46,23 +46,23 @@ def tiled_depth(
         batch_size: instead of the estimator's.
 
     Returns:
-        float32 [height, width] in the picture's size, of the estimator's kind (inverse depth, or metres).
+        float32 [height, width] in the image's size, of the estimator's kind (inverse depth, or metres).
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
         ConfigError: the tiles cannot be used.
     """
     pixels = read_image(image)
     height, width = pixels.shape[:2]
     rows, columns = _counted(tiles, (height, width))
-    whole = estimator(ReadPicture(pixels))  # first: what is wrong with the picture shows in it
+    whole = estimator(DecodedImage(pixels))  # first: what is wrong with the image shows in it
     if (rows, columns) == (1, 1):
         return np.asarray(whole)
     boxes = [(top, left) for top in _spans(height, rows) for left in _spans(width, columns)]
 
-    def parts() -> Iterator[ReadPicture]:
+    def parts() -> Iterator[DecodedImage]:
         for (top, bottom), (left, right) in boxes:
-            yield ReadPicture(np.ascontiguousarray(pixels[top:bottom, left:right]))
+            yield DecodedImage(np.ascontiguousarray(pixels[top:bottom, left:right]))
 
     # Nowhere zero: every pixel has its tiles' mean.
     total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
@@ -90,7 +90,7 @@ def _counted(tiles: int | tuple[int, int], size: tuple[int, int]) -> tuple[int, 
     if (isinstance(tiles, int) and tiles < 1) or not all(isinstance(n, int) and 1 <= n <= _MOST for n in counts):
         raise ConfigError(f"there can be 1 to {_MOST} tiles along a side, got {tiles!r}")
     if any(side / count < 14 for side, count in zip(size, counts, strict=True)):
-        raise ConfigError(f"{counts[0]}x{counts[1]} tiles of a picture of {size[0]}x{size[1]} would be smaller than 14")
+        raise ConfigError(f"{counts[0]}x{counts[1]} tiles of an image of {size[0]}x{size[1]} would be smaller than 14")
     return counts
 
 

@@ -1,1 +1,1 @@
-"""Pixels to depth: the network, in Linen and pure functions. No files, no pictures."""
+"""Pixels to depth: the network, in Linen and pure functions. No files, no images."""

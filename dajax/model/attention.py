@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dajax.config import Dinov2Config
-
-from .layers import Dense
-from .platform import has_fused_attention, target_platform
-from .precision import product_precision, wide
+from dajax.model.layers import Dense
+from dajax.model.platform import has_fused_attention, target_platform
+from dajax.model.precision import product_precision, wide
 
 # How many scores at a time a processor's cache holds, by bytes of a number; measured with 1 MiB of it for each core and
 # 32 MiB for all.

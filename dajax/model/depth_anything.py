@@ -16,11 +16,10 @@ from jaxtyping import Array, Shaped
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, ImageError
 from dajax.losses import affine_invariant_loss, silog_loss
-
-from .dinov2 import Dinov2
-from .head import Head
-from .neck import Neck
-from .platform import convolution_dtype, target_platform
+from dajax.model.dinov2 import Dinov2
+from dajax.model.head import Head
+from dajax.model.neck import Neck
+from dajax.model.platform import convolution_dtype, target_platform
 
 
 @flax.struct.dataclass
@@ -45,7 +44,7 @@ class DepthEstimatorOutput:
 # Depth, hidden states, attention weights.
 Estimate = tuple[Array, tuple[Array, ...], tuple[Array | None, ...]]
 
-# Patches of a picture from which on it goes through a CPU alone.
+# Patches of an image from which on it goes through a CPU alone.
 _TOKENS_FOR_A_CPU = 512
 
 
@@ -126,9 +125,9 @@ class DepthAnything(nn.Module):
         return depth_bhw, encoded.hidden_states, encoded.attentions
 
     def _one_by_one(self, batch: int, grid: tuple[int, int]) -> bool:
-        """Return whether the pictures of a batch are to be taken in turn: where one is enough to keep the cores busy.
+        """Return whether the images of a batch are to be taken in turn: where one is enough to keep the cores busy.
 
-        On a CPU the activations of one picture stay in the cache. Not where the caller collects what is inside: the
+        On a CPU the activations of one image stay in the cache. Not where the caller collects what is inside: the
         collected arrays would have another axis.
         """
         enough = batch > 1 and grid[0] * grid[1] >= _TOKENS_FOR_A_CPU and target_platform() == "cpu"
@@ -152,14 +151,14 @@ def _one_by_one(estimate: Callable[[Any, Array], Estimate], params: Any, pixels_
 def _derivative(
     estimate: Callable[[Any, Array], Estimate], primals: tuple[Any, Array], tangents: tuple[Any, Array]
 ) -> tuple[Estimate, Estimate]:
-    # The gradient with respect to the params would be added up picture by picture.
+    # The gradient with respect to the params would be added up image by image.
     return jax.jvp(estimate, primals, tangents)
 
 
 def _check_pixels(pixels: Array, config: DepthAnythingConfig) -> tuple[int, int]:
     channels, patch = config.backbone_config.num_channels, config.patch_size
     expected = f"float [batch, height, width, {channels}], with height and width multiples of {patch}"
-    hint = "dajax.DepthImageProcessor makes pictures fit"
+    hint = "dajax.DepthImageProcessor makes images fit"
     if pixels.ndim != 4 or pixels.shape[-1] != channels:
         raise ImageError(f"pixels must be {expected}, got shape {pixels.shape}; {hint}")
     if not jnp.issubdtype(pixels.dtype, jnp.floating):

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dajax.config import Dinov2Config
+from dajax.model.attention import Attention
+from dajax.model.layers import Dense, gelu, product
+from dajax.model.parameters import parameter
+from dajax.model.precision import wide
 from dajax.resample import cubic_matrix
-
-from .attention import Attention
-from .layers import Dense, gelu, product
-from .parameters import parameter
-from .precision import wide
 
 
 class PatchEmbeddings(nn.Module):
@@ -38,7 +37,7 @@ class PatchEmbeddings(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Patches, a class token, and position embeddings resampled to the picture's grid."""
+    """Patches, a class token, and position embeddings resampled to the image's grid."""
 
     config: Dinov2Config
     dtype: jnp.dtype

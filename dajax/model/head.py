@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dajax.config import DepthAnythingConfig
-
-from .layers import Conv3x3, Dense, Weights, convolve, project
-from .neck import FusedMaps
-from .precision import wide
-from .resize import resize_and_apply
+from dajax.model.layers import Conv3x3, Dense, Weights, convolve, project
+from dajax.model.neck import FusedMaps
+from dajax.model.precision import wide
+from dajax.model.resize import resize_and_apply
 
 
 class Head(nn.Module):
-    """Three convolutions with an enlargement before the first and, to the picture's size, before the second."""
+    """Three convolutions with an enlargement before the first and, to the image's size, before the second."""
 
     config: DepthAnythingConfig
     dtype: jnp.dtype

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .parameters import parameter
-from .platform import product_dtype
-from .precision import product_precision, wide
+from dajax.model.parameters import parameter
+from dajax.model.platform import product_dtype
+from dajax.model.precision import product_precision, wide
 
 
 def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:

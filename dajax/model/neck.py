@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dajax.config import DepthAnythingConfig
-
-from .layers import Conv3x3, Dense, product
-from .parameters import parameter
-from .resize import resize_align_corners
+from dajax.model.layers import Conv3x3, Dense, product
+from dajax.model.parameters import parameter
+from dajax.model.resize import resize_align_corners
 
 
 class BlockUpsample(nn.Module):

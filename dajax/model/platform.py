@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .precision import wide
+from dajax.model.precision import wide
 
 # What jax's call of cuDNN takes: https://docs.jax.dev/en/latest/_autosummary/jax.nn.dot_product_attention.html
 _FUSED_ATTENTION_CAPABILITY = (8, 0)

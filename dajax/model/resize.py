@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dajax.model.platform import target_platform
+from dajax.model.precision import product_precision, wide
 from dajax.resample import linear_matrix, linear_taps
-
-from .platform import target_platform
-from .precision import product_precision, wide
 
 # Strips of so many bytes stay in a processor's cache while they are worked on, but each has at least so many rows: two
 # more are computed at its edges.
@@ -74,7 +73,7 @@ def resize_and_apply(
 ) -> Float[Array, "batch h_out ..."]:
     """Return `function(resize_align_corners(maps_bhwc, size), weights, row_padding=1)`.
 
-    On a CPU picture by picture and in strips of rows, so that resized maps never leave the cache. They are the largest
+    On a CPU image by image and in strips of rows, so that resized maps never leave the cache. They are the largest
     there are: beyond 32 MiB, memory for them comes from the system with every call, page by page, which costs as much
     as the convolution.
 
@@ -90,10 +89,10 @@ def resize_and_apply(
         return _whole(function, size, maps_bhwc, weights)
     strips = math.ceil(size[0] / rows)
     rows = math.ceil(size[0] / strips)
-    # The last strip ends with the picture: it repeats rows of the one before.
+    # The last strip ends with the image: it repeats rows of the one before.
     starts = np.minimum(np.arange(strips) * rows, size[0] - rows)
 
-    def one_picture(maps_hwc: Array) -> Array:
+    def one_image(maps_hwc: Array) -> Array:
         def one_strip(taps: tuple[Array, ...]) -> Array:
             low, high, low_weight, high_weight = taps
             strip_hwc = _weighted(maps_hwc, low, low_weight) + _weighted(maps_hwc, high, high_weight)
@@ -111,8 +110,8 @@ def resize_and_apply(
         return jax.lax.scan(put, start, (jnp.asarray(starts), taps))[0]
 
     if maps_bhwc.shape[0] == 1:
-        return one_picture(maps_bhwc[0])[None]
-    return jax.lax.map(one_picture, maps_bhwc)
+        return one_image(maps_bhwc[0])[None]
+    return jax.lax.map(one_image, maps_bhwc)
 
 
 @resize_and_apply.defjvp
@@ -132,7 +131,7 @@ def _weighted(maps_hwc: Array, index: Array, weight: Array) -> Array:
 
 
 def _strips(maps_hwc: Array, height: int, starts: np.ndarray, rows: int) -> tuple[Array, ...]:
-    """Return the taps of each strip's rows, and of the ones above and below: of weight 0 beyond the picture."""
+    """Return the taps of each strip's rows, and of the ones above and below: of weight 0 beyond the image."""
     low, high, fraction = linear_taps(maps_hwc.shape[0], height)
     wanted = starts[:, None] + np.arange(-1, rows + 1)
     inside = (wanted >= 0) & (wanted < height)

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dajax.images.processor import IMAGENET_MEAN, IMAGENET_STD
-
-from .data.synthetic import Rendered, degrade, scenes
-from .settings import DataSettings
+from dajax.preprocessing.processor import IMAGENET_MEAN, IMAGENET_STD
+from dajax.training.data.synthetic import Rendered, degrade, scenes
+from dajax.training.train_settings import DataSettings
 
 # Scenes that are validated on, whatever the seed of those that are trained on.
 HELD_OUT_SEED = 2**31 - 1
@@ -26,7 +25,7 @@ class SceneBatches:
     Args:
         settings: which scenes, and how many at a time.
         is_metric: labels are metres, where there is depth; otherwise inverse depth, and 0 for the sky.
-        rows: which pictures of each batch to make, where several processes share it; None: all.
+        rows: which images of each batch to make, where several processes share it; None: all.
     """
 
     def __init__(self, settings: DataSettings, *, is_metric: bool, rows: np.ndarray | None = None) -> None:
@@ -43,7 +42,7 @@ class SceneBatches:
         images, depths = self._scenes([self._number(number * batch_size + int(i)) for i in self._rows])
         rng = np.random.default_rng([settings.seed, number])
         mirrored = rng.random(batch_size) < 0.5 if settings.flip else np.zeros(batch_size, bool)
-        # Drawn for the whole batch: a picture is the same, whichever process makes it.
+        # Drawn for the whole batch: an image is the same, whichever process makes it.
         keys = jax.random.split(jax.random.key(int(rng.integers(2**31)) if settings.degrade else 0), batch_size)
         return _batch(
             images,
@@ -65,7 +64,7 @@ class SceneBatches:
         return int(self._order[1][place])
 
     def _scenes(self, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return pictures and depths."""
+        """Return images and depths."""
         if not self._settings.count:
             taken = self._render(numbers)
             return np.asarray(taken.image), np.asarray(taken.depth)
@@ -109,6 +108,6 @@ def labels(depth: jax.Array | np.ndarray, *, is_metric: bool) -> dict[str, jax.A
 
 
 def normalise(images: jax.Array | np.ndarray) -> jax.Array:
-    """Return uint8 pictures [batch, height, width, 3] as the network takes them."""
+    """Return uint8 images [batch, height, width, 3] as the network takes them."""
     mean, std = (jnp.asarray(values, jnp.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std

@@ -16,10 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dajax.errors import JobError
-
-from .checkpoints import Checkpoints
-from .log import CsvLog, NoLog
-from .step import TrainState
+from dajax.training.log import CsvLog, NoLog
+from dajax.training.run_checkpoints import Checkpoints
+from dajax.training.step import TrainState
 
 Batch = Mapping[str, Any]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]

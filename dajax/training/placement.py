@@ -15,11 +15,11 @@ class Placement:
     """All devices there are, as one mesh with the axis "data".
 
     Args:
-        batch_size: pictures in a batch, on all devices together.
+        batch_size: images in a batch, on all devices together.
 
     Attributes:
         whole: the sharding of what is whole on each device.
-        rows: which pictures of a batch this process makes, in the order of its devices.
+        rows: which images of a batch this process makes, in the order of its devices.
 
     Raises:
         ConfigError: the devices cannot share a batch out evenly.

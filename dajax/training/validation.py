@@ -1,4 +1,4 @@
-"""What a model is worth on scenes that it was not trained on: scores, and pictures to look at."""
+"""What a model is worth on scenes that it was not trained on: scores, and images to look at."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import jax
 import numpy as np
 from PIL import Image
 
+from dajax.depth_maps.colormap import colorize
 from dajax.errors import ImageError, JobError
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
-from dajax.images.colormap import colorize
-from dajax.images.write import write_atomically
+from dajax.files import write_atomically
 from dajax.model.depth_anything import DepthAnything
-
-from .batches import held_out, normalise
-from .data.synthetic import MAX_DEPTH, Rendered
-from .placement import Placement
-from .settings import DataSettings
+from dajax.training.batches import held_out, normalise
+from dajax.training.data.synthetic import MAX_DEPTH, Rendered
+from dajax.training.placement import Placement
+from dajax.training.train_settings import DataSettings
 
 SHOWN = 8
 
 
 class Scores(NamedTuple):
-    """Means over pictures; relative maps are aligned to each by scale and shift in inverse depth.
+    """Means over images; relative maps are aligned to each by scale and shift in inverse depth.
 
     Attributes:
         abs_rel: mean of |p - t| / t.
@@ -39,7 +38,7 @@ class Scores(NamedTuple):
 
 
 class Validation:
-    """Scores params on held-out scenes, which are rendered once; draws pictures/.
+    """Scores params on held-out scenes, which are rendered once; draws images/.
 
     Of several processes, each predicts its share and has all scores; the first one draws.
     """
@@ -58,7 +57,7 @@ class Validation:
         return depth
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
-        """Return the fields of `Scores`, and draw the pictures, of params after `step` steps."""
+        """Return the fields of `Scores`, and draw the images, of params after `step` steps."""
         if self._taken is None:
             self._taken = held_out(self._settings)
         images, depths = np.asarray(self._taken.image), np.asarray(self._taken.depth)
@@ -67,7 +66,7 @@ class Validation:
         found = scores(maps, depths, is_metric=is_metric)
         if jax.process_index() > 0:
             return found._asdict()
-        folder = self._output / "pictures"
+        folder = self._output / "images"
         folder.mkdir(parents=True, exist_ok=True)
         shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
         try:
@@ -103,7 +102,7 @@ def scores(maps: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> Scores:
 
 
 def grid(images: np.ndarray, depths: np.ndarray, maps: np.ndarray, *, is_metric: bool) -> np.ndarray:
-    """Return one picture [height, width, 3] with a column for each scene: photo, truth and prediction; near is red."""
+    """Return one image [height, width, 3] with a column for each scene: image, truth and prediction; near is red."""
     columns = []
     for image, depth, predicted in zip(images, depths, maps, strict=True):
         valid = depth > 0

@@ -1,1 +1,1 @@
-"""Clips: frames with their exact times in, steady depth out."""
+"""Videos: frames with their exact times in, steady depth out."""

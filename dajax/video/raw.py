@@ -1,4 +1,4 @@
-"""Raw depth of clips, in 16-bit FFV1 or as numpy's .npz: written, and read again."""
+"""Raw depth of videos, in 16-bit FFV1 or as numpy's .npz: written, and read again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from dajax.errors import ImageError
-
-from .reading import Frame, import_av
-from .writing import Whole, faults, partial_name, url_of
+from dajax.video.reading import Frame, import_av
+from dajax.video.writing import Whole, faults, partial_name, url_of
 
 _LEVELS = 65535
 
@@ -42,7 +41,7 @@ class RawWriter(ABC):
 class Ffv1Writer(RawWriter):
     """16-bit FFV1 in Matroska, and a .json beside it: times, and what the 65,536 steps stand for.
 
-    depth = step * level + offset. Step and offset hold for the clip; where a map leaves their range they become others
+    depth = step * level + offset. Step and offset hold for the video; where a map leaves their range they become others
     from that frame on, so that no value is cut off.
 
     Args:
@@ -76,10 +75,10 @@ class Ffv1Writer(RawWriter):
             self._scales.append({"frame": self._count, "step": (hi - lo) / _LEVELS or 1.0, "offset": lo})
         scale = self._scales[-1]
         levels = np.rint((depth.astype(np.float64) - scale["offset"]) / scale["step"])
-        picture = av.VideoFrame.from_ndarray(np.clip(levels, 0, _LEVELS).astype(np.uint16), format="gray16le")
-        picture.pts, picture.time_base = frame.pts, frame.time_base
+        image = av.VideoFrame.from_ndarray(np.clip(levels, 0, _LEVELS).astype(np.uint16), format="gray16le")
+        image.pts, image.time_base = frame.pts, frame.time_base
         with faults(self._file):
-            for packet in self._stream.encode(picture):
+            for packet in self._stream.encode(image):
                 self._container.mux(packet)
             self._times.write(f"{frame.pts}\n")
         self._count += 1
@@ -116,7 +115,7 @@ class Ffv1Writer(RawWriter):
         times = self._index.temporary.read_text(encoding="ascii").split()
         index["pts"] = [int(time) for time in times]
         self._index.temporary.write_text(json.dumps(index, indent=None) + "\n", encoding="ascii")
-        # Never a new clip beside the index of an old one.
+        # Never a new video beside the index of an old one.
         (partial_name(self._index.path) if partial else self._index.path).unlink(missing_ok=True)
         return [self._file.keep(partial=partial), self._index.keep(partial=partial)]
 
@@ -201,7 +200,7 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what the .json beside a raw clip says: kind, units, model, time_base, pts, scales and so on.
+    """Return what the .json beside a raw video says: kind, units, model, time_base, pts, scales and so on.
 
     Raises:
         ImageError: it is not there, or another one.

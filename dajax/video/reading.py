@@ -1,4 +1,4 @@
-"""Frames of a clip or a camera, upright, each with its exact time. By PyAV (FFmpeg's libraries)."""
+"""Frames of a video or a camera, upright, each with its exact time. By PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dajax.images.urls import is_url
 from dajax.limits import MAX_PIXELS
 
 # Containers that hold frames. Playlists and lists of files (hls, dash, concat, image sequences) open other files, and
-# whoever names a clip did not mean those.
+# whoever names a video did not mean those.
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,nut,asf,mxf,yuv4mpegpipe,mjpeg,h264,hevc,ivf"
 )
@@ -49,9 +49,9 @@ class Frame:
 
 
 class VideoReader:
-    """Reads the frames of a clip, in order, one at a time.
+    """Reads the frames of a video, in order, one at a time.
 
-    Counts and lengths that files state are not relied upon. Where a clip breaks off or changes its size, the iteration
+    Counts and lengths that files state are not relied upon. Where a video breaks off or changes its size, the iteration
     ends there and `problem` says why; damaged frames are passed over as players do, and counted there.
 
     Args:
@@ -66,10 +66,10 @@ class VideoReader:
         is_live: it is a camera.
         audio: the first audio stream, or None.
         count: frames that were read so far.
-        problem: after the last frame: what the clip lacks; empty if nothing.
+        problem: after the last frame: what the video lacks; empty if nothing.
 
     Raises:
-        ImageError: the file cannot be read as a clip, or has no frames.
+        ImageError: the file cannot be read as a video, or has no frames.
         ConfigError: PyAV is not installed.
     """
 
@@ -82,7 +82,7 @@ class VideoReader:
         self.problem = ""
         self._on_audio = on_audio
         if is_url(source):
-            raise ImageError(f"{self._name}: clips are not read from addresses; download it first")
+            raise ImageError(f"{self._name}: videos are not read from addresses; download it first")
         if not camera and not os.path.isfile(source):
             reason = "is not a file" if os.path.exists(source) else "does not exist"
             raise ImageError(f"{self._name} {reason}")
@@ -94,7 +94,7 @@ class VideoReader:
                 # Opened here, as "webcam:0" or "-i" may be the name of a file, and FFmpeg knows many prefixes.
                 self._container = av.open(f"file:{os.path.abspath(source)}", options=dict(_OPTIONS))
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise ImageError(f"{self._name}: cannot be opened as a clip ({_said(error)})") from error
+            raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
         try:
             self._start(av)
         except BaseException:
@@ -103,7 +103,7 @@ class VideoReader:
 
     def _start(self, av: Any) -> None:
         streams = self._container.streams
-        # Covers of songs are video streams of one picture.
+        # Covers of songs are video streams of one image.
         videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not videos:
             raise ImageError(f"{self._name}: has no video")
@@ -142,7 +142,7 @@ class VideoReader:
         return frame
 
     def samples(self, count: int) -> list[Frame]:
-        """Return frames that are spread over the clip, without moving this reader; fewer where it cannot be searched.
+        """Return frames that are spread over the video, without moving this reader; fewer where it cannot be searched.
 
         A camera has none: what it will see is not known.
         """
@@ -248,7 +248,7 @@ def import_av() -> Any:
         import av.error
         import av.stream
     except ImportError as error:
-        raise ConfigError('clips need PyAV: pip install "dajax[video]"') from error
+        raise ConfigError('videos need PyAV: pip install "dajax[video]"') from error
     return av
 
 

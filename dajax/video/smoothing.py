@@ -2,8 +2,8 @@
 
 Such depth flickers for two reasons. Each frame has a scale and a shift of its own: these are fitted to those of its
 neighbours, over windows that overlap. And each pixel has an error of its own: it is averaged along the motion of the
-picture, forward and backward in time, wherever the picture shows that it is the same thing. Nothing is integrated over
-the clip, so nothing drifts: where the camera approaches a wall, the wall still comes nearer.
+image, forward and backward in time, wherever the image shows that it is the same thing. Nothing is integrated over
+the video, so nothing drifts: where the camera approaches a wall, the wall still comes nearer.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class Smoother:
         self._forward: tuple[np.ndarray, np.ndarray] | None = None  # mean and weight of the last frame that left
         self._last: _Held | None = None
 
-    def push(self, depth: np.ndarray, photo: np.ndarray) -> list[np.ndarray]:
+    def push(self, depth: np.ndarray, image: np.ndarray) -> list[np.ndarray]:
         """Take the next frame; return those that are finished.
 
         Args:
             depth: float32 [height, width].
-            photo: uint8 [photo_height, photo_width, 3], what it was made of, of any size.
+            image: uint8 [image_height, image_width, 3], what it was made of, of any size.
         """
-        guide = self._guide(photo)
+        guide = self._guide(image)
         before, shot = None, 0
         if self._last is not None:
             step = self._step(guide, self._last.guide, depth.shape)
@@ -86,7 +86,7 @@ class Smoother:
         return self._leave(_BLOCK) if len(self._held) == _BLOCK + _AHEAD else []
 
     def flush(self) -> list[np.ndarray]:
-        """Return the frames that are left; what is pushed afterwards belongs to another clip."""
+        """Return the frames that are left; what is pushed afterwards belongs to another video."""
         rest = self._leave(len(self._held)) if self._held else []
         self._past, self._forward, self._last = [], None, None
         return rest
@@ -170,18 +170,18 @@ class Smoother:
         y = motion[..., 1] + np.arange(height, dtype=np.float32)[:, None]
         return self._cv.remap(array, x, y, self._cv.INTER_LINEAR, borderMode=self._cv.BORDER_REPLICATE)
 
-    def _guide(self, photo: np.ndarray) -> np.ndarray:
-        scale = _MOTION_SIDE / max(photo.shape[:2])
-        size = tuple(max(round(side * scale), 16) for side in (photo.shape[1], photo.shape[0]))
+    def _guide(self, image: np.ndarray) -> np.ndarray:
+        scale = _MOTION_SIDE / max(image.shape[:2])
+        size = tuple(max(round(side * scale), 16) for side in (image.shape[1], image.shape[0]))
         method = self._cv.INTER_AREA if scale < 1 else self._cv.INTER_CUBIC
-        return self._cv.resize(photo, size, interpolation=method)
+        return self._cv.resize(image, size, interpolation=method)
 
 
 def smoothed(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
-    """Yield the steadied maps of an iterable of pairs (depth, photo), see `Smoother`."""
+    """Yield the steadied maps of an iterable of pairs (depth, image), see `Smoother`."""
     smoother = Smoother(kind)
-    for depth, photo in frames:
-        yield from smoother.push(depth, photo)
+    for depth, image in frames:
+        yield from smoother.push(depth, image)
     yield from smoother.flush()
 
 

@@ -1,4 +1,4 @@
-"""Clips of coloured depth, by PyAV.
+"""Videos of coloured depth, by PyAV.
 
 Everything is written under another name and moved to its own when it is whole; what broke off is kept under a name that
 says so.
@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from dajax.errors import ConfigError, ImageError
-
-from .reading import import_av
+from dajax.video.reading import import_av
 
 # Codec and pixel format by container.
 _CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
@@ -54,8 +53,8 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-class ClipWriter:
-    """Writes a clip of colour frames, each at the time of the frame that it was made of.
+class VideoWriter:
+    """Writes a video of colour frames, each at the time of the frame that it was made of.
 
     Args:
         path: a .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM count milliseconds.
@@ -80,7 +79,7 @@ class ClipWriter:
     ) -> None:
         av = import_av()
         path = Path(path)
-        check_clip_name(path)
+        check_video_name(path)
         self._file = Whole(path)
         self._odd = (size[0] % 2, size[1] % 2)
         self._failed = ""
@@ -181,7 +180,7 @@ def faults(file: Whole) -> Iterator[None]:
         raise ImageError(f"{str(file.path)!r}: cannot be written ({error.strerror or error})") from error
 
 
-def check_clip_name(path: Path) -> None:
-    """Raise ConfigError where a clip of colours cannot have this name."""
+def check_video_name(path: Path) -> None:
+    """Raise ConfigError where a video of colours cannot have this name."""
     if path.suffix.lower() not in _CODECS:
-        raise ConfigError(f"{str(path)!r}: clips are written as {', '.join(_CODECS)}")
+        raise ConfigError(f"{str(path)!r}: videos are written as {', '.join(_CODECS)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from .report import raise_problems
+from dajax.weights.report import raise_problems
 
 # What DistributedDataParallel and Lightning (or a class around the model) put before every name.
 _WRAPPERS = ("module.", "model.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .safetensors_io import SafetensorsFile, open_regular
-from .torch_file import TorchFile
+from dajax.weights.safetensors_io import SafetensorsFile, open_regular
+from dajax.weights.torch_files.torch_file import TorchFile
 
 # A zip archive, or a pickle of protocol 2 to 5: what torch.save writes now, and what it wrote before 1.6.
 _TORCH_STARTS = (b"PK\x03\x04", b"PK\x05\x06", *(bytes([0x80, protocol]) for protocol in range(2, 6)))

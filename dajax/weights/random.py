@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from dajax.config import DepthAnythingConfig
-
-from .shapes import Shape, parameter_shapes
-from .tree import nest
+from dajax.weights.shapes import Shape, parameter_shapes
+from dajax.weights.tree import nest
 
 
 def random_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
@@ -45,8 +44,7 @@ def _draw(path: str, shape: Shape, seed: int) -> np.ndarray:
 
 def _main() -> None:
     from dajax.model.depth_anything import DepthAnything
-
-    from .save import save
+    from dajax.weights.saving import save
 
     size, folder = sys.argv[1:]
     config = DepthAnythingConfig.from_pretrained(size)

@@ -20,9 +20,8 @@ import numpy as np
 
 from dajax import limits
 from dajax.errors import WeightsError, shown
-from dajax.validation import no_repeats
-
-from .layout import contiguous
+from dajax.json_fields import no_repeats
+from dajax.weights.layout import contiguous
 
 # In the order of the format's own enumeration, which decides the order of tensors in a file.
 FLOAT_DTYPES: dict[str, np.dtype] = {

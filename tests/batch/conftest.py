@@ -1,27 +1,27 @@
-"""Pictures, two jobs that nothing befell, and an S3-shaped server on loopback."""
+"""Images, two jobs that nothing befell, and an S3-shaped server on loopback."""
 
 import os
 
 import pytest
-from batch_jobs import do, make_pictures
+from batch_jobs import do, make_images
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory):
+def undisturbed(images, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
-    do(pictures, output)
+    do(images, output)
     return output
 
 
 @pytest.fixture(scope="module")
-def sharded(pictures, tmp_path_factory):
+def sharded(images, tmp_path_factory):
     output = tmp_path_factory.mktemp("sharded")
-    do(pictures, output, shards=4)
+    do(images, output, shards=4)
     return output
 
 

@@ -8,18 +8,18 @@ import threading
 import fsspec
 import numpy as np
 import pytest
-from batch_jobs import BAD, FORMATS, GOOD, PlainEstimator, assert_same_job, do, leftovers, make_pictures, outputs, rows
+from batch_jobs import BAD, FORMATS, GOOD, PlainEstimator, assert_same_job, do, leftovers, make_images, outputs, rows
 from PIL import Image
 
 from dajax.batch.engine import run_batch
+from dajax.batch.job_plan import plan_batch
+from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import read_manifest, read_rejects
-from dajax.batch.plan import plan_batch
-from dajax.batch.settings import BatchSettings
-from dajax.batch.verify import verify
+from dajax.batch.verification import verify
+from dajax.depth_maps.write import read_png16
 from dajax.errors import ConfigError, DajaxError, JobError
-from dajax.images.buckets import Buckets
 from dajax.images.read import read_image
-from dajax.images.write import read_png16
+from dajax.preprocessing.buckets import Buckets
 
 
 def size_of(path):
@@ -27,7 +27,7 @@ def size_of(path):
         return image.size
 
 
-def test_every_item_is_accounted_for(pictures, undisturbed):
+def test_every_item_is_accounted_for(images, undisturbed):
     found = read_manifest(undisturbed)
     assert len(found) == GOOD + BAD
     assert set(outputs(undisturbed)) == {name for row in found.values() for name in row.output}
@@ -41,16 +41,16 @@ def test_every_item_is_accounted_for(pictures, undisturbed):
         assert row.status == "done"
         assert row.output == [key[:-4] + "_depth.npy", key[:-4] + "_depth.png"]
         assert row.sha256 == [outputs(undisturbed)[name] for name in row.output]
-        taken = Buckets(estimator.processor, None).process(read_image(pictures / key))
+        taken = Buckets(estimator.processor, None).process(read_image(images / key))
         expected = estimator.processor.post_process_depth_estimation(taken.pixels.mean(-1)[None], [taken.source_size])
         depth = np.load(undisturbed / row.output[0])
         np.testing.assert_array_equal(depth, expected[0]["predicted_depth"])
-        assert row.shape == list(depth.shape) == list(size_of(pictures / key)[::-1])
+        assert row.shape == list(depth.shape) == list(size_of(images / key)[::-1])
 
 
-def test_a_second_run_has_nothing_to_do(pictures, undisturbed, tmp_path):
+def test_a_second_run_has_nothing_to_do(images, undisturbed, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*_depth*")}
-    report = do(pictures, undisturbed)
+    report = do(images, undisturbed)
     assert (report.done, report.rejected, report.earlier, report.items) == (0, 0, GOOD + BAD, GOOD + BAD)
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*_depth*")} == before
 
@@ -70,24 +70,24 @@ def test_a_second_run_has_nothing_to_do(pictures, undisturbed, tmp_path):
         ({"colormap": "turbo"}, "colormap"),
     ],
 )
-def test_other_parameters_are_refused(pictures, undisturbed, change, said):
+def test_other_parameters_are_refused(images, undisturbed, change, said):
     with pytest.raises(JobError, match=f"begun with other parameters: {said}"):
-        do(pictures, undisturbed, **change)
+        do(images, undisturbed, **change)
 
 
-def test_other_weights_and_another_source_are_refused(pictures, undisturbed, tmp_path):
+def test_other_weights_and_another_source_are_refused(images, undisturbed, tmp_path):
     with pytest.raises(JobError, match="weights was"):
-        do(pictures, undisturbed, PlainEstimator(2.0))
+        do(images, undisturbed, PlainEstimator(2.0))
     with pytest.raises(JobError, match="source was"):
-        do(f"{pictures}/*/*", undisturbed)
+        do(f"{images}/*/*", undisturbed)
 
 
-def test_what_does_not_change_outputs_may_differ(pictures, undisturbed):
-    do(pictures, undisturbed, workers=1, max_rejects=100, decode_timeout=5.0)
+def test_what_does_not_change_outputs_may_differ(images, undisturbed):
+    do(images, undisturbed, workers=1, max_rejects=100, decode_timeout=5.0)
 
 
-def test_all_formats(pictures, tmp_path):
-    do(pictures, tmp_path, formats=("npy", "npz", "png16", "tiff", "color"))
+def test_all_formats(images, tmp_path):
+    do(images, tmp_path, formats=("npy", "npz", "png16", "tiff", "color"))
     row = next(row for row in read_manifest(tmp_path).values() if row.status == "done")
     exact = np.load(tmp_path / row.output[0])
     with np.load(tmp_path / row.output[1]) as stored:
@@ -102,8 +102,8 @@ def test_all_formats(pictures, tmp_path):
     assert size_of(tmp_path / row.output[4]) == exact.shape[::-1]
 
 
-def test_float16_and_model_size(pictures, tmp_path):
-    do(pictures, tmp_path, formats=("npy",), values="float16", size="model")
+def test_float16_and_model_size(images, tmp_path):
+    do(images, tmp_path, formats=("npy",), values="float16", size="model")
     for row in read_manifest(tmp_path).values():
         if row.status == "done":
             depth = np.load(tmp_path / row.output[0])
@@ -111,22 +111,22 @@ def test_float16_and_model_size(pictures, tmp_path):
             assert min(depth.shape) == 28
 
 
-def test_values_that_do_not_fit_are_rejected_not_saved(pictures, tmp_path):
-    do(pictures, tmp_path, PlainEstimator(1e7), formats=("npy",), values="float16")
+def test_values_that_do_not_fit_are_rejected_not_saved(images, tmp_path):
+    do(images, tmp_path, PlainEstimator(1e7), formats=("npy",), values="float16")
     reasons = {row.reason for row in read_rejects(tmp_path) if "bad" not in row.key}
     assert all("does not fit into float16" in reason for reason in reasons)
     assert not outputs(tmp_path)
     other = tmp_path / "not finite"
-    do(pictures, other, PlainEstimator(np.nan))
+    do(images, other, PlainEstimator(np.nan))
     assert not outputs(other)
     assert len(read_rejects(other)) == GOOD + BAD
 
 
 @pytest.mark.parametrize("shards", [1, 4, 100])
-def test_tar_shards(pictures, tmp_path, shards):
+def test_tar_shards(images, tmp_path, shards):
     import tarfile
 
-    do(pictures, tmp_path, shards=shards)
+    do(images, tmp_path, shards=shards)
     found = {}
     for name in sorted(outputs(tmp_path)):
         with tarfile.open(tmp_path / name) as archive:
@@ -140,16 +140,16 @@ def test_tar_shards(pictures, tmp_path, shards):
         row = read_manifest(tmp_path)[json.loads(sample["json"])["key"]]
         assert row.status == "done"
     assert len(outputs(tmp_path)) == -(-(GOOD + BAD) // shards)
-    report = do(pictures, tmp_path, shards=shards)
+    report = do(images, tmp_path, shards=shards)
     assert report.earlier == GOOD + BAD
 
 
-def test_parquet_shards(pictures, tmp_path):
+def test_parquet_shards(images, tmp_path):
     import io
 
     import pyarrow.parquet as pq
 
-    do(pictures, tmp_path, shards=4, shard_format="parquet")
+    do(images, tmp_path, shards=4, shard_format="parquet")
     kept = [row for row in rows(tmp_path) if row.status == "done"]
     table = pq.read_table(tmp_path).to_pylist()
     assert [row["key"] for row in table] == [row.key for row in kept]
@@ -158,33 +158,33 @@ def test_parquet_shards(pictures, tmp_path):
         assert depth.shape == (row["height"], row["width"])
 
 
-def test_shards_need_the_same_items(pictures, tmp_path):
+def test_shards_need_the_same_items(images, tmp_path):
     import shutil
 
-    source = tmp_path / "pictures"
-    shutil.copytree(pictures, source)
+    source = tmp_path / "images"
+    shutil.copytree(images, source)
     do(source, tmp_path / "out", shards=4)
-    shutil.copy(source / "set0" / "photo 0.jpg", source / "new.jpg")
+    shutil.copy(source / "set0" / "image 0.jpg", source / "new.jpg")
     with pytest.raises(JobError, match="has not the items that it had"):
         do(source, tmp_path / "out", shards=4)
 
 
-def test_new_pictures_are_done_and_old_ones_keep_their_names(tmp_path):
-    source, output = tmp_path / "pictures", tmp_path / "out"
-    make_pictures(source, good=2, bad=0)
+def test_new_images_are_done_and_old_ones_keep_their_names(tmp_path):
+    source, output = tmp_path / "images", tmp_path / "out"
+    make_images(source, good=2, bad=0)
     do(source, output)
     before = outputs(output)
-    # Its name without suffix is that of a picture which is done.
-    Image.new("RGB", (40, 40)).save(source / "set0" / "photo 0.png")
+    # Its name without suffix is that of an image which is done.
+    Image.new("RGB", (40, 40)).save(source / "set0" / "image 0.png")
     report = do(source, output)
     assert (report.earlier, report.done) == (2, 1)
     assert before.items() <= outputs(output).items()
-    assert set(outputs(output)) - set(before) == {"set0/photo 0.png_depth.npy", "set0/photo 0.png_depth.png"}
+    assert set(outputs(output)) - set(before) == {"set0/image 0.png_depth.npy", "set0/image 0.png_depth.png"}
 
 
 def test_rejects_are_tried_again_if_asked(tmp_path):
-    source, output = tmp_path / "pictures", tmp_path / "out"
-    make_pictures(source, good=2, bad=1)
+    source, output = tmp_path / "images", tmp_path / "out"
+    make_images(source, good=2, bad=1)
     do(source, output)
     Image.new("RGB", (40, 40)).save(source / "set1" / "bad 0.jpg")
     assert do(source, output).done == 0
@@ -192,33 +192,33 @@ def test_rejects_are_tried_again_if_asked(tmp_path):
     assert not read_rejects(output)
 
 
-def test_max_rejects(pictures, tmp_path):
-    said = r"stopped: \d pictures had to be left out, and max_rejects is 0. The last: 'set1/bad"
+def test_max_rejects(images, tmp_path):
+    said = r"stopped: \d images had to be left out, and max_rejects is 0. The last: 'set1/bad"
     with pytest.raises(JobError, match=said):
-        do(pictures, tmp_path, max_rejects=0)
-    do(pictures, tmp_path, max_rejects=BAD)
+        do(images, tmp_path, max_rejects=0)
+    do(images, tmp_path, max_rejects=BAD)
 
 
-def test_a_picture_that_vanishes(tmp_path):
-    source = make_pictures(tmp_path / "pictures", good=6, bad=0)
+def test_a_image_that_vanishes(tmp_path):
+    source = make_images(tmp_path / "images", good=6, bad=0)
 
     class Removing(PlainEstimator):
-        def stream(self, pictures, **options):
-            for place, depth in enumerate(super().stream(pictures, **options)):
+        def stream(self, images, **options):
+            for place, depth in enumerate(super().stream(images, **options)):
                 if place == 0:
-                    (source / "set2" / "photo 5.png").unlink()
+                    (source / "set2" / "image 5.png").unlink()
                 yield depth
 
     do(source, tmp_path / "out", Removing(), workers=1, batch_size=1)
     (row,) = read_rejects(tmp_path / "out")
-    assert row.key == "set2/photo 5.png"
+    assert row.key == "set2/image 5.png"
     assert "no such file" in row.reason.lower()
 
 
 def test_names_of_all_kinds(tmp_path):
-    source, output = tmp_path / "pictures", tmp_path / "out"
+    source, output = tmp_path / "images", tmp_path / "out"
     source.mkdir()
-    picture = make_pictures(tmp_path / "one", good=1, bad=0) / "set0" / "photo 0.jpg"
+    image = make_images(tmp_path / "one", good=1, bad=0) / "set0" / "image 0.jpg"
     names = [
         b"-dash.jpg",
         b'quote".jpg',
@@ -230,7 +230,7 @@ def test_names_of_all_kinds(tmp_path):
         b"a.PNG",
     ]
     for name in names:
-        (source / os.fsdecode(name)).write_bytes(picture.read_bytes())
+        (source / os.fsdecode(name)).write_bytes(image.read_bytes())
     os.symlink(source / "nothing", source / "dangling.jpg")
     os.symlink("loop.jpg", source / "loop.jpg")
     os.mkfifo(source / "pipe.jpg")
@@ -243,20 +243,20 @@ def test_names_of_all_kinds(tmp_path):
 
 
 def test_an_output_that_cannot_be(tmp_path):
-    """A folder stands where a file should: this picture's fault."""
-    source = make_pictures(tmp_path / "pictures", good=3, bad=0)
+    """A folder stands where a file should: this image's fault."""
+    source = make_images(tmp_path / "images", good=3, bad=0)
     output = tmp_path / "out"
-    (output / "set0" / "photo 0_depth.png").mkdir(parents=True)
+    (output / "set0" / "image 0_depth.png").mkdir(parents=True)
     do(source, output)
     (row,) = read_rejects(output)
-    assert row.key == "set0/photo 0.jpg"
+    assert row.key == "set0/image 0.jpg"
     # All of its files or none.
-    assert not (output / "set0" / "photo 0_depth.npy").exists()
+    assert not (output / "set0" / "image 0_depth.npy").exists()
     assert len(outputs(output)) == 4
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_remote(pictures, undisturbed, request, kind):
+def test_remote(images, undisturbed, request, kind):
     system = fsspec.filesystem(kind)
     if kind == "memory":
         system.store.clear()
@@ -264,25 +264,25 @@ def test_remote(pictures, undisturbed, request, kind):
     else:
         out = request.getfixturevalue("s3") + "/out"
         # Sources, too.
-        system.put(f"{pictures}/", "bucket/photos/", recursive=True)
-        pictures = "s3://bucket/photos"
-    report = do(pictures, out)
+        system.put(f"{images}/", "bucket/images/", recursive=True)
+        images = "s3://bucket/images"
+    report = do(images, out)
     assert report.done == GOOD
     found = read_manifest(out)
     for row in found.values():
         for name, digest in zip(row.output, row.sha256, strict=True):
             assert digest == outputs(undisturbed)[name]
             assert system.isfile(f"{out}/{name}")
-    assert do(pictures, out).earlier == GOOD + BAD
+    assert do(images, out).earlier == GOOD + BAD
     system.rm_file(f"{out}/" + next(row for row in found.values() if row.output).output[0])
     assert len(verify(out).lost) == 1
-    assert do(pictures, out).done == 1
+    assert do(images, out).done == 1
 
 
-def test_verify(pictures, undisturbed, tmp_path):
+def test_verify(images, undisturbed, tmp_path):
     with pytest.raises(JobError, match="no job has written here"):
         verify(tmp_path)
-    do(pictures, tmp_path)
+    do(images, tmp_path)
     assert (verify(tmp_path).whole, verify(tmp_path).rejected, verify(tmp_path).lost) == (GOOD, BAD, {})
     first, second, *_ = [row for row in rows(tmp_path) if row.output]
     (tmp_path / first.output[0]).unlink()
@@ -293,28 +293,28 @@ def test_verify(pictures, undisturbed, tmp_path):
         first.key: f"{first.output[0]} is missing",
         second.key: f"{second.output[1]} has changed",
     }
-    assert do(pictures, tmp_path).done == 2
+    assert do(images, tmp_path).done == 2
     assert_same_job(tmp_path, undisturbed)
     assert verify(tmp_path).lost == {}
 
 
-def test_verify_shards(pictures, sharded, tmp_path):
-    do(pictures, tmp_path, shards=4)
+def test_verify_shards(images, sharded, tmp_path):
+    do(images, tmp_path, shards=4)
     assert verify(tmp_path).whole == GOOD
     (tmp_path / "depth-000001.tar").write_bytes(b"x")
     lost = verify(tmp_path).lost
     assert 1 <= len(lost) <= 4
     assert all("depth-000001.tar cannot be read" in reason for reason in lost.values())
-    do(pictures, tmp_path, shards=4)
+    do(images, tmp_path, shards=4)
     assert_same_job(tmp_path, sharded)
 
 
-def test_plan_writes_nothing(pictures, undisturbed, tmp_path):
+def test_plan_writes_nothing(images, undisturbed, tmp_path):
     output = tmp_path / "out"
-    plan = plan_batch(pictures, output, BatchSettings())
+    plan = plan_batch(images, output, BatchSettings())
     assert len(plan.left) == GOOD + BAD
     assert not output.exists()
-    assert plan_batch(pictures, undisturbed, BatchSettings()).left == []
+    assert plan_batch(images, undisturbed, BatchSettings()).left == []
 
 
 @pytest.mark.parametrize(
@@ -328,44 +328,44 @@ def test_plan_writes_nothing(pictures, undisturbed, tmp_path):
     ],
     ids=str,
 )  # fmt: skip
-def test_bad_settings_write_nothing(pictures, tmp_path, settings):
+def test_bad_settings_write_nothing(images, tmp_path, settings):
     with pytest.raises(DajaxError):
-        do(pictures, tmp_path / "out", **settings)
+        do(images, tmp_path / "out", **settings)
     assert not outputs(tmp_path)
 
 
-def test_output_and_source_apart(pictures):
-    for output in (pictures, pictures.parent):
+def test_output_and_source_apart(images):
+    for output in (images, images.parent):
         with pytest.raises(ConfigError, match="is or holds the source folder"):
-            do(pictures, output)
+            do(images, output)
 
 
 def test_output_inside_the_source(tmp_path):
-    source = make_pictures(tmp_path, good=2, bad=0)
+    source = make_images(tmp_path, good=2, bad=0)
     for _ in range(2):
         report = do(source, source / "depth")
         assert report.items == 2
 
 
-def test_asked_to_stop(pictures, undisturbed, tmp_path):
+def test_asked_to_stop(images, undisturbed, tmp_path):
     stop = threading.Event()
 
     class Stopping(PlainEstimator):
-        def stream(self, pictures, **options):
-            for place, depth in enumerate(super().stream(pictures, **options)):
+        def stream(self, images, **options):
+            for place, depth in enumerate(super().stream(images, **options)):
                 if place == 3:
                     stop.set()
                 yield depth
 
-    report = do(pictures, tmp_path, Stopping(), stop=stop)
+    report = do(images, tmp_path, Stopping(), stop=stop)
     assert report.interrupted
     assert 3 <= report.done < GOOD
     assert not leftovers(tmp_path)
-    do(pictures, tmp_path)
+    do(images, tmp_path)
     assert_same_job(tmp_path, undisturbed)
 
 
-def test_without_standard_error(pictures, tmp_path, monkeypatch):
+def test_without_standard_error(images, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    report = run_batch(PlainEstimator(), pictures, tmp_path, BatchSettings(formats=FORMATS, workers=2))
+    report = run_batch(PlainEstimator(), images, tmp_path, BatchSettings(formats=FORMATS, workers=2))
     assert report.done == GOOD

@@ -76,9 +76,9 @@ def faults(count):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
 @pytest.mark.parametrize("shards", [None, 4])
-def test_a_crash_at_any_step(pictures, undisturbed, sharded, tmp_path, counting, shards):
+def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, shards):
     """Before and after every open, write, fsync and rename, of outputs and manifest alike."""
-    do(pictures, tmp_path / "all", shards=shards)
+    do(images, tmp_path / "all", shards=shards)
     steps = [(n, when) for n in range(1, counting.seen + 1) for when in ("before", "after")]
     chosen = np.random.default_rng(0).permutation(len(steps))[: faults(10)]
     counting.action = lambda: os._exit(9)
@@ -86,21 +86,21 @@ def test_a_crash_at_any_step(pictures, undisturbed, sharded, tmp_path, counting,
     for number in chosen:
         output = tmp_path / str(number)
         counting.seen, counting.at = 0, steps[number]
-        status = in_a_fork(lambda output=output: do(pictures, output, shards=shards))
+        status = in_a_fork(lambda output=output: do(images, output, shards=shards))
         # How many rows are flushed together depends on the pace: a job may have a few steps less than the one counted.
         assert status in (9, 0)
         crashed += status == 9
         counting.at = (10**9, "before")
-        do(pictures, output, shards=shards)
+        do(images, output, shards=shards)
         assert_same_job(output, sharded if shards else undisturbed)
     assert crashed >= 0.9 * len(chosen)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
-def test_a_disk_that_fails(pictures, undisturbed, tmp_path, counting, number):
+def test_a_disk_that_fails(images, undisturbed, tmp_path, counting, number):
     full = number == errno.ENOSPC
     counting.names = ("_write",) if full else PRIMITIVES
-    do(pictures, tmp_path / "all")
+    do(images, tmp_path / "all")
     last = counting.seen
 
     def fail():
@@ -114,52 +114,52 @@ def test_a_disk_that_fails(pictures, undisturbed, tmp_path, counting, number):
         output = tmp_path / str(step)
         counting.seen, counting.at = 0, (int(step), "before")
         with pytest.raises(JobError, match=os.strerror(number)):
-            do(pictures, output)
+            do(images, output)
         # Nothing under a final name is cut off.
         whole = outputs(undisturbed)
         assert all(whole[name] == digest for name, digest in outputs(output).items())
         counting.at = (10**9, "before")
-        do(pictures, output)
+        do(images, output)
         assert_same_job(output, undisturbed)
 
 
-def start(pictures, output, **settings):
+def start(images, output, **settings):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from batch_jobs import PlainEstimator\n"
         "from dajax.batch.engine import run_batch\n"
-        "from dajax.batch.settings import BatchSettings\n"
+        "from dajax.batch.job_settings import BatchSettings\n"
         f"settings = BatchSettings(**{ {'formats': FORMATS, 'workers': 2} | settings!r})\n"
-        f"run_batch(PlainEstimator(), {str(pictures)!r}, {str(output)!r}, settings, progress=False)\n"
+        f"run_batch(PlainEstimator(), {str(images)!r}, {str(output)!r}, settings, progress=False)\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("shards", [None, 4])
-def test_killed_at_any_moment(pictures, undisturbed, sharded, tmp_path, shards):
+def test_killed_at_any_moment(images, undisturbed, sharded, tmp_path, shards):
     rng = np.random.default_rng(0)
-    with start(pictures, tmp_path / "timed", shards=shards) as process:
+    with start(images, tmp_path / "timed", shards=shards) as process:
         began = time.monotonic()
         assert process.wait() == 0
     whole = time.monotonic() - began
     for number in range(faults(5)):
         output = tmp_path / str(number)
-        with start(pictures, output, shards=shards) as process:
+        with start(images, output, shards=shards) as process:
             time.sleep(rng.uniform(0.2, 1) * whole)
             process.kill()
-        do(pictures, output, shards=shards)
+        do(images, output, shards=shards)
         assert_same_job(output, sharded if shards else undisturbed)
 
 
-def test_a_chain_of_kills(pictures, undisturbed, tmp_path):
+def test_a_chain_of_kills(images, undisturbed, tmp_path):
     rng = np.random.default_rng(1)
     for chain in range(max(faults(10) // 10, 1)):
         output = tmp_path / str(chain)
         for _ in range(10 if faults(10) > 10 else 4):
-            with start(pictures, output) as process:
+            with start(images, output) as process:
                 time.sleep(rng.uniform(0.2, 1.2))
                 process.send_signal(signal.SIGKILL)
-        do(pictures, output)
+        do(images, output)
         assert_same_job(output, undisturbed)
 
 
@@ -168,15 +168,15 @@ class Died(BaseException):
 
 
 @pytest.mark.parametrize("last", [0, 3, 6])
-def test_work_done_twice_is_bounded(pictures, tmp_path, last):
-    """At most what was in flight: counted as pictures that reach the network."""
+def test_work_done_twice_is_bounded(images, tmp_path, last):
+    """At most what was in flight: counted as images that reach the network."""
     seen = []
 
     class Dying(PlainEstimator):
         last = 10**9
 
-        def stream(self, pictures, **options):
-            for place, depth in enumerate(super().stream(pictures, **options)):
+        def stream(self, images, **options):
+            for place, depth in enumerate(super().stream(images, **options)):
                 seen.append(place)
                 yield depth
                 if place == self.last:
@@ -185,14 +185,14 @@ def test_work_done_twice_is_bounded(pictures, tmp_path, last):
     first = Dying()
     first.last = last
     with pytest.raises(Died):
-        do(pictures, tmp_path, first)
-    do(pictures, tmp_path, Dying())
+        do(images, tmp_path, first)
+    do(images, tmp_path, Dying())
     assert GOOD <= len(seen) <= GOOD + last + 1
 
 
 def test_a_row_of_rejects_stops_at_max_rejects(tmp_path):
-    """As when the disk with the pictures goes away: not after all of them."""
-    folder = tmp_path / "pictures"
+    """As when the disk with the images goes away: not after all of them."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(400):
         (folder / f"{i:03}.jpg").write_bytes(b"")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_jobs import PlainEstimator, make_pictures, outputs, rows
+from batch_jobs import PlainEstimator, make_images, outputs, rows
 
 from dajax.batch.engine import run_batch
-from dajax.batch.settings import BatchSettings
+from dajax.batch.job_settings import BatchSettings
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,8 @@ class Watched(PlainEstimator):
         super().__init__()
         self.every, self.memory, self.files = every, [], []
 
-    def stream(self, pictures, **options):
-        for place, depth in enumerate(super().stream(pictures, **options)):
+    def stream(self, images, **options):
+        for place, depth in enumerate(super().stream(images, **options)):
             if place % self.every == 0:
                 self.memory.append((place, resident()))
                 self.files.append(len(os.listdir("/proc/self/fd")))
@@ -36,19 +36,19 @@ class Watched(PlainEstimator):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc: run it on Linux")
 def test_memory_and_files_stay_what_they_are(tmp_path):
-    """20,000 pictures: less than 1 kB each, and no file left open."""
-    picture = make_pictures(tmp_path / "one", good=1, bad=0) / "set0" / "photo 0.jpg"
-    source = tmp_path / "pictures"
+    """20,000 images: less than 1 kB each, and no file left open."""
+    image = make_images(tmp_path / "one", good=1, bad=0) / "set0" / "image 0.jpg"
+    source = tmp_path / "images"
     for i in range(20_000):
         path = source / f"{i // 1000}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(picture, path)
+        os.link(image, path)
     estimator = Watched(every=500)
     report = run_batch(estimator, source, tmp_path / "out", BatchSettings(workers=2), progress=False)
     assert report.done == 20_000
     places, memory = np.array(estimator.memory[4:], np.float64).T
     slope = np.polyfit(places, memory, 1)[0]
-    print(f"{slope:.0f} bytes a picture, {set(estimator.files[4:])} open files, {20_000 / report.seconds:.0f} a second")
+    print(f"{slope:.0f} bytes an image, {set(estimator.files[4:])} open files, {20_000 / report.seconds:.0f} a second")
     assert slope < 1000
     assert max(estimator.files[4:]) <= min(estimator.files[4:]) + 2
 
@@ -56,8 +56,8 @@ def test_memory_and_files_stay_what_they_are(tmp_path):
 def test_a_storm_of_bad_files(tmp_path):
     """As many bad files as good ones: all good outputs equal, all bad ones accounted for, no more memory."""
     clean, storm = tmp_path / "clean", tmp_path / "storm"
-    make_pictures(clean, good=300, bad=0)
-    make_pictures(storm, good=300, bad=300)
+    make_images(clean, good=300, bad=0)
+    make_images(storm, good=300, bad=300)
     found = {}
     for source in (clean, storm):
         estimator = Watched(every=20)

@@ -53,7 +53,7 @@ def test_what_is_no_map_is_refused(depth, dtype):
 
 
 def test_a_new_measurement_takes_the_place_of_its_kind_only():
-    case = {"kind": "model", "size": "small", "picture": "518x518", "batch": 1, "rows": []}
+    case = {"kind": "model", "size": "small", "image": "518x518", "batch": 1, "rows": []}
     results = merge(None, MACHINE, case)
     results = merge(results, MACHINE, case | {"kind": "jpeg"})
     results = merge(results, MACHINE, case | {"batch": 8})

@@ -96,13 +96,13 @@ def test_the_timed_call_is_the_network(setup):
     assert not np.array_equal(setup.pixels[0], setup.pixels[1])
 
 
-def test_the_jpeg_call_gives_a_map_of_the_pictures_size(setup):
+def test_the_jpeg_call_gives_a_map_of_the_images_size(setup):
     assert as_array(PEERS["dajax-jpeg"].build(setup, "float32")()).shape == (28, 42)
 
 
-def test_keras_hub_is_left_out_where_its_pictures_do_not_fit(setup, monkeypatch):
+def test_keras_hub_is_left_out_where_its_images_do_not_fit(setup, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.find_spec", lambda module: True)
-    assert PEERS["keras-hub"].lacking(setup) == "its pictures are square"
+    assert PEERS["keras-hub"].lacking(setup) == "its images are square"
 
 
 def test_all_heads_are_counted(setup, tmp_path):

@@ -27,7 +27,7 @@ def results():
         {"peer": "gone", "title": "Gone", "dtype": "float32", "left_out": "torch not installed"},
     ]
     case = {
-        "kind": "model", "size": "small", "picture": "518x518", "batch": 4, "flop": 5e11, "date": "2026-01-02",
+        "kind": "model", "size": "small", "image": "518x518", "batch": 4, "flop": 5e11, "date": "2026-01-02",
         "versions": {"jax": "9.8"}, "matmul_flops": {"float32": 1e12, "bfloat16": 2e12}, "rows": rows,
         "disturbed": {"kept": 0, "thrown_away": 2},
     }  # fmt: skip
@@ -105,11 +105,11 @@ def test_the_table_of_errors():
     errors = {"mean": [0.001, 0.002], "max": [0.01, 0.02], "absrel": [0.004, 0.1]}
     errors |= {"mean_std": [0.1, 0.2], "max_std": [1, 2]}
     sizes = {
-        "small": {"photos": 7, "float16": errors, "float16_not_finite": 3, "random_inputs": 1000},
-        "base": {"photos": 5, "bfloat16": errors},
+        "small": {"images": 7, "float16": errors, "float16_not_finite": 3, "random_inputs": 1000},
+        "base": {"images": 5, "bfloat16": errors},
     }
     lines = precision.table({"sizes": sizes}).splitlines()
-    assert lines[0].startswith("Means over 5 to 7 pictures")
+    assert lines[0].startswith("Means over 5 to 7 images")
     assert lines[0].endswith("in float16: Small: 3 of 1,000.")
     figures = "0.10% (0.20%) | 1.00% (2.00%) | 0.40% (10.00%) | 1.0e-01 (2.0e-01) | 1.0e+00 (2.0e+00)"
     assert lines[-2:] == [f"| Small | float16 | {figures} |", f"| Base | bfloat16 | {figures} |"]

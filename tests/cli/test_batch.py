@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-from batch_jobs import make_pictures, outputs, rows
+from batch_jobs import make_images, outputs, rows
 from tiny import tiny_config
 
 import dajax
 from dajax.cli import main
-from dajax.images.processor import DepthImageProcessor
+from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.random import random_params
 
 
@@ -34,51 +34,51 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
-def test_a_job(capsys, model, pictures, tmp_path):
+def test_a_job(capsys, model, images, tmp_path):
     options = ("--model", model, "--write", "npy", "color", "--no-cache", "--batch-size", 4)
-    status, out, err = run(capsys, pictures, tmp_path, *options)
+    status, out, err = run(capsys, images, tmp_path, *options)
     assert status == 3
-    assert out.startswith("9 pictures in ")
+    assert out.startswith("9 images in ")
     assert "3 left out, of 12; float32 on 2 x cpu" in out  # all devices that there are
     assert err.count("left out 'set1/bad") == 3
     assert len(outputs(tmp_path)) == 18
     progress = json.loads((tmp_path / ".dajax" / "progress.json").read_text())
     assert (progress["total"], progress["finished"], progress["running"]) == (12, 12, False)
-    status, out, _ = run(capsys, pictures, tmp_path, *options)
+    status, out, _ = run(capsys, images, tmp_path, *options)
     assert status == 3
-    assert out.startswith("0 pictures")
+    assert out.startswith("0 images")
     assert "12 by earlier runs" in out
-    status, out, _ = run(capsys, pictures, tmp_path, "--verify")
-    assert (status, out) == (0, "9 outputs are whole, 0 are lost, 3 pictures were left out\n")
-    (tmp_path / "set0" / "photo 0_depth.npy").unlink()
-    status, out, err = run(capsys, pictures, tmp_path, "--verify")
+    status, out, _ = run(capsys, images, tmp_path, "--verify")
+    assert (status, out) == (0, "9 outputs are whole, 0 are lost, 3 images were left out\n")
+    (tmp_path / "set0" / "image 0_depth.npy").unlink()
+    status, out, err = run(capsys, images, tmp_path, "--verify")
     assert status == 3
     assert "8 outputs are whole, 1 are lost" in out
-    assert "photo 0_depth.npy is missing" in err
-    status, out, err = run(capsys, pictures, tmp_path, *options, "--values", "float16")
+    assert "image 0_depth.npy is missing" in err
+    status, out, err = run(capsys, images, tmp_path, *options, "--values", "float16")
     assert status == 2
     assert "values was" in err
 
 
-def test_shares(capsys, pictures, tmp_path):
-    options = (pictures, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
+def test_shares(capsys, images, tmp_path):
+    options = (images, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
     status, out, _ = run(capsys, *options, "--share", "3/5")
-    assert (status, out.splitlines()[0]) == (0, "2 pictures, 0 finished, 2 to be done")
+    assert (status, out.splitlines()[0]) == (0, "2 images, 0 finished, 2 to be done")
     for share in ("3", "a/b", "-1/2", "6/5", "0/5"):
         status, _, err = run(capsys, *options, f"--share={share}")
         assert status == 2
         assert "share" in err
 
 
-def test_dry_run_loads_no_model(capsys, pictures, tmp_path):
-    status, out, err = run(capsys, pictures, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
+def test_dry_run_loads_no_model(capsys, images, tmp_path):
+    status, out, err = run(capsys, images, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
     assert (status, err) == (0, "")
-    assert out.startswith("12 pictures, 0 finished, 12 to be done\n")
-    assert "'set0/photo 0.jpg' -> " in out
+    assert out.startswith("12 images, 0 finished, 12 to be done\n")
+    assert "'set0/image 0.jpg' -> " in out
     assert "and 7 more" in out
     assert not (tmp_path / "out").exists()
 
@@ -87,23 +87,23 @@ def test_dry_run_loads_no_model(capsys, pictures, tmp_path):
     ("arguments", "said"),
     [
         (("nothing", "out"), "no such file or folder"),
-        (("https://example.org/a.jpg", "out"), "download the pictures first"),
-        (("PICTURES", "PICTURES"), "is or holds the source folder"),
-        (("PICTURES", "out", "--shards", "0"), "shards must be"),
-        (("PICTURES", "out", "--column", "file"), "goes with a .csv"),
+        (("https://example.org/a.jpg", "out"), "download the images first"),
+        (("IMAGES", "IMAGES"), "is or holds the source folder"),
+        (("IMAGES", "out", "--shards", "0"), "shards must be"),
+        (("IMAGES", "out", "--column", "file"), "goes with a .csv"),
     ],
 )
-def test_bad_usage(capsys, model, pictures, tmp_path, monkeypatch, arguments, said):
+def test_bad_usage(capsys, model, images, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
-    arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    arguments = [str(images) if argument == "IMAGES" else argument for argument in arguments]
     status, out, err = run(capsys, *arguments, "--model", model, "--no-cache")
     assert (status, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
 
 
-def test_stopped_on_the_way(capsys, model, pictures, tmp_path):
-    status, _, err = run(capsys, pictures, tmp_path, "--model", model, "--no-cache", "--max-rejects", 1)
+def test_stopped_on_the_way(capsys, model, images, tmp_path):
+    status, _, err = run(capsys, images, tmp_path, "--model", model, "--no-cache", "--max-rejects", 1)
     assert status == 1
     assert "max_rejects is 1" in err
 
@@ -114,9 +114,9 @@ TIMES = max(int(os.environ.get("DAJAX_FAULTS", 2)) // 4, 1)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * TIMES)
 def test_a_signal_ends_it_and_the_same_command_goes_on(capsys, model, tmp_path, number):
-    pictures = make_pictures(tmp_path / "pictures", good=400, bad=2)
+    images = make_images(tmp_path / "images", good=400, bad=2)
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "dajax", "batch", str(pictures), str(output), "--model", str(model), "--no-cache"]
+    command = [sys.executable, "-m", "dajax", "batch", str(images), str(output), "--model", str(model), "--no-cache"]
     command += ["--batch-size", "2", "--write", "npy"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
@@ -132,7 +132,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(capsys, model, tmp_path, 
     done = len(rows(output))
     assert 0 < done < 402
     assert len(outputs(output)) == sum(row.status == "done" for row in rows(output))
-    status, _, _ = run(capsys, pictures, output, "--model", model, "--no-cache", "--batch-size", 2)
+    status, _, _ = run(capsys, images, output, "--model", model, "--no-cache", "--batch-size", 2)
     assert status == 3
     assert len(rows(output)) == 402
     assert len(outputs(output)) == 400

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 from web import answer, serve
 
 import dajax
 from dajax import limits
 from dajax.cli import main
-from dajax.images.colormap import colorize
-from dajax.images.write import read_png16
+from dajax.depth_maps.colormap import colorize
+from dajax.depth_maps.write import read_png16
 
 ROOT = Path(dajax.__file__).parent.parent
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
@@ -53,7 +53,7 @@ def run(checkpoint, tmp_path, capsys, monkeypatch):
 def save(path, height=60, width=80) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(height, width)).save(path, "PNG")
+    Image.fromarray(make_image(height, width)).save(path, "PNG")
     return path
 
 
@@ -75,12 +75,12 @@ def process(*arguments, cwd, **environment):
 # --- done ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_picture(run, checkpoint, tmp_path):
+def test_one_image(run, checkpoint, tmp_path):
     save("room.png")
     status, out, err = run("room.png")
     assert (status, err) == (0, "")
     summary = (
-        rf"1 of 1 picture in \d+\.\d s, {re.escape(str(checkpoint))} \(inverse depth, bigger is nearer\), float32 on "
+        rf"1 of 1 image in \d+\.\d s, {re.escape(str(checkpoint))} \(inverse depth, bigger is nearer\), float32 on "
     )
     assert re.fullmatch(rf"{summary}{re.escape(jax.devices()[0].device_kind)}; wrote room_depth\.png\n", out)
     assert files(tmp_path) == {"room.png", "room_depth.png"}
@@ -94,16 +94,16 @@ def test_folder_with_options(run, checkpoint):
     save("in/notes.txt")
     status, out, err = run("in", "-o", "out/new", "--raw", "npy", "--colormap", "inferno", "--batch-size", "2")
     assert (status, err) == (0, "")
-    assert out.startswith("2 of 2 pictures in ")
+    assert out.startswith("2 of 2 images in ")
     assert out.endswith("; wrote 6 files to out/new\n")
     assert files("out/new") == {f"{name}_depth.{ending}" for name in "ab" for ending in ("png", "npy", "json")}
     values = np.load("out/new/b_depth.npy")
     assert (values.shape, values.dtype) == ((61, 80), np.float32)
     np.testing.assert_array_equal(np.asarray(Image.open("out/new/b_depth.png")), colorize(values, "inferno"))
-    # Again, into the folder that is read: no map is taken for a picture.
+    # Again, into the folder that is read: no map is taken for an image.
     for _ in range(2):
         status, out, _ = run("in", "-o", "in", "--raw", "png16")
-        assert (status, out.split(" in ")[0]) == (0, "2 of 2 pictures")
+        assert (status, out.split(" in ")[0]) == (0, "2 of 2 images")
     _, entries = read_png16("in/a_depth16.png")
     assert (entries["kind"], entries["model"]) == ("relative", str(checkpoint))
 
@@ -175,23 +175,25 @@ def test_points(run, tmp_path):
 # --- partly done ---------------------------------------------------------------------------------------------------
 
 
-def test_pictures_that_are_left_out(run):
+def test_images_that_are_left_out(run):
     save("in/a.png")
     save("in/b.png")
-    Path("in/broken.jpg").write_bytes(b"no picture")
+    Path("in/broken.jpg").write_bytes(b"no image")
     status, out, err = run("in", "-o", "out")
     assert status == 3
-    assert out.startswith("2 of 3 pictures in ")
-    assert err.startswith("dajax predict: left out 'in/broken.jpg': is not a picture")
+    assert out.startswith("2 of 3 images in ")
+    assert err.startswith("dajax predict: left out 'in/broken.jpg': is not an image")
     assert err.count("\n") == 1
     assert files("out") == {"a_depth.png", "b_depth.png"}
     status, out, err = run("in/broken.jpg", "-o", "out")
     assert status == 3
-    assert out.startswith("0 of 1 picture in ")
+    assert out.startswith("0 of 1 image in ")
 
 
 def test_warnings_are_one_line_each(run):
-    Image.fromarray(picture(60, 80)).save("a.gif", save_all=True, append_images=[Image.fromarray(picture(61, 80))])
+    Image.fromarray(make_image(60, 80)).save(
+        "a.gif", save_all=True, append_images=[Image.fromarray(make_image(61, 80))]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         status, out, err = run("a.gif")
@@ -210,17 +212,17 @@ def quick_run(run, monkeypatch):
     return run
 
 
-def test_a_url_among_the_pictures(quick_run):
+def test_a_url_among_the_images(quick_run):
     data = save("in/a.png").read_bytes()
     with serve({"/x/room%201.png?key=secret": answer(data)}) as site:
         url = f"{site.url}/x/room%201.png?key=secret"
         status, out, err = quick_run(url, "-o", "maps")
         assert (status, err) == (0, "")
-        assert out.startswith("1 of 1 picture in ")
+        assert out.startswith("1 of 1 image in ")
         assert out.endswith("; wrote maps/room 1_depth.png\n")
         status, out, err = quick_run(url, "in", "-o", "maps")
         assert (status, err) == (0, "")
-        assert out.startswith("2 of 2 pictures in ")
+        assert out.startswith("2 of 2 images in ")
     assert files("maps") == {"room 1_depth.png", "a_depth.png"}
     assert Path("maps/room 1_depth.png").read_bytes() == Path("maps/a_depth.png").read_bytes()
 
@@ -233,7 +235,7 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
             url = f"{site.url}/{path}?key=secret".replace("//", "//user:secret@")
             status, out, err = quick_run("a.png", url, "-o", "maps")
             assert status == 3
-            assert out.startswith("1 of 2 pictures in ")
+            assert out.startswith("1 of 2 images in ")
             assert err.startswith(f"dajax predict: left out '{site.url}/{path}?…': {reason}")
             assert err.count("\n") == 1
             assert "secret" not in out + err
@@ -249,10 +251,10 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name at least one picture"),
+        ([], "name at least one image"),
         (["none.jpg"], "'none.jpg': no such file or folder"),
         (["*.jpeg"], "no file matches this pattern"),
-        (["empty"], "no pictures in this folder"),
+        (["empty"], "no images in this folder"),
         (["https://host/a.jpg", "a.png", "https://host/b.jpg"], "2 URLs; one is read at a time"),
         (["a.png", "none.jpg"], "'none.jpg': no such file or folder"),
         (["a.png", "--colormap", "foo"], "colour map 'foo'"),
@@ -294,7 +296,7 @@ def test_help_has_every_option(capsys):
     for option in OPTIONS:
         assert re.search(rf"(?<![\w-]){option}\b", out), option
     for word in (
-        "PICTURES",
+        "IMAGES",
         "URL",
         "Spectral_r",
         "png16",
@@ -346,7 +348,7 @@ def test_as_a_process(checkpoint, tmp_path):
 
     done = process("predict", "a.png", *options, cwd=tmp_path, XDG_CACHE_HOME=tmp_path / "xdg", **home)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"1 of 1 picture in ")
+    assert done.stdout.startswith(b"1 of 1 image in ")
     assert done.stdout.count(b"\n") == 1
     kept = files(tmp_path / "xdg" / "dajax" / "compiled")
     assert any(name.startswith("jit") for name in kept)

@@ -79,7 +79,7 @@ def test_no_file(place, capsys):
 
 def test_a_stopped_run_has_a_status_of_its_own(place, capsys, monkeypatch):
     from dajax.errors import JobError
-    from dajax.training.checkpoints import Checkpoints
+    from dajax.training.run_checkpoints import Checkpoints
 
     def full(self, state, data):
         raise JobError("step 2 could not be saved: No space left on device")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from clips import make_clip, times
+from videos import make_video, times
 
 import dajax
 from dajax.cli import main
@@ -31,8 +31,8 @@ def run(tmp_path, capsys, monkeypatch):
     return run
 
 
-def test_a_clip(run, tmp_path):
-    make_clip("a.mp4")
+def test_a_video(run, tmp_path):
+    make_video("a.mp4")
     status, out, err = run("a.mp4", "out/b.mp4", "--raw", "ffv1", "--side-by-side")
     assert status == 0
     assert out.startswith("30 frames in ")
@@ -42,29 +42,29 @@ def test_a_clip(run, tmp_path):
     assert times("out/b.mp4") == times("a.mp4")
 
 
-def test_a_clip_that_breaks_off(run):
-    data = make_clip(Path("a.mkv"), pts=[3000 * i for i in range(100)]).read_bytes()
+def test_a_video_that_breaks_off(run):
+    data = make_video(Path("a.mkv"), pts=[3000 * i for i in range(100)]).read_bytes()
     Path("a.mkv").write_bytes(data[: len(data) // 2])
     status, out, err = run("a.mkv", "b.mp4", "--no-smooth")
     assert status == 3
     assert "wrote b.partial.mp4" in out
-    assert "dajax video: the clip is not whole: it ends after" in err
+    assert "dajax video: the video is not whole: it ends after" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nothing.mp4", "b.mp4"], "'nothing.mp4' does not exist"),
-        (["a.mp4", "b.gif"], "clips are written as .mp4"),
-        (["a.mp4", "a.mp4"], "is the clip itself"),
+        (["a.mp4", "b.gif"], "videos are written as .mp4"),
+        (["a.mp4", "a.mp4"], "is the video itself"),
         (["a.mp4", "b.mp4", "--limits", "2", "1"], "the smaller first"),
         (["a.mp4", "b.mp4", "--colormap", "nothing"], "nothing"),
         (["a.mp4", "b.mp4", "--audio"], "has no audio"),
-        (["webcam:99", "b.mp4"], "'webcam:99': cannot be opened as a clip"),
+        (["webcam:99", "b.mp4"], "'webcam:99': cannot be opened as a video"),
     ],
 )
 def test_bad_usage(run, arguments, message):
-    make_clip("a.mp4")
+    make_video("a.mp4")
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert message in err
@@ -73,7 +73,7 @@ def test_bad_usage(run, arguments, message):
 
 def test_ctrl_c(tmp_path):
     """What was done is kept, and says that it is not all."""
-    make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(3000)], size=(16, 16))
+    make_video(tmp_path / "a.mp4", pts=[3000 * i for i in range(3000)], size=(16, 16))
     command = [sys.executable, "-m", "dajax", "video", "a.mp4", "b.mp4", "--model", "tiny", "--input-size", "42"]
     # A terminal, so that there is a progress bar: an interrupt before the first frame leaves nothing to keep.
     terminal, stderr = pty.openpty()
@@ -92,7 +92,7 @@ def test_ctrl_c(tmp_path):
     os.close(terminal)
     process.wait(timeout=60)
     assert process.returncode == 3, err
-    assert "the clip is not whole: interrupted" in err
+    assert "the video is not whole: interrupted" in err
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.partial.mp4"}
     assert 0 < len(times(tmp_path / "b.partial.mp4")) < 3000
 

@@ -119,7 +119,7 @@ def test_there_and_back(checkpoint, tmp_path):
 
 def test_the_authors_names_there_and_back(lone, tmp_path):
     """Names, shapes and values of a .pth are those of the file that the Flax params came from."""
-    from dajax.weights.torch_file import TorchFile
+    from dajax.weights.torch_files.torch_file import TorchFile
 
     to_flax(lone, tmp_path / "flax", config=CONFIG)
     to_pytorch(tmp_path / "flax", tmp_path / "official", format="official")

@@ -155,7 +155,7 @@ def test_inputs_are_left_alone():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_empty_pictures_are_nan_and_not_in_the_mean():
+def test_empty_images_are_nan_and_not_in_the_mean():
     prediction, target, mask = some_maps()
     for nothing in (
         depth_metrics(prediction, target, np.zeros_like(mask)),
@@ -177,8 +177,8 @@ def test_empty_pictures_are_nan_and_not_in_the_mean():
     assert average_metrics([])[1:] == (0, 0)
 
 
-def test_average_is_the_mean_of_pictures():
-    """Not of pixels: a small picture weighs as much as a large one."""
+def test_average_is_the_mean_of_images():
+    """Not of pixels: a small image weighs as much as a large one."""
     large, small = some_maps(0, (40, 40)), some_maps(1, (3, 3), error=1)
     rows = [depth_metrics(*large), depth_metrics(*small)]
     mean, images, _ = average_metrics(iter(rows))
@@ -259,7 +259,7 @@ def test_ordinal_accuracy_of_known_maps():
 
 
 def test_ordinal_accuracy_counts_pairs_that_are_apart():
-    """Against all pairs: half of the picture is in order, the rest within the ratio."""
+    """Against all pairs: half of the image is in order, the rest within the ratio."""
     prediction, target, mask = some_maps(7, (12, 12), error=0.8)
     prediction, p, t = 1 / prediction, 1 / prediction[mask], target[mask]
     apart = np.maximum(t[:, None], t) > 1.5 * np.minimum(t[:, None], t)

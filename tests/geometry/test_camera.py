@@ -36,34 +36,34 @@ def test_another_size():
     assert camera == (50.0, 240.0, 15.5, 44.0)
 
 
-def photo(tmp_path, size=(640, 480), orientation=1, **fields):
+def image(tmp_path, size=(640, 480), orientation=1, **fields):
     image = Image.new("RGB", size)
     exif = image.getexif()
     exif[ExifTags.Base.Orientation] = orientation
     about = exif.get_ifd(ExifTags.IFD.Exif)
     for name, value in fields.items():
         about[ExifTags.Base[name]] = value
-    path = tmp_path / "photo.jpg"
+    path = tmp_path / "image.jpg"
     image.save(path, exif=exif)
     return path
 
 
 def test_35_mm_equivalent(tmp_path):
-    """A photo of 3:2 at 35 mm sees what a full-frame camera sees: 36 mm of width."""
-    camera = Intrinsics.of_exif(photo(tmp_path, (600, 400), FocalLengthIn35mmFilm=35))
+    """An image of 3:2 at 35 mm sees what a full-frame camera sees: 36 mm of width."""
+    camera = Intrinsics.of_exif(image(tmp_path, (600, 400), FocalLengthIn35mmFilm=35))
     assert camera == pytest.approx((600 * 35 / 36,) * 2 + (300, 200))
     # By the diagonal for other shapes.
-    camera = Intrinsics.of_exif(photo(tmp_path, (640, 480), FocalLengthIn35mmFilm=28))
+    camera = Intrinsics.of_exif(image(tmp_path, (640, 480), FocalLengthIn35mmFilm=28))
     assert camera.fx == pytest.approx(28 * 800 / math.hypot(36, 24))
 
 
-def test_turned_photo(tmp_path):
-    camera = Intrinsics.of_exif(photo(tmp_path, (600, 400), orientation=6, FocalLengthIn35mmFilm=35))
+def test_turned_image(tmp_path):
+    camera = Intrinsics.of_exif(image(tmp_path, (600, 400), orientation=6, FocalLengthIn35mmFilm=35))
     assert (camera.cx, camera.cy) == (200, 300)
 
 
 def test_sensor_resolution(tmp_path):
-    path = photo(
+    path = image(
         tmp_path, (300, 200), FocalLength=50.0, FocalPlaneXResolution=1000.0, FocalPlaneResolutionUnit=3,
         ExifImageWidth=600,
     )  # fmt: skip
@@ -73,10 +73,10 @@ def test_sensor_resolution(tmp_path):
 @pytest.mark.parametrize("fields", [{}, {"FocalLengthIn35mmFilm": 0}, {"FocalLength": 50.0}])
 def test_no_focal_length(tmp_path, fields):
     with pytest.raises(ImageError, match="no focal length; give one"):
-        Intrinsics.of_exif(photo(tmp_path, **fields))
+        Intrinsics.of_exif(image(tmp_path, **fields))
 
 
-def test_no_picture(tmp_path):
+def test_no_image(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"x\.jpg.*cannot be read"):
         Intrinsics.of_exif(tmp_path / "x.jpg")

@@ -12,7 +12,7 @@ from dajax.geometry.points import unproject
 
 METRES = np.random.default_rng(0).uniform(2, 2.2, (30, 40)).astype(np.float32)
 METRES[10:20, 10:20] -= 1
-PHOTO = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
+IMAGE = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
 CAMERA = Intrinsics.of_field_of_view((30, 40), 60)
 
 
@@ -25,7 +25,7 @@ def opened(path):
 @pytest.mark.parametrize("form", CLOUD_ENDINGS)
 def test_metric(tmp_path, form):
     path = tmp_path / f"a{CLOUD_ENDINGS[form]}"
-    Cloud(form, field_of_view=60).write(path, PHOTO, METRES, kind="metric")
+    Cloud(form, field_of_view=60).write(path, IMAGE, METRES, kind="metric")
     thing = opened(path)
     axes = [1, 1, 1] if form == "ply" else [1, -1, -1]
     expected = (unproject(METRES, CAMERA) * axes).reshape(-1, 3)
@@ -36,14 +36,14 @@ def test_metric(tmp_path, form):
         assert lengths.max() < 0.3
     else:
         np.testing.assert_allclose(thing.vertices, expected, rtol=1e-6)
-        if form == "ply":  # trimesh 4.5 reads no colours of GLB; tests/geometry/test_export.py does
-            np.testing.assert_array_equal(thing.colors[:, :3], PHOTO.reshape(-1, 3))
+        if form == "ply":  # trimesh 4.5 reads no colours of GLB; tests/geometry/test_point_files.py does
+            np.testing.assert_array_equal(thing.colors[:, :3], IMAGE.reshape(-1, 3))
 
 
 def test_what_has_no_place_is_left_out(tmp_path):
     depth = METRES.copy()
     depth[0, :3] = [0, -1, 1e-30]
-    Cloud("ply", focal_length=40).write(tmp_path / "a.ply", PHOTO, depth, kind="metric")
+    Cloud("ply", focal_length=40).write(tmp_path / "a.ply", IMAGE, depth, kind="metric")
     thing = opened(tmp_path / "a.ply")
     assert len(thing.vertices) == 30 * 40 - 2
 
@@ -54,21 +54,21 @@ def test_relative_by_known_points(tmp_path):
     known = np.stack([columns + 0.5, rows + 0.5, METRES[rows, columns]], -1)
     known[-1, 2] *= 3  # one of six is wrong
     cloud = Cloud("ply", field_of_view=60, known_points=known)
-    cloud.check("relative", pictures=1)
+    cloud.check("relative", images=1)
     np.testing.assert_allclose(cloud.metres(inverse, kind="relative"), METRES, rtol=1e-5)
-    cloud.write(tmp_path / "a.ply", PHOTO, inverse, kind="relative")
+    cloud.write(tmp_path / "a.ply", IMAGE, inverse, kind="relative")
     thing = opened(tmp_path / "a.ply")
     np.testing.assert_allclose(thing.vertices, unproject(METRES, CAMERA).reshape(-1, 3), rtol=1e-4)
 
 
 def test_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"metric model \(small-metric-indoor.*two points or more"):
-        Cloud("ply").write(tmp_path / "a.ply", PHOTO, METRES, kind="relative")
+        Cloud("ply").write(tmp_path / "a.ply", IMAGE, METRES, kind="relative")
     points = np.array([[1, 1, 1.0], [2, 2, 2]])
-    with pytest.raises(ConfigError, match="belong to one picture, and there are 2"):
-        Cloud("ply", known_points=points).check("relative", pictures=2)
+    with pytest.raises(ConfigError, match="belong to one image, and there are 2"):
+        Cloud("ply", known_points=points).check("relative", images=2)
     with pytest.raises(ConfigError, match="gives metres already"):
-        Cloud("ply", known_points=points).check("metric", pictures=1)
+        Cloud("ply", known_points=points).check("metric", images=1)
     with pytest.raises(ConfigError, match="give one of them"):
         Cloud("ply", field_of_view=60, focal_length=40)
     for options in ({"field_of_view": 180}, {"field_of_view": 0}, {"focal_length": 0}, {"focal_length": -3}):
@@ -77,17 +77,17 @@ def test_refused(tmp_path):
     with pytest.raises(ConfigError, match="ply, glb, mesh"):
         Cloud("obj")
     with pytest.raises(ImageError, match="no point is left"):
-        Cloud("ply", focal_length=40).write(tmp_path / "a.ply", PHOTO, -METRES, kind="metric")
-    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+        Cloud("ply", focal_length=40).write(tmp_path / "a.ply", IMAGE, -METRES, kind="metric")
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png.*no focal length"):
-        Cloud("ply").write(tmp_path / "a.ply", PHOTO, METRES, kind="metric", picture=tmp_path / "a.png")
+        Cloud("ply").write(tmp_path / "a.ply", IMAGE, METRES, kind="metric", image=tmp_path / "a.png")
     assert not list(tmp_path.glob("*.ply"))
 
 
-def test_the_camera_of_the_photo(tmp_path):
+def test_the_camera_of_the_image(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 26  # FocalLengthIn35mmFilm
-    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(IMAGE).save(tmp_path / "a.jpg", exif=exif)
     assert Cloud("ply").camera(tmp_path / "a.jpg", (30, 40)) == Intrinsics.of_exif(tmp_path / "a.jpg")
 
 

@@ -84,7 +84,7 @@ def test_what_cannot_be_fitted(ransac):
         fit_scale_and_shift(smooth_map(), np.zeros((0, 2)), np.zeros(0), ransac=ransac)
     with pytest.raises(ConfigError, match=r"two points .* got 1 of 5"):
         fit_scale_and_shift(smooth_map(), place, [1, 0, 0, -1, np.nan], ransac=ransac)
-    with pytest.raises(ConfigError, match="outside of the picture"):
+    with pytest.raises(ConfigError, match="outside of the image"):
         fit_scale_and_shift(smooth_map(), place + 1000, metres, ransac=ransac)
     with pytest.raises(ConfigError, match=r"same inverse depth|no two"):
         fit_scale_and_shift(np.ones((60, 80)), place, metres, ransac=ransac)

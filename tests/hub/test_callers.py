@@ -20,7 +20,7 @@ from dajax.hub import locate
 
 # The licences of some weights are warned about.
 pytestmark = pytest.mark.filterwarnings("ignore::dajax.errors.LicenceWarning")
-PICTURE = Path(dajax.__file__).parent / "assets" / "scene.jpg"
+IMAGE = Path(dajax.__file__).parent / "assets" / "scene.jpg"
 MAX_DEPTHS = {"relative": None, "v1 relative": None, "metric indoor": 20, "metric outdoor": 80}
 
 
@@ -87,7 +87,7 @@ def test_pipeline(released_hub, released):
     pipe = dajax.pipeline("depth-estimation", model="small", input_size=70)
     expected = dajax.load(released[ALIASES["small"].hub_id])[1]
     jax.tree.map(np.testing.assert_array_equal, pipe.estimator.params, expected)
-    assert np.isfinite(pipe(str(PICTURE))["predicted_depth"]).all()
+    assert np.isfinite(pipe(str(IMAGE))["predicted_depth"]).all()
     assert gets(released_hub) == ["config.json", "model.safetensors"]
 
 
@@ -128,11 +128,11 @@ def on_a_terminal(command, environment, cwd) -> tuple[int, str]:
 
 
 def test_predict_by_alias_shows_the_download(released_hub, tmp_path):
-    shutil.copy(PICTURE, tmp_path / "room.jpg")
+    shutil.copy(IMAGE, tmp_path / "room.jpg")
     command = [sys.executable, "-m", "dajax", "predict", "room.jpg", "--model", "small", "--input-size", "70"]
     status, shown = on_a_terminal(command, released_hub.environment(tmp_path), tmp_path)
     assert status == 0, shown
-    assert "1 of 1 picture in" in shown
+    assert "1 of 1 image in" in shown
     assert (tmp_path / "room_depth.png").exists()
     for name in ("config.json", "model.safetensors"):
         assert any(name in line and "100%" in line for line in shown.splitlines()), shown

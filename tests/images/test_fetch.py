@@ -1,4 +1,4 @@
-"""Downloads of pictures: what is asked of a server, and what no server can make us do."""
+"""Downloads of images: what is asked of a server, and what no server can make us do."""
 
 import ipaddress
 import shutil
@@ -415,7 +415,7 @@ def certificate(tmp_path_factory):
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: it makes the certificate")
     folder = tmp_path_factory.mktemp("tls")
-    names = "subjectAltName=DNS:pictures.example,IP:127.0.0.1"
+    names = "subjectAltName=DNS:images.example,IP:127.0.0.1"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test -addext"
     command += " basicConstraints=critical,CA:TRUE -keyout key.pem -out certificate.pem -addext"
     subprocess.run([*command.split(), names], cwd=folder, check=True, capture_output=True)
@@ -427,17 +427,17 @@ def certificate(tmp_path_factory):
 def test_certificates_are_checked(certificate, internet, monkeypatch):
     path, context = certificate
     addresses, _ = internet
-    addresses |= {"pictures.example": [PUBLIC], "other.example": [PUBLIC]}
+    addresses |= {"images.example": [PUBLIC], "other.example": [PUBLIC]}
     with serve(
-        {"/a": answer(b"safe"), "/b": redirect("/a"), "/c": redirect("http://pictures.example/a")}, context
+        {"/a": answer(b"safe"), "/b": redirect("/a"), "/c": redirect("http://images.example/a")}, context
     ) as site:
         refused(f"{site.url}/a", "the certificate of 127.0.0.1 is not trusted .*self.signed")
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         assert fetch(f"{site.url}/a") == b"safe"
-        assert fetch(f"https://pictures.example:{site.port}/b") == b"safe"
+        assert fetch(f"https://images.example:{site.port}/b") == b"safe"
         refused(f"https://other.example:{site.port}/a", "the certificate of other.example is not trusted .*mismatch")
-        refused(f"https://pictures.example:{site.port}/c", "redirects from https to 'http://pictures.example/a'")
-        refused(f"http://pictures.example:{site.port}/a", "no connection|too early|not HTTP")
+        refused(f"https://images.example:{site.port}/c", "redirects from https to 'http://images.example/a'")
+        refused(f"http://images.example:{site.port}/a", "no connection|too early|not HTTP")
 
 
 def test_servers_without_tls():

@@ -42,7 +42,7 @@ def test_find_images(folder):
 
 def test_find_images_finds_nothing(folder):
     (folder / "empty").mkdir()
-    for path, message in {"empty": "no pictures", "*.bmp": "no file matches", "missing.jpg": "no such file"}.items():
+    for path, message in {"empty": "no images", "*.bmp": "no file matches", "missing.jpg": "no such file"}.items():
         with pytest.raises(ImageError, match=message):
             find_images([folder / path])
 

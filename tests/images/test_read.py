@@ -15,10 +15,10 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from dajax.errors import ImageError
 from dajax.images import read as read_module
-from dajax.images.read import ReadPicture, read_image
+from dajax.images.read import DecodedImage, read_image
 
 
-def picture(height=6, width=8, channels=3, seed=0):
+def make_image(height=6, width=8, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -36,8 +36,8 @@ def encoded(image, kind="PNG", **options):
 # --- sources -------------------------------------------------------------------------------------------------------
 
 
-def test_every_source_gives_the_same_picture(tmp_path):
-    image = picture()
+def test_every_source_gives_the_same_image(tmp_path):
+    image = make_image()
     path = tmp_path / "a.png"
     path.write_bytes(encoded(image))
 
@@ -62,7 +62,7 @@ def test_every_source_gives_the_same_picture(tmp_path):
 
 def test_jax_arrays():
     jnp = pytest.importorskip("jax.numpy")
-    np.testing.assert_array_equal(read_image(jnp.asarray(picture())), picture())
+    np.testing.assert_array_equal(read_image(jnp.asarray(make_image())), make_image())
     with pytest.raises(ImageError, match="bfloat16"):
         read_image(jnp.ones((4, 4, 3), jnp.bfloat16))
 
@@ -82,7 +82,7 @@ def test_formats_are_recognised_by_content(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "DDS", "ICO", "TGA", "SGI", "PCX", "JPEG2000"])
 def test_other_formats_never_reach_a_decoder(kind):
-    with pytest.raises(ImageError, match="not a picture in one of the formats"):
+    with pytest.raises(ImageError, match="not an image in one of the formats"):
         read_image(encoded(smooth(), kind))
 
 
@@ -90,16 +90,16 @@ def test_other_formats_never_reach_a_decoder(kind):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"hello, world", "not a picture"),
+        (b"hello, world", "not an image"),
         (b"\n <!DOCTYPE html><html></html>", "HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-LFS"),
-        (b"\x00" * 1000, "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture"),
-        (b"\xff\xd8\xff", "not a picture|damaged"),
-        (b"\x89PNG\r\n\x1a\n", "not a picture|damaged"),
+        (b"\x00" * 1000, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),
+        (b"\xff\xd8\xff", "not an image|damaged"),
+        (b"\x89PNG\r\n\x1a\n", "not an image|damaged"),
     ],
 )
-def test_what_is_not_a_picture(tmp_path, content, message):
+def test_what_is_not_a_image(tmp_path, content, message):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=message) as caught:
@@ -118,8 +118,8 @@ def test_urls_are_not_read(url):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", [None, 3, [picture()], {"a": 1}, io.StringIO("text")])
-def test_other_things_are_not_pictures(source):
+@pytest.mark.parametrize("source", [None, 3, [make_image()], {"a": 1}, io.StringIO("text")])
+def test_other_things_are_not_images(source):
     with pytest.raises(ImageError):
         read_image(source)
 
@@ -148,7 +148,7 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
     monkeypatch.setattr(
         read_module.os, "open", lambda *a: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
@@ -159,8 +159,8 @@ def test_no_permission(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [b"\xff\xfe.png", b"new\nline.png", b"qu'ot\"e.png", b"-rf.png", b"a" * 251 + b".png"])
 def test_odd_names(tmp_path, name):
     path = os.path.join(tmp_path, os.fsdecode(name))
-    Path(path).write_bytes(encoded(picture()))
-    np.testing.assert_array_equal(read_image(path), picture())
+    Path(path).write_bytes(encoded(make_image()))
+    np.testing.assert_array_equal(read_image(path), make_image())
     Path(path).write_bytes(b"nothing")
     with pytest.raises(ImageError) as caught:
         read_image(path)
@@ -169,8 +169,8 @@ def test_odd_names(tmp_path, name):
 
 def test_too_many_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(read_module, "MAX_IMAGE_BYTES", 50)
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
-    for source in (tmp_path / "a.png", encoded(picture()), io.BytesIO(encoded(picture()))):
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
+    for source in (tmp_path / "a.png", encoded(make_image()), io.BytesIO(encoded(make_image()))):
         with pytest.raises(ImageError, match="larger than 50 bytes"):
             read_image(source)
 
@@ -195,8 +195,8 @@ def test_decompression_bomb_is_refused_before_decoding():
         read_image(png(11_000, 11_000))
     assert limit == Image.MAX_IMAGE_PIXELS
     with pytest.raises(ImageError, match="max_pixels=40"):
-        read_image(encoded(picture()), max_pixels=40)
-    for source in (picture(), Image.fromarray(picture())):
+        read_image(encoded(make_image()), max_pixels=40)
+    for source in (make_image(), Image.fromarray(make_image())):
         with pytest.raises(ImageError, match="max_pixels=40"):
             read_image(source, max_pixels=40)
 
@@ -224,20 +224,20 @@ def test_metadata_bombs_are_bounded():
     entries = PngImagePlugin.PngInfo()
     entries.add_text("Comment", "a" * 50_000_000, zip=True)
     with pytest.raises(ImageError, match="too large"):
-        read_image(encoded(Image.fromarray(picture()), pnginfo=entries))
+        read_image(encoded(Image.fromarray(make_image()), pnginfo=entries))
     with pytest.raises(ImageError):
-        read_image(encoded(Image.fromarray(picture()), icc_profile=b"\0" * 50_000_000))
+        read_image(encoded(Image.fromarray(make_image()), icc_profile=b"\0" * 50_000_000))
 
 
 def test_broken_exif_is_ignored_aloud(monkeypatch):
     def broken(self):
         raise SyntaxError("not a TIFF file")
 
-    data = encoded(picture())
+    data = encoded(make_image())
     monkeypatch.setattr(Image.Image, "getexif", broken)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "getexif", broken)
     with pytest.warns(UserWarning, match="EXIF"):
-        np.testing.assert_array_equal(read_image(data), picture())
+        np.testing.assert_array_equal(read_image(data), make_image())
 
 
 @pytest.mark.parametrize("error", [ValueError, SyntaxError, RuntimeError, NotImplementedError, MemoryError, IndexError])
@@ -247,7 +247,7 @@ def test_whatever_a_decoder_raises_is_an_image_error(monkeypatch, error):
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", explode)
     with pytest.raises(ImageError, match="inside the decoder"):
-        read_image(encoded(picture()))
+        read_image(encoded(make_image()))
 
 
 def test_interrupts_pass(monkeypatch):
@@ -256,7 +256,7 @@ def test_interrupts_pass(monkeypatch):
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        read_image(encoded(picture()))
+        read_image(encoded(make_image()))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF"])
@@ -288,11 +288,11 @@ def test_fuzz(kind):
 
 
 def test_threads_do_not_disturb_each_other():
-    data, results = encoded(picture()), []
+    data, results = encoded(make_image()), []
 
     def work():
         for _ in range(30):
-            results.append(np.array_equal(read_image(data), picture()))
+            results.append(np.array_equal(read_image(data), make_image()))
 
     limit = Image.MAX_IMAGE_PIXELS
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -324,8 +324,8 @@ UPRIGHT = {
 def test_exif_orientation(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture(), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-    expected = UPRIGHT.get(orientation, UPRIGHT[1])(picture())
+    data = encoded(make_image(), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    expected = UPRIGHT.get(orientation, UPRIGHT[1])(make_image())
     np.testing.assert_array_equal(read_image(data), expected)
     np.testing.assert_array_equal(read_image(Image.open(io.BytesIO(data))), expected)
 
@@ -394,7 +394,7 @@ def test_transparent_palette_and_grey_in_png():
 @pytest.mark.parametrize("background", [(0, 0, 256), (-1, 0, 0)])
 def test_background_is_checked(background):
     with pytest.raises(ImageError, match="background"):
-        read_image(picture(), background=background)
+        read_image(make_image(), background=background)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -430,7 +430,7 @@ def test_first_frame_and_a_warning(kind):
     np.testing.assert_allclose(result.astype(int), 40, atol=3)
 
 
-def test_first_of_an_mpo_is_the_photo():
+def test_first_of_an_mpo_is_the_image():
     frames = [Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (40, 130)]
     result = read_image(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]))
     np.testing.assert_allclose(result.astype(int), 40, atol=3)
@@ -447,7 +447,7 @@ def test_heic_names_its_extra(brand, monkeypatch):
 def test_empty_pil_image_and_closed_file(tmp_path):
     with pytest.raises(ImageError, match="empty"):
         read_image(Image.new("RGB", (0, 5)))
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
     with Image.open(tmp_path / "a.png") as closed:
         pass
     with pytest.raises(ImageError):
@@ -464,13 +464,13 @@ def test_uint8_over_255_comes_back(dtype):
 
 
 def test_layouts():
-    grey = picture(6, 8, 1)
+    grey = make_image(6, 8, 1)
     for source in (grey, grey[..., 0]):
         np.testing.assert_array_equal(read_image(source), np.repeat(grey, 3, axis=2))
     np.testing.assert_array_equal(read_image(grey[..., 0], layout="HW"), np.repeat(grey, 3, axis=2))
-    np.testing.assert_array_equal(read_image(picture().transpose(2, 0, 1), layout="CHW"), picture())
-    np.testing.assert_array_equal(read_image(picture(3, 5, 3), layout="HWC"), picture(3, 5, 3))
-    assert read_image(picture(1, 1, 3)).shape == (1, 1, 3)
+    np.testing.assert_array_equal(read_image(make_image().transpose(2, 0, 1), layout="CHW"), make_image())
+    np.testing.assert_array_equal(read_image(make_image(3, 5, 3), layout="HWC"), make_image(3, 5, 3))
+    assert read_image(make_image(1, 1, 3)).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_layouts():
         ((6, 8, 3), "WHC", "layout must be"),
     ],
 )
-def test_shapes_that_are_not_one_picture(shape, layout, message):
+def test_shapes_that_are_not_one_image(shape, layout, message):
     with pytest.raises(ImageError, match=message):
         read_image(np.zeros(shape, np.uint8), layout=layout)
 
@@ -532,11 +532,11 @@ def test_floats_outside_the_unit_interval(low, high):
 
 def test_masked_arrays_are_refused():
     with pytest.raises(ImageError, match="filled"):
-        read_image(np.ma.masked_array(picture(), mask=False))
+        read_image(np.ma.masked_array(make_image(), mask=False))
 
 
 def test_arrays_are_never_changed_or_shared():
-    image = picture(6, 8, 4)
+    image = make_image(6, 8, 4)
     image.flags.writeable = False
     for source in (image, image[..., :3], image[::-1, ::2, :3], np.asfortranarray(image[..., :3]), image[..., 0] / 255):
         before = source.copy()
@@ -551,23 +551,34 @@ def test_arrays_are_never_changed_or_shared():
 
 
 def test_what_was_read_is_taken_as_it_is():
-    pixels = picture(3, 5)  # as an array, its axes would be ambiguous
+    pixels = make_image(3, 5)  # as an array, its axes would be ambiguous
     with pytest.raises(ImageError, match="layout"):
         read_image(pixels)
-    assert read_image(ReadPicture(pixels)) is pixels
+    assert read_image(DecodedImage(pixels)) is pixels
 
 
 def test_errors_use_the_name_that_is_given(tmp_path):
     for source in (b"text", tmp_path / "missing.jpg", np.ones((4, 4)) * 7):
         with pytest.raises(ImageError, match=r"^frame 7: "):
             read_image(source, name="frame 7")
-    (tmp_path / "a.gif").write_bytes(encoded(picture(), "GIF", save_all=True, append_images=[Image.new("L", (8, 6))]))
+    (tmp_path / "a.gif").write_bytes(
+        encoded(make_image(), "GIF", save_all=True, append_images=[Image.new("L", (8, 6))])
+    )
     with pytest.warns(UserWarning, match=r"^frame 7 has several frames"):
         read_image(tmp_path / "a.gif", name="frame 7")
 
 
 def test_this_room_starts_without_jax():
-    rooms = "dajax.images.sources, dajax.images.find, dajax.images.fetch, dajax.images.processor, dajax.images.write"
+    rooms = ", ".join(
+        f"dajax.{room}"
+        for room in (
+            "images.image_sources",
+            "images.find",
+            "images.fetch",
+            "preprocessing.processor",
+            "depth_maps.write",
+        )
+    )
     code = f"import sys, {rooms}; print('jax' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -1,4 +1,4 @@
-"""What one, four and eight devices make of the same pictures, as JSON.
+"""What one, four and eight devices make of the same images, as JSON.
 
 Run as a process of its own by test_parallel.py: the number of devices is set before jax starts.
 """
@@ -24,11 +24,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 devices = np.array(jax.devices())
 config = tiny_config()
 model, params = DepthAnything(config), random_params(config)
-pictures = pixels(56, 70, batch=8)
+images = pixels(56, 70, batch=8)
 
 
 def by(rows: int, estimator: DepthEstimator) -> np.ndarray:
-    return np.concatenate([np.asarray(estimator.predict(pictures[i : i + rows])) for i in range(0, 8, rows)])
+    return np.concatenate([np.asarray(estimator.predict(images[i : i + rows])) for i in range(0, 8, rows)])
 
 
 def mesh(count: int) -> Mesh:
@@ -46,12 +46,12 @@ maps, alone = {}, {}
 for count in (1, 4, 8):
     for parallel in ("jit", "pmap"):
         estimator = DepthEstimator((model, params), mesh=mesh(count), parallel=parallel)
-        maps[f"{parallel}, {count} devices, one picture on each"] = by(count, estimator)
+        maps[f"{parallel}, {count} devices, one image on each"] = by(count, estimator)
         if count == 1 and parallel == "jit":
-            maps["jit, one device, eight pictures"] = by(8, estimator)
+            maps["jit, one device, eight images"] = by(8, estimator)
         if count == 8:
-            few = estimator.predict(pictures[:5])
-            holed = pictures.copy()
+            few = estimator.predict(images[:5])
+            holed = images.copy()
             holed[3] = np.nan
             rest = np.delete(np.asarray(estimator.predict(holed)), 3, axis=0)
             alone[parallel] = [bool((few == expected[:5]).all()), bool((rest == np.delete(expected, 3, axis=0)).all())]
@@ -59,15 +59,14 @@ for count in (1, 4, 8):
 # Explicit axes in newer versions of jax.
 fsdp = sharded(jax.make_mesh((8,), ("data",)))
 tensor = sharded(jax.make_mesh((2, 4), ("data", "model")))
-maps["params sharded over the pictures' axis"] = by(8, fsdp)
+maps["params sharded over the images' axis"] = by(8, fsdp)
 maps["params sharded over another axis"] = by(8, tensor)
 
 results = {
     "maps": {what: [bool((depth == expected).all()), error(depth, expected)] for what, depth in maps.items()},
     "alone": alone,
     "sharded": {
-        name: list(estimator.predict(pictures).sharding.spec)
-        for name, estimator in (("fsdp", fsdp), ("tensor", tensor))
+        name: list(estimator.predict(images).sharding.spec) for name, estimator in (("fsdp", fsdp), ("tensor", tensor))
     },
     "deviation": float(expected.std()),
 }

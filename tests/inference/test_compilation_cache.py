@@ -67,7 +67,7 @@ def test_importing_and_loading_switch_nothing_on(tmp_path):
     code = """if True:
         import jax, dajax
         dajax.DepthEstimator, dajax.pipeline, dajax.load, dajax.enable_compilation_cache
-        import dajax.cli.predict, dajax.inference.files
+        import dajax.cli.predict, dajax.inference.image_files
         jax.jit(lambda x: x)(1)
         print(jax.config.jax_compilation_cache_dir)
     """

@@ -1,4 +1,4 @@
-"""Pictures to depth maps: what goes in, what comes out and in which order, and how often a program is compiled."""
+"""Images to depth maps: what goes in, what comes out and in which order, and how often a program is compiled."""
 
 import io
 import itertools
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from seeded import error, picture, write_checkpoint
+from seeded import error, make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 
 import dajax
 from dajax.errors import ConfigError, HubError, ImageError, JobError, WeightsError
-from dajax.images.buckets import Buckets
 from dajax.inference.estimator import _check_batch_size
+from dajax.preprocessing.buckets import Buckets
 from dajax.weights.tree import flatten
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
@@ -35,8 +35,8 @@ def estimator(checkpoint):
     return dajax.DepthEstimator(checkpoint, input_size=70)
 
 
-def pictures(*sizes):
-    return [picture(*size) for size in sizes]
+def make_images(*sizes):
+    return [make_image(*size) for size in sizes]
 
 
 def compiled(estimator) -> int:
@@ -50,11 +50,11 @@ def quick(estimator, monkeypatch):
     return estimator
 
 
-# --- one picture and many ------------------------------------------------------------------------------------------
+# --- one image and many ------------------------------------------------------------------------------------------
 
 
-def test_one_picture_gives_one_map_and_a_list_gives_a_list(estimator):
-    image = picture(60, 80)
+def test_one_image_gives_one_map_and_a_list_gives_a_list(estimator):
+    image = make_image(60, 80)
     depth = estimator(image)
     assert isinstance(depth, np.ndarray)
     assert (depth.shape, depth.dtype) == ((60, 80), np.float32)
@@ -70,20 +70,20 @@ def test_one_picture_gives_one_map_and_a_list_gives_a_list(estimator):
 def test_the_map_is_what_its_parts_give(checkpoint, estimator):
     model, params = dajax.load(checkpoint)
     processor = dajax.DepthImageProcessor(input_size=70)
-    image = picture(60, 80)
+    image = make_image(60, 80)
     forward = jax.jit(lambda params, pixels: model.apply({"params": params}, pixels).predicted_depth)
     output = forward(params, processor(image)["pixel_values"])
     expected = processor.post_process_depth_estimation(output, [(60, 80)])[0]["predicted_depth"]
     assert error(estimator(image), expected) <= BATCHED
 
 
-# The first size comes once only, and the last pictures leave batches unfilled.
+# The first size comes once only, and the last images leave batches unfilled.
 MIXED = ((33, 90), (60, 80), (61, 80), (80, 60), (60, 80), (81, 60), (62, 80), (70, 70), (80, 60))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8, 100])
 def test_mixed_sizes_keep_their_order(quick, batch_size):
-    images = pictures(*MIXED)
+    images = make_images(*MIXED)
     results = quick(images, batch_size=batch_size)
     assert [result.shape for result in results] == [image.shape[:2] for image in images]
     for result, image in zip(results, images, strict=True):
@@ -91,13 +91,13 @@ def test_mixed_sizes_keep_their_order(quick, batch_size):
 
 
 def test_mixed_sizes_equal_singles(estimator):
-    images = pictures((60, 80), (80, 60), (61, 80), (62, 80), (63, 80))
+    images = make_images((60, 80), (80, 60), (61, 80), (62, 80), (63, 80))
     for result, image in zip(estimator(images, batch_size=4), images, strict=True):
         assert error(result, estimator(image)) <= BATCHED
 
 
 def test_neighbours_in_a_batch_change_no_bit(estimator):
-    images = pictures((60, 80), (61, 80), (62, 80), (63, 80))
+    images = make_images((60, 80), (61, 80), (62, 80), (63, 80))
     full = estimator(images, batch_size=4)
     # Three are padded to four, and the fourth row is blank.
     for result, expected in zip(estimator(images[:3], batch_size=4), full[:3], strict=True):
@@ -110,7 +110,7 @@ def test_neighbours_in_a_batch_change_no_bit(estimator):
 
 def test_leftovers_are_padded_to_powers_of_two(checkpoint):
     estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=8)
-    image = picture(60, 80)
+    image = make_image(60, 80)
     for count, programs in ((8, 1), (16, 1), (5, 1), (7, 1), (3, 2), (4, 2), (12, 2), (1, 3), (9, 3)):
         estimator([image] * count)
         assert compiled(estimator) == programs, count
@@ -120,16 +120,16 @@ def test_a_batch_is_never_more_than_the_batch_size(quick, monkeypatch):
     seen = []
     predict = quick.predict
     monkeypatch.setattr(quick, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
-    quick([picture(60, 80)] * 17, batch_size=6)
+    quick([make_image(60, 80)] * 17, batch_size=6)
     assert seen == [6, 6, 6]
-    quick([picture(60, 80)] * 9, batch_size=6)
+    quick([make_image(60, 80)] * 9, batch_size=6)
     assert seen[3:] == [6, 4]
 
 
 def test_batch_size_of_the_call_comes_before_the_estimators(checkpoint):
     estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=4)
-    estimator(pictures((60, 80), (60, 80)), batch_size=1)
-    estimator(picture(60, 80), batch_size=4)
+    estimator(make_images((60, 80), (60, 80)), batch_size=1)
+    estimator(make_image(60, 80), batch_size=4)
     assert compiled(estimator) == 1
 
 
@@ -137,7 +137,7 @@ def test_batch_size_of_the_call_comes_before_the_estimators(checkpoint):
 
 
 class Counted:
-    """Endless pictures (a thousand, so that a failure ends), and how many of them were taken."""
+    """Endless images (a thousand, so that a failure ends), and how many of them were taken."""
 
     def __init__(self, *sizes, then):
         self.sizes, self.taken = itertools.chain(sizes, itertools.repeat(then)), 0
@@ -148,7 +148,7 @@ class Counted:
     def __next__(self):
         self.taken += 1
         assert self.taken < 1000
-        return picture(*next(self.sizes))
+        return make_image(*next(self.sizes))
 
 
 def test_stream_reads_nothing_before_it_is_asked(quick):
@@ -188,16 +188,16 @@ def test_stream_of_ever_new_sizes_is_bounded(quick):
 
 
 def test_stream_takes_any_iterable(quick):
-    images = pictures((60, 80), (70, 70))
+    images = make_images((60, 80), (70, 70))
     for many in (iter(images), (image for image in images), {"a": images[0], "b": images[1]}.values()):
         assert [depth.shape for depth in quick.stream(many)] == [(60, 80), (70, 70)]
 
 
-# --- what a picture may be -----------------------------------------------------------------------------------------
+# --- what an image may be -----------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_picture_gives_the_same_map(estimator, tmp_path):
-    image = picture(60, 80)
+def test_every_kind_of_image_gives_the_same_map(estimator, tmp_path):
+    image = make_image(60, 80)
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     floats = (image / 255).astype(np.float32)
@@ -210,7 +210,7 @@ def test_every_kind_of_picture_gives_the_same_map(estimator, tmp_path):
 
 
 def test_inputs_are_not_changed(estimator):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     floats = (image / 255).astype(np.float32)
     pil = Image.fromarray(image)
     kept = image.copy(), floats.copy(), pil.copy()
@@ -224,8 +224,8 @@ def test_inputs_are_not_changed(estimator):
     np.testing.assert_array_equal(np.asarray(pil), np.asarray(kept[2]))
 
 
-def test_photos_are_turned_upright_first(estimator, tmp_path):
-    stored = Image.fromarray(picture(60, 90))
+def test_images_are_turned_upright_first(estimator, tmp_path):
+    stored = Image.fromarray(make_image(60, 90))
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     data = io.BytesIO()
@@ -238,33 +238,33 @@ def test_photos_are_turned_upright_first(estimator, tmp_path):
     np.testing.assert_array_equal(depth, estimator(Image.open(tmp_path / "a.jpg")))
 
 
-def test_grey_and_transparent_pictures(estimator):
-    grey = picture(60, 80)[:, :, 0]
+def test_grey_and_transparent_images(estimator):
+    grey = make_image(60, 80)[:, :, 0]
     expected = estimator(np.repeat(grey[:, :, None], 3, axis=2))
     for image in (grey, grey[:, :, None], Image.fromarray(grey)):
         np.testing.assert_array_equal(estimator(image), expected)
-    hidden = np.dstack([picture(60, 80), np.zeros((60, 80), np.uint8)])
+    hidden = np.dstack([make_image(60, 80), np.zeros((60, 80), np.uint8)])
     np.testing.assert_array_equal(estimator(hidden), estimator(np.full((60, 80, 3), 255, np.uint8)))
 
 
-def test_bad_pictures(quick, tmp_path):
+def test_bad_images(quick, tmp_path):
     estimator = quick
     holed = np.full((60, 80, 3), 0.5, np.float32)
     holed[3, 4, 1] = np.nan
     with pytest.raises(ImageError, match=r"nan at index \[3, 4, 1\]"):
         estimator(holed)
     with pytest.raises(ImageError, match=r"\[0, 255\]|within \[0, 1\]"):
-        estimator(picture(60, 80).astype(np.float32))
+        estimator(make_image(60, 80).astype(np.float32))
     with pytest.raises(ImageError, match="No such file"):
         estimator(tmp_path / "none.jpg")
     with pytest.raises(ImageError, match="list\\(array\\)"):
-        estimator(np.stack(pictures((60, 80), (60, 80))))
+        estimator(np.stack(make_images((60, 80), (60, 80))))
     with pytest.raises(ImageError, match="generator"):
-        estimator(image for image in pictures((60, 80)))
+        estimator(image for image in make_images((60, 80)))
     with pytest.raises(ImageError, match="URL"):
         estimator("https://host/a.jpg")
-    # One bad picture says so; the ones before it were given already.
-    stream = estimator.stream(iter([picture(60, 80), picture(60, 80), holed]))
+    # One bad image says so; the ones before it were given already.
+    stream = estimator.stream(iter([make_image(60, 80), make_image(60, 80), holed]))
     assert next(stream).shape == (60, 80)
     with pytest.raises(ImageError, match="nan"):
         list(stream)
@@ -276,22 +276,22 @@ def test_too_many_patches(checkpoint):
         official(np.zeros((1, 20_000, 3), np.uint8))
 
 
-def test_tiny_pictures_give_maps(estimator):
-    depth = estimator(picture(1, 1))
+def test_tiny_images_give_maps(estimator):
+    depth = estimator(make_image(1, 1))
     assert depth.shape == (1, 1)
     assert np.isfinite(depth).all()
 
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (2, 3), (1, 300)])
-def test_narrow_pictures_give_maps(quick, size):
-    assert quick(picture(*size)).shape == size
+def test_narrow_images_give_maps(quick, size):
+    assert quick(make_image(*size)).shape == size
 
 
 # --- models --------------------------------------------------------------------------------------------------------
 
 
 def test_pair_of_model_and_params(checkpoint, estimator):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     pair = dajax.DepthEstimator(dajax.load(checkpoint), input_size=70)
     np.testing.assert_array_equal(pair(image), estimator(image))
     assert pair.processor.size == {"height": 70, "width": 70}
@@ -300,13 +300,13 @@ def test_pair_of_model_and_params(checkpoint, estimator):
 
 def test_path_may_be_a_string(checkpoint, estimator):
     named = dajax.DepthEstimator(str(checkpoint), input_size=70)
-    np.testing.assert_array_equal(named(picture(60, 80)), estimator(picture(60, 80)))
+    np.testing.assert_array_equal(named(make_image(60, 80)), estimator(make_image(60, 80)))
 
 
 # Other maps are several deviations away.
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.3), (jnp.float16, 0.03)])
 def test_half_precision_is_close_and_gives_float32(checkpoint, estimator, dtype, bound):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     by_name = dajax.DepthEstimator(checkpoint, dtype=dtype, input_size=70)
     by_pair = dajax.DepthEstimator(dajax.load(checkpoint), dtype=dtype, input_size=70)
     for half in (by_name, by_pair):
@@ -327,7 +327,7 @@ def test_float16_is_refused_where_it_does_not_reach(checkpoint, estimator):
     kernel = params["backbone"]["layer_1"]["mlp"]["fc1"]["kernel"]
     params["backbone"]["layer_1"]["mlp"]["fc1"]["kernel"] = 2.0**15 * kernel
     params["backbone"]["layer_1"]["mlp"]["fc2"]["kernel"] *= 2.0**-15
-    image = picture(60, 80)
+    image = make_image(60, 80)
     assert np.isfinite(dajax.DepthEstimator((model, params), dtype="bfloat16", input_size=70)(image)).all()
     half = dajax.DepthEstimator((model, params), dtype="float16", input_size=70)
     for run in (lambda: half(image), lambda: list(half.stream([image])), lambda: dajax.pipeline(model=half)(image)):
@@ -344,12 +344,12 @@ def test_params_follow_the_sharding(checkpoint):
     second = jax.devices()[1]
     placed = dajax.DepthEstimator(checkpoint, input_size=70, sharding=second)
     assert {device for leaf in jax.tree.leaves(placed.params) for device in leaf.devices()} == {second}
-    assert placed(picture(60, 80)).shape == (60, 80)
+    assert placed(make_image(60, 80)).shape == (60, 80)
 
 
 def test_metric_model_is_in_metres(tmp_path):
     write_checkpoint(tmp_path, tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
-    depth = dajax.DepthEstimator(tmp_path, input_size=70)(picture(60, 80))
+    depth = dajax.DepthEstimator(tmp_path, input_size=70)(make_image(60, 80))
     assert 0 < depth.min() < depth.max() < 20
 
 
@@ -357,7 +357,7 @@ def test_metric_model_is_in_metres(tmp_path):
 
 
 def test_style_sets_positions_and_pixels_together(checkpoint, estimator):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     official = dajax.DepthEstimator(checkpoint, style="official", input_size=70)
     assert official.processor.style == "official"
     assert official.model.config.backbone_config.interpolate_offset == 0.1
@@ -396,7 +396,7 @@ def test_input_size(checkpoint, monkeypatch, input_size, expected):
     monkeypatch.setattr(
         estimator, "predict", lambda pixels: seen.append(pixels.shape) or np.zeros(pixels.shape[:3], np.float32)
     )
-    assert estimator(picture(60, 80)).shape == (60, 80)
+    assert estimator(make_image(60, 80)).shape == (60, 80)
     assert seen == [(1, *expected, 3)]
 
 
@@ -410,7 +410,7 @@ def test_without_input_size_the_checkpoints_file_says(checkpoint, tmp_path):
 
 
 def test_predict_takes_pixels(estimator):
-    pixels = estimator.processor(pictures((60, 80), (60, 80)))["pixel_values"]
+    pixels = estimator.processor(make_images((60, 80), (60, 80)))["pixel_values"]
     for given in (pixels, jnp.asarray(pixels)):
         depth = estimator.predict(given)
         assert isinstance(depth, jax.Array)
@@ -428,7 +428,7 @@ def test_batch_size_must_be_a_positive_whole_number(checkpoint, quick, batch_siz
     kind = ConfigError if isinstance(batch_size, int) else (ConfigError, TypeError)
     with pytest.raises(kind, match="batch_size"):
         dajax.DepthEstimator(checkpoint, batch_size=batch_size)
-    for images in (picture(60, 80), [picture(60, 80)]):
+    for images in (make_image(60, 80), [make_image(60, 80)]):
         with pytest.raises(kind, match="batch_size"):
             quick(images, batch_size=batch_size)
     with pytest.raises(ConfigError, match="batch_size"):
@@ -477,7 +477,7 @@ def test_models_that_are_not_there(tmp_path):
 
 def test_two_estimators_in_threads(checkpoint, estimator):
     other = dajax.DepthEstimator(checkpoint, style="official", input_size=70)
-    images = pictures((60, 80), (61, 80))
+    images = make_images((60, 80), (61, 80))
     expected = {id(e): e(images, batch_size=2) for e in (estimator, other)}
     found, problems = {}, []
 
@@ -504,7 +504,7 @@ def test_two_estimators_in_threads(checkpoint, estimator):
 
 def test_whole_batches_make_a_map_independent_of_what_else_there_is(estimator):
     """To the bit: at any place in a batch, beside any others, alone at the end."""
-    images = pictures(*[(60, 80)] * 7)
+    images = make_images(*[(60, 80)] * 7)
     options = {"batch_size": 4, "whole_batches": True}
     expected = list(estimator.stream(images, **options))
     for order in ([6, 5, 4, 3, 2, 1, 0], [3], [1, 6], [2, 0, 5, 4, 1]):
@@ -512,8 +512,8 @@ def test_whole_batches_make_a_map_independent_of_what_else_there_is(estimator):
             np.testing.assert_array_equal(depth, expected[place])
 
 
-def test_processed_pictures_and_model_size(estimator):
-    image = picture(60, 80)
+def test_processed_images_and_model_size(estimator):
+    image = make_image(60, 80)
     taken = Buckets(estimator.processor, None).process(image)
     (depth,) = estimator.stream([taken])
     np.testing.assert_array_equal(depth, estimator(image))
@@ -524,14 +524,14 @@ def test_processed_pictures_and_model_size(estimator):
 @pytest.mark.parametrize("policy", ["resize", "pad"])
 def test_buckets_bound_the_programs(checkpoint, policy):
     estimator = dajax.DepthEstimator(checkpoint, input_size=70, batch_size=2)
-    images = pictures(*[(40 + 3 * i, 130 - 5 * i) for i in range(12)])
+    images = make_images(*[(40 + 3 * i, 130 - 5 * i) for i in range(12)])
     depths = list(estimator.stream(images, buckets=3, policy=policy, whole_batches=True))
     assert [depth.shape for depth in depths] == [image.shape[:2] for image in images]
     assert estimator._apply._cache_size() <= 3
 
 
 def test_padding_stays_outside_of_the_map(quick):
-    """The stand-in's map is black outside of the picture; nothing of that is returned."""
+    """The stand-in's map is black outside of the image; nothing of that is returned."""
     image = np.full((40, 120, 3), 200, np.uint8)
     (depth,) = quick.stream([image], buckets=1, policy="pad")
     assert depth.shape == (40, 120)
@@ -539,7 +539,7 @@ def test_padding_stays_outside_of_the_map(quick):
 
 
 def short_of_memory(most):
-    """A network that holds `most` pictures at a time."""
+    """A network that holds `most` images at a time."""
     import jax
 
     seen = []
@@ -555,7 +555,7 @@ def short_of_memory(most):
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_out_of_memory_halves_the_batch(quick, monkeypatch, most):
-    images = pictures(*MIXED, *MIXED)
+    images = make_images(*MIXED, *MIXED)
     expected = list(quick.stream(images, batch_size=8))
     predict, seen = short_of_memory(most)
     monkeypatch.setattr(quick, "predict", predict)
@@ -571,7 +571,7 @@ def test_out_of_memory_halves_the_batch(quick, monkeypatch, most):
 def test_out_of_memory_is_said(quick, monkeypatch):
     monkeypatch.setattr(quick, "predict", short_of_memory(2)[0])
     with pytest.warns(UserWarning, match="out of device memory: batches of 2"):
-        list(quick.stream(pictures(*[(60, 80)] * 4), batch_size=4))
+        list(quick.stream(make_images(*[(60, 80)] * 4), batch_size=4))
     monkeypatch.setattr(quick, "predict", short_of_memory(0)[0])
-    with pytest.raises(JobError, match="a picture of 56x70 does not fit"):
-        list(quick.stream(pictures((60, 80)), batch_size=1))
+    with pytest.raises(JobError, match="an image of 56x70 does not fit"):
+        list(quick.stream(make_images((60, 80)), batch_size=1))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from seeded import picture, pixels, write_checkpoint
+from seeded import make_image, pixels, write_checkpoint
 from tiny import tiny_config
 
 import dajax
@@ -92,11 +92,11 @@ def test_one_four_and_eight_devices_agree(on_eight):
     assert len(on_eight["maps"]) == 9
     for what, (same_bits, difference) in on_eight["maps"].items():
         print(f"{what}: {'bit-equal' if same_bits else f'{difference:.1e} of the deviation'}")
-        assert same_bits or "one picture on each" not in what, what
+        assert same_bits or "one image on each" not in what, what
         assert difference <= ROUNDING, what
 
 
-def test_padding_and_nan_pictures_change_no_other(on_eight):
+def test_padding_and_nan_images_change_no_other(on_eight):
     assert on_eight["alone"] == {"jit": [True, True], "pmap": [True, True]}
 
 
@@ -120,8 +120,8 @@ def test_pixels_of_any_number(single, quick, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_pictures_of_any_number_keep_their_order(single, quick, count):
-    images = [picture(*size) for size in ((60, 80), (80, 60), (61, 80), (62, 80), (81, 60))[:count]]
+def test_images_of_any_number_keep_their_order(single, quick, count):
+    images = [make_image(*size) for size in ((60, 80), (80, 60), (61, 80), (62, 80), (81, 60))[:count]]
     for batch_size in (None, 1, 3):
         for depth, image in zip(quick(images, batch_size=batch_size), images, strict=True):
             np.testing.assert_allclose(depth, single(image), **CLOSE)
@@ -148,14 +148,14 @@ def test_gradients(single, quick):
         (8, (8, 2, 3, 5), [8, 2, 4, 8]),
     ],
 )
-def test_batch_size_counts_the_pictures_on_all_devices(quick, monkeypatch, batch_size, counts, rows):
+def test_batch_size_counts_the_images_on_all_devices(quick, monkeypatch, batch_size, counts, rows):
     """Each device gets a power of two, and at most its share of the batch size."""
     seen = []
     monkeypatch.setattr(
         quick, "predict", lambda pixels: seen.append(len(pixels)) or np.asarray(pixels).sum(-1, dtype=np.float32)
     )
     for count in counts:
-        assert len(quick([picture(60, 80)] * count, batch_size=batch_size)) == count
+        assert len(quick([make_image(60, 80)] * count, batch_size=batch_size)) == count
     assert seen == rows
 
 
@@ -167,7 +167,7 @@ def test_padded_batches_are_few_and_fit(devices, batch_size):
     assert len(set(padded.values())) <= 1 + np.ceil(np.log2(batch_size))
 
 
-def test_one_picture_for_each_device_unless_it_is_said(pair):
+def test_one_image_for_each_device_unless_it_is_said(pair):
     assert dajax.DepthEstimator(pair).batch_size == 1
     assert dajax.DepthEstimator(pair, mesh="local").batch_size == 2
     assert dajax.DepthEstimator(pair, mesh="local", batch_size=1).batch_size == 1
@@ -197,7 +197,7 @@ def test_batches_overlap(parallel):
 
 
 def test_devices_with_whole_params_send_each_other_nothing():
-    """XLA's own partitioning would gather what a loop over pictures, such as attention's on CPUs, goes over."""
+    """XLA's own partitioning would gather what a loop over images, such as attention's on CPUs, goes over."""
 
     def forward(params, x):
         return jax.lax.map(lambda one: one.sum(-1) * params["scale"], x)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config
 from web import answer, redirect, serve
 
@@ -37,12 +37,12 @@ def quick(pipe, monkeypatch):
     return pipe
 
 
-def test_one_picture_gives_values_and_a_picture(pipe):
-    result = pipe(picture(60, 80))
+def test_one_image_gives_values_and_a_image(pipe):
+    result = pipe(make_image(60, 80))
     assert set(result) == {"predicted_depth", "depth"}
     values, shown = result["predicted_depth"], result["depth"]
     assert (values.shape, values.dtype) == ((60, 80), np.float32)
-    np.testing.assert_array_equal(values, pipe.estimator(picture(60, 80)))
+    np.testing.assert_array_equal(values, pipe.estimator(make_image(60, 80)))
     assert (shown.mode, shown.size) == ("L", (80, 60))
     levels = np.asarray(shown)
     assert (levels.min(), levels.max()) == (0, 255)
@@ -52,7 +52,7 @@ def test_one_picture_gives_values_and_a_picture(pipe):
 
 
 def test_lists_and_tuples_give_lists(quick):
-    images = [picture(60, 80), Image.fromarray(picture(80, 60)), picture(61, 80), (picture(70, 70) / 255)]
+    images = [make_image(60, 80), Image.fromarray(make_image(80, 60)), make_image(61, 80), (make_image(70, 70) / 255)]
     singles = [quick(image) for image in images]
     for many in (images, tuple(images)):
         for batch_size in (None, 1, 2, 8):
@@ -71,7 +71,7 @@ def test_generators_give_generators(quick):
     def endless():
         while True:
             taken.append(1)
-            yield picture(60, 80)
+            yield make_image(60, 80)
 
     results = quick(endless())
     assert inspect.isgenerator(results)
@@ -79,44 +79,51 @@ def test_generators_give_generators(quick):
     for done in range(1, 6):
         assert next(results)["predicted_depth"].shape == (60, 80)
         assert len(taken) <= done + 1
-    assert next(quick(iter([picture(70, 70)])))["depth"].size == (70, 70)
+    assert next(quick(iter([make_image(70, 70)])))["depth"].size == (70, 70)
 
 
 @pytest.fixture
-def photo(tmp_path, monkeypatch):
-    """`photo.png` in the working folder."""
+def image_path(tmp_path, monkeypatch):
+    """`image.png` in the working folder."""
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(picture(60, 80)).save("photo.png")
-    return Path("photo.png")
+    Image.fromarray(make_image(60, 80)).save("image.png")
+    return Path("image.png")
 
 
-def test_whatever_a_picture_is_in(quick, photo, monkeypatch):
+def test_whatever_a_image_is_in(quick, image_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a socket was opened")
 
-    expected = quick(picture(60, 80))["predicted_depth"]
+    expected = quick(make_image(60, 80))["predicted_depth"]
     for name in ("socket", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    text = base64.b64encode(photo.read_bytes()).decode()
-    sources = (photo, str(photo), photo.read_bytes(), text, f"data:image/png;base64,{text}", Image.open(photo))
-    for source in (*sources, picture(60, 80), picture(60, 80) / 255):
+    text = base64.b64encode(image_path.read_bytes()).decode()
+    sources = (
+        image_path,
+        str(image_path),
+        image_path.read_bytes(),
+        text,
+        f"data:image/png;base64,{text}",
+        Image.open(image_path),
+    )
+    for source in (*sources, make_image(60, 80), make_image(60, 80) / 255):
         np.testing.assert_array_equal(quick(source)["predicted_depth"], expected)
         np.testing.assert_array_equal(quick([source])[0]["predicted_depth"], expected)
-    with photo.open("rb") as stream:  # an iterator over lines, but one picture
+    with image_path.open("rb") as stream:  # an iterator over lines, but one image
         np.testing.assert_array_equal(quick(stream)["predicted_depth"], expected)
 
 
 @pytest.mark.parametrize("height", [1, 3, 4])
-def test_flat_pictures(quick, tmp_path, height):
+def test_flat_images(quick, tmp_path, height):
     """Their arrays could be taken for [channels, height, width]; files say what they are."""
     path = tmp_path / "flat.png"
-    Image.fromarray(picture(height, 80)).save(path)
+    Image.fromarray(make_image(height, 80)).save(path)
     assert quick(path)["predicted_depth"].shape == (height, 80)
-    assert quick(picture(height, 80), layout="HWC")["depth"].size == (80, height)
+    assert quick(make_image(height, 80), layout="HWC")["depth"].size == (80, height)
 
 
 def test_declared_arrays(quick, checkpoint):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     expected = quick(image)["predicted_depth"]
     planes = image.transpose(2, 0, 1)
     declared = dajax.pipeline(model=quick.estimator, layout="CHW", value_range=(-1, 1))
@@ -150,7 +157,7 @@ class DataSet:
 
     def __getitem__(self, index):
         self.taken.append(index)
-        return picture(60, 80 + index)
+        return make_image(60, 80 + index)
 
 
 def test_data_sets_are_streamed(quick):
@@ -168,16 +175,16 @@ def test_data_sets_are_streamed(quick):
 def test_iterables_are_streamed(quick):
     class Iterable:
         def __iter__(self):
-            return repeat(picture(60, 80))
+            return repeat(make_image(60, 80))
 
-    for many in (Iterable(), map(np.asarray, Iterable()), {"a": picture(60, 80)}.values()):
+    for many in (Iterable(), map(np.asarray, Iterable()), {"a": make_image(60, 80)}.values()):
         results = quick(many)
         assert inspect.isgenerator(results)
         assert next(results)["depth"].size == (80, 60)
 
 
 def test_names_of_the_argument(quick):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     expected = quick(image)["predicted_depth"]
     np.testing.assert_array_equal(quick(inputs=image)["predicted_depth"], expected)
     np.testing.assert_array_equal(quick(images=image)["predicted_depth"], expected)
@@ -189,9 +196,9 @@ def test_names_of_the_argument(quick):
 # --- URLs ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_url_is_downloaded(quick, photo):
-    with serve({"/a.png": answer(photo.read_bytes()), "/b": redirect("/a.png")}) as site:
-        expected = quick(photo)["predicted_depth"]
+def test_one_url_is_downloaded(quick, image_path):
+    with serve({"/a.png": answer(image_path.read_bytes()), "/b": redirect("/a.png")}) as site:
+        expected = quick(image_path)["predicted_depth"]
         np.testing.assert_array_equal(quick(f"{site.url}/a.png")["predicted_depth"], expected)
         np.testing.assert_array_equal(quick(images=f"{site.url}/a.png", timeout=9)["predicted_depth"], expected)
         for path, message in {"/none": "404 'Not Found'", "/b": "not a public address"}.items():
@@ -199,16 +206,20 @@ def test_one_url_is_downloaded(quick, photo):
                 quick(site.url + path)
 
 
-def test_urls_among_many_are_not(quick, photo):
-    with serve({"/a.png": answer(photo.read_bytes())}) as site:
+def test_urls_among_many_are_not(quick, image_path):
+    with serve({"/a.png": answer(image_path.read_bytes())}) as site:
         url = f"{site.url}/a.png"
-        for many in ([url], (photo, url), iter([url])):
+        for many in ([url], (image_path, url), iter([url])):
             with pytest.raises(ImageError, match=rf"^inputs\[\d\]: '{url}': .*allow_urls=True"):
                 list(quick(many))
         assert not site.requests
         allowing = dajax.pipeline(model=quick.estimator, allow_urls=True)
-        for results in (quick([photo, url], allow_urls=True), allowing([photo, url]), list(allowing(iter([url])))):
-            np.testing.assert_array_equal(results[-1]["predicted_depth"], quick(photo)["predicted_depth"])
+        for results in (
+            quick([image_path, url], allow_urls=True),
+            allowing([image_path, url]),
+            list(allowing(iter([url]))),
+        ):
+            np.testing.assert_array_equal(results[-1]["predicted_depth"], quick(image_path)["predicted_depth"])
         with pytest.raises(ImageError, match="allow_urls=True"):
             allowing([url], allow_urls=False)
 
@@ -228,22 +239,22 @@ def test_timeouts(quick):
 # --- results -------------------------------------------------------------------------------------------------------
 
 
-def test_constant_depth_is_a_black_picture(pipe, monkeypatch):
+def test_constant_depth_is_a_black_image(pipe, monkeypatch):
     monkeypatch.setattr(pipe.estimator, "predict", lambda pixels: np.full(pixels.shape[:3], 3, np.float32))
-    result = pipe(picture(60, 80))
+    result = pipe(make_image(60, 80))
     np.testing.assert_allclose(result["predicted_depth"], 3, rtol=1e-6)
     monkeypatch.setattr(pipe.estimator, "stream", lambda *_, **__: iter([np.full((60, 80), 3, np.float32)]))
-    assert np.asarray(pipe(picture(60, 80))["depth"]).max() == 0
+    assert np.asarray(pipe(make_image(60, 80))["depth"]).max() == 0
 
 
 def test_depth_that_is_not_finite_is_an_error(pipe, monkeypatch):
     monkeypatch.setattr(pipe.estimator, "predict", lambda pixels: np.full(pixels.shape[:3], np.nan, np.float32))
     with pytest.raises(ImageError, match="finite"):
-        pipe(picture(60, 80))
+        pipe(make_image(60, 80))
 
 
 def test_models_and_estimators(checkpoint, pipe):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     expected = pipe(image)["predicted_depth"]
     of_estimator = dajax.pipeline(model=pipe.estimator)
     assert of_estimator.estimator is pipe.estimator
@@ -267,10 +278,10 @@ def test_what_is_refused(checkpoint, pipe, tmp_path):
     with pytest.raises(WeightsError, match="none"):
         dajax.pipeline(model=tmp_path / "none")
     for batch_size in (0, -3):
-        for images in (picture(60, 80), [picture(60, 80)]):
+        for images in (make_image(60, 80), [make_image(60, 80)]):
             with pytest.raises(ConfigError, match="batch_size"):
                 pipe(images, batch_size=batch_size)
-    for bad in (None, 3, {"image": picture(60, 80)}, "none.jpg", "photo", tmp_path / "none.jpg"):
+    for bad in (None, 3, {"image": make_image(60, 80)}, "none.jpg", "image", tmp_path / "none.jpg"):
         with pytest.raises(ImageError):
             pipe(bad)
 
@@ -286,6 +297,6 @@ def test_arguments_that_only_transformers_has(checkpoint, argument, instead):
 
 def test_arguments_that_nobody_has(quick):
     with pytest.raises(TypeError, match="nonsense"):
-        quick(picture(60, 80), nonsense=3)
+        quick(make_image(60, 80), nonsense=3)
     with pytest.raises(ConfigError, match=r"\['nonsense'\].*allow_urls.*timeout"):
-        quick(picture(60, 80), parameters={"nonsense": 3, "timeout": 5})
+        quick(make_image(60, 80), parameters={"nonsense": 3, "timeout": 5})

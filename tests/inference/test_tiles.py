@@ -30,11 +30,11 @@ def enlarged(name):
 
 @pytest.fixture(scope="module")
 def maps(estimator):
-    """The plain and the tiled map of real photos, enlarged to the size of those of cameras."""
+    """The plain and the tiled map of real images, enlarged to the size of those of cameras."""
     found = {}
     for name in ("coffee", "astronaut", "chelsea", "rocket"):
-        photo = enlarged(name)
-        found[name] = estimator(photo), tiled_depth(estimator, photo, (3, 4))
+        image = enlarged(name)
+        found[name] = estimator(image), tiled_depth(estimator, image, (3, 4))
     return found
 
 
@@ -49,7 +49,7 @@ def test_order_is_that_of_the_plain_pass(maps):
 def seam_slopes(depth, rows, columns) -> tuple[list, list]:
     """Slopes at the borders of so many tiles, and close beside them, on both sides.
 
-    Close, because slopes differ from place to place in a photo: farther off that is what would be measured.
+    Close, because slopes differ from place to place in an image: farther off that is what would be measured.
     """
     at, beside = [], []
     for axis, count in ((0, rows), (1, columns)):
@@ -62,11 +62,11 @@ def seam_slopes(depth, rows, columns) -> tuple[list, list]:
 
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
 def test_no_seams(maps, estimator, name):
-    """Of four divisions: at the ten borders of one, a photo's own edges are worth up to a tenth, seams or none."""
+    """Of four divisions: at the ten borders of one, an image's own edges are worth up to a tenth, seams or none."""
     at, beside = seam_slopes(maps[name][1], 3, 4)
-    photo = enlarged(name)
+    image = enlarged(name)
     for tiles in ((2, 3), (4, 5), (5, 6)):
-        found = seam_slopes(tiled_depth(estimator, photo, tiles), *tiles)
+        found = seam_slopes(tiled_depth(estimator, image, tiles), *tiles)
         at, beside = at + found[0], beside + found[1]
     assert len(at) == len(beside) == 48
     assert np.mean(at) / np.mean(beside) == pytest.approx(1, abs=0.05)
@@ -80,19 +80,19 @@ def test_a_seam_would_be_seen(estimator, monkeypatch):
 
 
 class Plane:
-    """An estimator that sees its picture's red, with a scale and a shift of its own for every picture."""
+    """An estimator that sees its image's red, with a scale and a shift of its own for every image."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
         self.seen = []
 
-    def __call__(self, picture):
-        return picture.pixels[..., 0].astype(np.float32)
+    def __call__(self, image):
+        return image.pixels[..., 0].astype(np.float32)
 
-    def stream(self, pictures, **options):
-        for picture in pictures:
-            self.seen.append(picture.pixels.shape[:2])
-            yield (self.rng.uniform(0.2, 5) * self(picture) + self.rng.uniform(-50, 50)).astype(np.float32)
+    def stream(self, images, **options):
+        for image in images:
+            self.seen.append(image.pixels.shape[:2])
+            yield (self.rng.uniform(0.2, 5) * self(image) + self.rng.uniform(-50, 50)).astype(np.float32)
 
 
 @pytest.mark.parametrize("tiles", [2, 3, 5, (1, 3), (4, 1), (2, 5)])
@@ -100,31 +100,31 @@ class Plane:
 def test_scales_and_shifts_of_tiles_are_taken_out(tiles, size):
     rng = np.random.default_rng(1)
     coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
-    picture = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+    image = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
     estimator = Plane()
-    found = tiled_depth(estimator, picture, tiles)
-    assert np.abs(found - picture[..., 0]).max() < 3
+    found = tiled_depth(estimator, image, tiles)
+    assert np.abs(found - image[..., 0]).max() < 3
     assert len(set(estimator.seen)) == 1  # one size, one program
 
 
 def test_detail_comes_from_the_tiles():
     """Where the whole is blurred, stripes that only tiles see are in the result, nearly as high."""
-    picture = np.zeros((400, 400, 3), np.uint8)
-    picture[..., 0] = np.linspace(40, 200, 400)[:, None]
-    picture[:, ::8, 0] += 30
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[..., 0] = np.linspace(40, 200, 400)[:, None]
+    image[:, ::8, 0] += 30
 
     class Blurred(Plane):
-        def __call__(self, picture):
-            red = super().__call__(picture)
+        def __call__(self, image):
+            red = super().__call__(image)
             return red if red.shape[0] < 400 else np.broadcast_to(red.mean(1, keepdims=True), red.shape)
 
-    found = tiled_depth(Blurred(), picture, 2)
+    found = tiled_depth(Blurred(), image, 2)
     assert np.median(found[:, 80:320:8] - found[:, 84:324:8]) == pytest.approx(27, abs=4)
 
 
 def test_flat_tiles_are_those_of_the_whole():
-    picture = np.full((200, 300, 3), 80, np.uint8)
-    np.testing.assert_allclose(tiled_depth(Plane(), picture, 3), 80, rtol=1e-6)
+    image = np.full((200, 300, 3), 80, np.uint8)
+    np.testing.assert_allclose(tiled_depth(Plane(), image, 3), 80, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -139,17 +139,17 @@ def test_spans_cover_the_side_evenly(side, count):
 
 
 def test_one_tile_is_the_plain_pass(estimator):
-    picture = skimage.data.coffee()
-    np.testing.assert_array_equal(tiled_depth(estimator, picture, 1), estimator(picture))
+    image = skimage.data.coffee()
+    np.testing.assert_array_equal(tiled_depth(estimator, image, 1), estimator(image))
 
 
 def test_the_estimator_takes_tiles(estimator):
-    picture = skimage.data.coffee()
-    expected = tiled_depth(estimator, picture, 2)
-    np.testing.assert_array_equal(estimator(picture, tiles=2), expected)
-    one, two = estimator([picture, picture[:300]], tiles=(2, 2))
+    image = skimage.data.coffee()
+    expected = tiled_depth(estimator, image, 2)
+    np.testing.assert_array_equal(estimator(image, tiles=2), expected)
+    one, two = estimator([image, image[:300]], tiles=(2, 2))
     assert (one.shape, two.shape) == ((400, 600), (300, 600))
-    (streamed,) = estimator.stream([picture], tiles=2)
+    (streamed,) = estimator.stream([image], tiles=2)
     np.testing.assert_array_equal(streamed, expected)
 
 
@@ -174,9 +174,9 @@ import dajax
 from dajax.weights.random import random_params
 config = dajax.DepthAnythingConfig.small()
 estimator = dajax.DepthEstimator((dajax.DepthAnything(config), random_params(config)), batch_size=1)
-picture = np.random.default_rng(0).integers(0, 256, (3072, 4096, 3), np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (3072, 4096, 3), np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-depth = estimator(picture, tiles=4)
+depth = estimator(image, tiles=4)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(depth.shape[0], depth.shape[1], (after - before) * 1024)
 """

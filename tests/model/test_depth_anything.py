@@ -108,7 +108,7 @@ def test_pmap_agrees(tiny):
     assert error(mapped[:, 0], depth(model, params, x)) < ROUNDING
 
 
-def test_a_nan_picture_leaves_its_neighbours_alone(tiny):
+def test_a_nan_image_leaves_its_neighbours_alone(tiny):
     model, params = tiny
     forward = jax.jit(partial(depth, model))
     x = pixels(56, 56, batch=3)
@@ -171,11 +171,11 @@ def test_unused_parameters_exist_and_have_no_gradient(tiny, unused):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
 
 
-# --- batches on a CPU, picture by picture -------------------------------------------------------------------------
+# --- batches on a CPU, image by image -------------------------------------------------------------------------
 
 
 def is_one_by_one(model, params, x, **options) -> bool:
-    """Whether the first loop of the program is over the pictures: those inside of it are over heads and strips."""
+    """Whether the first loop of the program is over the images: those inside of it are over heads and strips."""
     jaxpr = str(
         jax.make_jaxpr(lambda params, x: model.apply({"params": params}, x, **options).predicted_depth)(params, x)
     )
@@ -187,7 +187,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 1)
 
 
-def test_pictures_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
+def test_images_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
     model, params = tiny
     x = pixels(42, 56, batch=5)
     options = {"output_hidden_states": True, "output_attentions": True}
@@ -202,7 +202,7 @@ def test_pictures_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
         assert error(ours, whole) < ROUNDING
 
 
-def test_a_picture_in_a_batch_is_the_picture_alone(tiny, alone):
+def test_a_image_in_a_batch_is_the_image_alone(tiny, alone):
     model, params = tiny
     x = pixels(42, 56, batch=3)
     # XLA fuses the body of a loop otherwise than the same work outside of one.
@@ -315,7 +315,7 @@ def test_pixels_of_another_shape_are_refused(tiny, shape):
         depth(model, params, np.zeros(shape, np.float32))
 
 
-def test_pictures_are_not_taken_for_pixels(tiny):
+def test_images_are_not_taken_for_pixels(tiny):
     model, params = tiny
     with pytest.raises(ImageError, match="normalised floats, got uint8"):
         depth(model, params, np.zeros((1, 28, 28, 3), np.uint8))

@@ -155,7 +155,7 @@ def test_gpu_program_in_half_precision(monkeypatch, dtype):
     assert len(convolutions) == 4 + 1 + 14 + 2
     wide = [line for line in convolutions if f"x{short}>" not in line]
     assert len(wide) == 1, "the head's last convolution alone is float32"
-    assert "stablehlo.while" not in text, "no loop over pictures, heads or strips"
+    assert "stablehlo.while" not in text, "no loop over images, heads or strips"
     assert "callback" not in text, "nothing comes back to the host"
 
 

@@ -81,7 +81,7 @@ def test_results_without_channels():
     assert error(in_strips(maps, (23, 18), function=sums), whole(maps, (23, 18), function=sums)) < 2e-6
 
 
-def test_a_nan_stays_in_its_picture():
+def test_a_nan_stays_in_its_image():
     maps = maps_of(2, 7, 9, 4).at[0].set(jnp.nan)
     found = in_strips(maps, (23, 18))
     assert np.isnan(found[0]).all()

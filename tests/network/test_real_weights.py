@@ -22,7 +22,7 @@ from dajax.images.read import read_image
 pytestmark = [pytest.mark.network, pytest.mark.filterwarnings("ignore::dajax.errors.LicenceWarning")]
 
 # Two cats on a sofa: what the tests of Transformers use.
-PICTURE = "http://images.cocodataset.org/val2017/000000039769.jpg"
+IMAGE = "http://images.cocodataset.org/val2017/000000039769.jpg"
 
 # Style -> first three values of the first row of `predicted_depth` at 518x686. Sources: Transformers' tests
 # (tests/models/depth_anything) for V1-Small and Metric-Indoor-Small; its conversion scripts for the others. Those of V2
@@ -37,31 +37,31 @@ PUBLISHED = {
 
 
 @pytest.fixture(scope="module")
-def picture():
-    return read_image(fetch(PICTURE))
+def make_image():
+    return read_image(fetch(IMAGE))
 
 
-def depth_of(name, picture, style="huggingface"):
-    """The map before it is brought back to the picture's size; pixels are Transformers' in any style."""
+def depth_of(name, image, style="huggingface"):
+    """The map before it is brought back to the image's size; pixels are Transformers' in any style."""
     model, params = dajax.load(name, style=style)
-    pixels = dajax.DepthImageProcessor()(picture)["pixel_values"]
+    pixels = dajax.DepthImageProcessor()(image)["pixel_values"]
     assert pixels.shape == (1, 518, 686, 3)
     depth = jax.jit(lambda x: model.apply({"params": params}, x).predicted_depth)(pixels)
     return np.asarray(depth)[0]
 
 
 @pytest.mark.parametrize("alias", PUBLISHED)
-def test_published_values(alias, picture):
+def test_published_values(alias, image):
     style, expected = PUBLISHED[alias]
-    found = depth_of(alias, picture, style)[0, :3]
+    found = depth_of(alias, image, style)[0, :3]
     print(f"{alias}: {found} against {expected}")
     # Published with four decimals, from other machines' float32.
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=3e-4)
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_every_alias_gives_a_map(alias, picture):
-    depth = depth_of(alias, picture)
+def test_every_alias_gives_a_map(alias, image):
+    depth = depth_of(alias, image)
     assert np.isfinite(depth).all()
     assert depth.std() > 0.05 * abs(depth.mean())
     config = dajax.DepthAnythingConfig.from_pretrained(alias)

@@ -49,11 +49,11 @@ def test_runs(path, released_hub, tmp_path):
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment, cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
     warned = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
     if folder := os.environ.get("DAJAX_KEEP_NOTEBOOKS"):  # to look at
         jupytext.write(notebook, Path(folder) / path.name)
-    assert len(pictures) >= 2
+    assert len(images) >= 2
     # Only what is meant to be read: the licence of some weights, the client's progress bars, and (without ipywidgets,
     # which Colab has) that those are plain ones.
     meant = ("LicenceWarning", "%|", "IProgress not found")

@@ -14,9 +14,9 @@ from transformers.pipelines.depth_estimation import DepthEstimationPipeline
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "references"), str(TESTS / "parity")]
 
-from cases import CASES, LAYER_BY_LAYER, PICTURES, PIPELINE, thinned  # noqa: E402
+from cases import CASES, IMAGES, LAYER_BY_LAYER, PIPELINE, thinned  # noqa: E402
 from reference import checkpoint_shapes, load_reference, run  # noqa: E402
-from seeded import PREPROCESSOR, picture, pixels, write_checkpoint  # noqa: E402
+from seeded import PREPROCESSOR, make_image, pixels, write_checkpoint  # noqa: E402
 
 
 def references(folder: Path) -> tuple[dict, dict]:
@@ -36,15 +36,15 @@ def references(folder: Path) -> tuple[dict, dict]:
 
     options = {key: value for key, value in PREPROCESSOR.items() if key != "image_processor_type"}
     processor = DPTImageProcessorPil(**options)
-    for size in PICTURES:
-        values = processor(Image.fromarray(picture(*size)), return_tensors="np")["pixel_values"][0]
+    for size in IMAGES:
+        values = processor(Image.fromarray(make_image(*size)), return_tensors="np")["pixel_values"][0]
         arrays[f"processor/{size[0]}x{size[1]}"] = values.transpose(1, 2, 0)[::13, ::13]
         arrays[f"processor/{size[0]}x{size[1]}/size"] = np.array(values.shape[1:])
 
     model = load_reference(folder / "tiny", torch.float32)
     pipeline = DepthEstimationPipeline(model=model, image_processor=DPTImageProcessorPil(**options))
     for size in PIPELINE:
-        result = pipeline(Image.fromarray(picture(*size)))
+        result = pipeline(Image.fromarray(make_image(*size)))
         arrays[f"pipeline/{size[0]}x{size[1]}/depth"] = np.asarray(result["depth"])
         arrays[f"pipeline/{size[0]}x{size[1]}/predicted_depth"] = result["predicted_depth"].numpy()
     return arrays, shapes

@@ -1,6 +1,6 @@
-"""The authors' recipe from picture to map, recomputed in float64 without dajax.
+"""The authors' recipe from image to map, recomputed in float64 without dajax.
 
-OpenCV resizes the picture, Transformers' float64 model is the network, numpy resizes the map back. Their code resamples
+OpenCV resizes the image, Transformers' float64 model is the network, numpy resizes the map back. Their code resamples
 the position embeddings in float32 whatever the model's type is; that is float32's rounding like any other of theirs, so
 here it is float64 too. `python tests/parity/official_reference.py` writes tests/references/data/official.npz.
 """
@@ -26,7 +26,7 @@ DATA = TESTS / "references" / "data" / "official.npz"
 
 
 def official_pixels(image: np.ndarray) -> np.ndarray:
-    """An RGB picture, uint8, to the network's pixels, float64."""
+    """An RGB image, uint8, to the network's pixels, float64."""
     scale = 518 / min(image.shape[:2])
     height, width = (max(518, 14 * round(scale * side / 14)) for side in image.shape[:2])
     resized = cv2.resize(image / 255.0, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -55,7 +55,7 @@ def load_official(folder: Path, positions=torch.float64):
 
 
 def official_map(model, image: np.ndarray) -> np.ndarray:
-    """Depth in the picture's size, float64: linear between pixels, the corners' centres kept in place."""
+    """Depth in the image's size, float64: linear between pixels, the corners' centres kept in place."""
     depth = run(model, official_pixels(image)[None]).predicted_depth[0].numpy()
     for axis, size in enumerate(image.shape[:2]):
         known, wanted = np.arange(depth.shape[axis]), np.linspace(0, depth.shape[axis] - 1, size)

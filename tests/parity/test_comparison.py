@@ -14,7 +14,7 @@ import transformers
 from authors import official_state
 from comparison import ROOT, Checks, compared
 from PIL import Image
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 from transformers import AutoModelForDepthEstimation, DepthAnythingConfig, DepthAnythingForDepthEstimation, pipeline
 from transformers.image_utils import load_image
@@ -153,15 +153,15 @@ def _(it):
     assert processor(Image.new("RGB", (600, 400)), return_tensors="np")["pixel_values"].shape[2:] == (350, 518)
 
 
-@says("sizes of pictures", "any; a map has its picture's size")
+@says("sizes of images", "any; a map has its image's size")
 def _(it):
     for size in ((60, 80), (80, 60)):
-        assert it.pipe(Image.fromarray(picture(*size)))["predicted_depth"].shape == size
+        assert it.pipe(Image.fromarray(make_image(*size)))["predicted_depth"].shape == size
 
 
 @says("mixed sizes in batches", "no, one by one")
 def _(it):
-    images = [Image.fromarray(picture(*size)) for size in ((60, 80), (80, 60))]
+    images = [Image.fromarray(make_image(*size)) for size in ((60, 80), (80, 60))]
     assert [result["depth"].size for result in it.pipe(images)] == [(80, 60), (60, 80)]
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         it.pipe(images, batch_size=2)
@@ -171,7 +171,7 @@ def _(it):
 def _(it):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(28, 56)).save("turned.jpg", exif=exif)
+    Image.fromarray(make_image(28, 56)).save("turned.jpg", exif=exif)
     assert it.pipe("turned.jpg")["depth"].size == (28, 56)
     with Image.open("turned.jpg") as image:
         pixels = it.pipe.image_processor(image, return_tensors="np")["pixel_values"]
@@ -234,7 +234,7 @@ def _(it):
     assert model(torch.zeros(1, 3, 28, 42, dtype=torch.bfloat16)).predicted_depth.dtype == torch.bfloat16
     pipe = pipeline("depth-estimation", model=model, image_processor=it.pipe.image_processor, device="cpu")
     with pytest.raises(TypeError, match="BFloat16"):
-        pipe(Image.fromarray(picture(28, 42)))
+        pipe(Image.fromarray(make_image(28, 42)))
 
 
 @says("a batch over several devices", "no")
@@ -254,7 +254,7 @@ def lacking(row, *names):
         assert [task for task in tasks if "depth" in task] == ["depth-estimation"]
 
 
-lacking("command line for pictures", "run", "predict", "depth")
+lacking("command line for images", "run", "predict", "depth")
 lacking("video", "video", "depth")
 lacking("web page", "demo", "app")
 lacking("point clouds", "points", "cloud")
@@ -262,13 +262,13 @@ lacking("point clouds", "points", "cloud")
 
 @says("coloured maps", "grey")
 def _(it):
-    assert it.pipe(Image.fromarray(picture(28, 42)))["depth"].mode == "L"
+    assert it.pipe(Image.fromarray(make_image(28, 42)))["depth"].mode == "L"
 
 
 @says("depth itself in files", "no")
 def _(it):
-    # A tensor and an 8-bit picture; writing is left to whoever gets them.
-    result = it.pipe(Image.fromarray(picture(28, 42)))
+    # A tensor and an 8-bit image; writing is left to whoever gets them.
+    result = it.pipe(Image.fromarray(make_image(28, 42)))
     assert {key: type(value) for key, value in result.items()} == {
         "predicted_depth": torch.Tensor,
         "depth": Image.Image,

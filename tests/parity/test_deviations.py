@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, UnidentifiedImageError
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config
 from transformers import pipeline
 from transformers.image_utils import load_image
@@ -22,8 +22,8 @@ from web import answer, redirect, serve
 
 import dajax
 from dajax.errors import ConfigError, ImageError
+from dajax.images.image_sources import read_source
 from dajax.images.read import read_image
-from dajax.images.sources import read_source
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming-from-transformers.md").read_text()
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
@@ -95,7 +95,7 @@ def _(theirs, mine):
 
 @deviation("floats in [0, 1]")
 def _(theirs, mine):
-    image = picture(60, 80)
+    image = make_image(60, 80)
     exact = mine_on(mine, image)
     np.testing.assert_allclose(theirs_on(theirs.image_processor, image), exact, atol=1e-6)
     np.testing.assert_array_equal(mine_on(mine, image / 255), exact)
@@ -104,7 +104,7 @@ def _(theirs, mine):
 
 @deviation("axes of arrays")
 def _(theirs, mine):
-    planes = picture(60, 80).transpose(2, 0, 1)
+    planes = make_image(60, 80).transpose(2, 0, 1)
     assert theirs_on(theirs.image_processor, planes).shape == (1, 56, 70, 3)
     assert theirs_on(theirs.image_processor, planes[:, :20, :3]).shape == (1, 70, 14, 3)  # taken for channels first
     for array in (planes, planes[:, :20, :3]):
@@ -117,7 +117,7 @@ def _(theirs, mine):
 def _(theirs, mine):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(60, 80)).save("a.jpg", exif=exif)
+    Image.fromarray(make_image(60, 80)).save("a.jpg", exif=exif)
     with Image.open("a.jpg") as image:
         assert theirs_on(theirs.image_processor, image).shape == (1, 56, 70, 3)
         assert mine_on(mine, image).shape == (1, 70, 56, 3)
@@ -127,7 +127,7 @@ def _(theirs, mine):
 @deviation("greyscale and RGBA for the processor")
 def _(theirs, mine):
     for mode in ("L", "RGBA"):
-        image = Image.fromarray(picture(60, 80)).convert(mode)
+        image = Image.fromarray(make_image(60, 80)).convert(mode)
         with pytest.raises(ValueError, match="mean must have"):
             theirs_on(theirs.image_processor, image)
         assert mine_on(mine, image).shape == (1, 56, 70, 3)
@@ -203,7 +203,7 @@ def to(theirs, dtype):
 
 @deviation("bfloat16 in the pipeline")
 def _(theirs, mine):
-    image, checkpoint = Image.fromarray(picture(70, 70)), theirs.model.name_or_path
+    image, checkpoint = Image.fromarray(make_image(70, 70)), theirs.model.name_or_path
     with pytest.raises(TypeError, match="BFloat16"):
         to(theirs, torch.bfloat16)(image)
     result = dajax.pipeline(model=checkpoint, dtype="bfloat16", input_size=70)(image)
@@ -212,7 +212,7 @@ def _(theirs, mine):
 
 @deviation("types of results")
 def _(theirs, mine):
-    image = Image.fromarray(picture(70, 70))
+    image = Image.fromarray(make_image(70, 70))
     assert isinstance(theirs(image)["predicted_depth"], torch.Tensor)
     assert type(mine(image)["predicted_depth"]) is np.ndarray
     assert to(theirs, torch.float16)(image)["predicted_depth"].dtype == torch.float16
@@ -233,7 +233,7 @@ def _(theirs, mine):
 
 @deviation("URLs")
 def _(theirs, mine):
-    Image.fromarray(picture(70, 70)).save("a.png")
+    Image.fromarray(make_image(70, 70)).save("a.png")
     with serve({"/a.png": answer(Path("a.png").read_bytes()), "/b": redirect("/a.png")}) as site:
         assert load_image(f"{site.url}/b").size == (70, 70)  # led to an address of the local machine
         assert inspect.signature(load_image).parameters["timeout"].default is None
@@ -251,7 +251,7 @@ def _(theirs, mine):
 
 @deviation("base64")
 def _(theirs, mine):
-    Image.fromarray(picture(70, 70)).save("a.png")
+    Image.fromarray(make_image(70, 70)).save("a.png")
     text = base64.b64encode(Path("a.png").read_bytes()).decode()
     for prefix in ("", "data:image/png;base64,"):
         assert load_image(prefix + text).size == (70, 70)
@@ -261,11 +261,11 @@ def _(theirs, mine):
             read_source(f"{prefix}!?{text}")
 
 
-@deviation("what a picture may be")
+@deviation("what an image may be")
 def _(theirs, mine):
-    Image.fromarray(picture(70, 70)).save("a.png")
+    Image.fromarray(make_image(70, 70)).save("a.png")
     with open("a.png", "rb") as stream:
-        for source in (Path("a.png"), Path("a.png").read_bytes(), stream, picture(70, 70)):
+        for source in (Path("a.png"), Path("a.png").read_bytes(), stream, make_image(70, 70)):
             with pytest.raises(TypeError, match="Incorrect format"):
                 theirs(source)
             assert mine(source)["depth"].size == (70, 70)
@@ -276,12 +276,12 @@ class Rows(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index):
-        return {"image": Image.fromarray(picture(70, 70))}
+        return {"image": Image.fromarray(make_image(70, 70))}
 
 
-@deviation("what many pictures may be")
+@deviation("what many images may be")
 def _(theirs, mine):
-    image = Image.fromarray(picture(28, 70))
+    image = Image.fromarray(make_image(28, 70))
 
     class Plain:
         def __len__(self):
@@ -302,15 +302,15 @@ def _(theirs, mine):
 
 @deviation("batches of mixed sizes")
 def _(theirs, mine):
-    images = [Image.fromarray(picture(height, 80)) for height in (80, 200, 80)]
+    images = [Image.fromarray(make_image(height, 80)) for height in (80, 200, 80)]
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         theirs(images, batch_size=2)
     assert [result["depth"].size for result in mine(images, batch_size=2)] == [(80, 80), (80, 200), (80, 80)]
 
 
-@deviation("very flat pictures")
+@deviation("very flat images")
 def _(theirs, mine):
-    image = Image.fromarray(picture(1, 80))
+    image = Image.fromarray(make_image(1, 80))
     with pytest.raises(ValueError, match="height=0"):
         theirs(image)
     assert mine(image)["depth"].size == (80, 1)
@@ -319,8 +319,8 @@ def _(theirs, mine):
 
 @deviation("several frames")
 def _(theirs, mine):
-    image = Image.fromarray(picture(70, 70))
-    image.save("a.gif", save_all=True, append_images=[Image.fromarray(picture(71, 70))])
+    image = Image.fromarray(make_image(70, 70))
+    image.save("a.gif", save_all=True, append_images=[Image.fromarray(make_image(71, 70))])
     with Image.open("a.gif") as opened:
         expected = np.asarray(load_image(opened))
     with pytest.warns(UserWarning, match="several frames"):
@@ -329,7 +329,7 @@ def _(theirs, mine):
 
 @deviation("unknown arguments")
 def _(theirs, mine):
-    image = Image.fromarray(picture(70, 70))
+    image = Image.fromarray(make_image(70, 70))
     assert theirs(image, nonsense=3)["depth"].size == (70, 70)
     with pytest.raises(TypeError, match="nonsense"):
         mine(image, nonsense=3)

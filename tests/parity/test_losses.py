@@ -132,7 +132,7 @@ def test_value_and_gradient(loss, share, seed):
     random = np.random.default_rng(seed)
     maps = random.uniform(0.5, 80, (2, *SHAPE)).astype(np.float32)
     mask = random.random(SHAPE) < share
-    mask[1] &= seed != 0  # one picture without a valid pixel
+    mask[1] &= seed != 0  # one image without a valid pixel
     value, gradient = errors(loss, maps, mask)
     assert value < 1e-5
     assert gradient.max() < 1e-5

@@ -1,4 +1,4 @@
-"""Style "official" from picture to map, against the authors' recipe recomputed in float64."""
+"""Style "official" from image to map, against the authors' recipe recomputed in float64."""
 
 import json
 
@@ -46,10 +46,10 @@ def tiny(tmp_path_factory):
     return dajax.DepthEstimator(folder, style="official"), load_official(folder)
 
 
-@pytest.mark.parametrize("photo", ["coffee", "chelsea"])
-def test_photos(tiny, photo):
+@pytest.mark.parametrize("image", ["coffee", "chelsea"])
+def test_images(tiny, name):
     estimator, reference = tiny
-    image = getattr(skimage.data, photo)()
+    image = getattr(skimage.data, name)()
     assert_within_bound(estimator(image), official_map(reference, image))
 
 

@@ -1,4 +1,4 @@
-"""The whole way from a photo to its maps, against Transformers' own depth-estimation pipeline."""
+"""The whole way from an image to its maps, against Transformers' own depth-estimation pipeline."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPi
 import dajax
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
-PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+IMAGES = ("astronaut", "coffee", "chelsea", "rocket")
 # In deviations of the map, and in steps of 255. PyTorch's float32 is itself up to 2e-4 away from its float64.
 VALUES, VALUES_OF_FLOAT32, LEVELS = 1e-4, 4e-4, 1
 
 
 class Reference(DepthEstimationPipeline):
-    """The network in the model's type; the resize to the photo's size in float32, as everybody runs it."""
+    """The network in the model's type; the resize to the image's size in float32, as everybody runs it."""
 
     def _forward(self, model_inputs):
         outputs = super()._forward(model_inputs)
@@ -65,18 +65,18 @@ def reference_of_float32(checkpoint):
     return reference_pipeline(checkpoint, torch.float32)
 
 
-@pytest.mark.parametrize("photo", PHOTOS)
-def test_photos(tiny, reference_of_float32, photo):
+@pytest.mark.parametrize("image", IMAGES)
+def test_images(tiny, reference_of_float32, name):
     pipe, reference = tiny
-    image = Image.fromarray(getattr(skimage.data, photo)())
+    image = Image.fromarray(getattr(skimage.data, name)())
     mine = pipe(image)
     assert_same(mine, reference(image))
     assert_same(mine, reference_of_float32(image), VALUES_OF_FLOAT32)
 
 
-def test_list_of_photos(tiny):
+def test_list_of_images(tiny):
     pipe, reference = tiny
-    images = [Image.fromarray(getattr(skimage.data, photo)()) for photo in ("chelsea", "coffee")] * 2
+    images = [Image.fromarray(getattr(skimage.data, name)()) for name in ("chelsea", "coffee")] * 2
     for mine, theirs in zip(pipe(images, batch_size=2), reference(images), strict=True):
         assert_same(mine, theirs)
 
@@ -89,7 +89,7 @@ def test_other_modes(tiny, mode):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
-def test_photos_with_orientation(tiny, tmp_path, orientation):
+def test_images_with_orientation(tiny, tmp_path, orientation):
     pipe, reference = tiny
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -7,11 +7,11 @@ import torch
 import transformers
 from transformers.models.dpt import image_processing_pil_dpt as reference_module
 
-from dajax.images.processor import DepthImageProcessor
-from dajax.images.write import to_gray8
+from dajax.depth_maps.write import to_gray8
+from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.resample import cubic_matrix, linear_taps, resize_cubic, resize_linear
 
-PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+IMAGES = ("astronaut", "coffee", "chelsea", "rocket")
 
 
 def reference(**changes):
@@ -35,9 +35,9 @@ def assert_same(image, **options):
     assert error <= 1e-6, error
 
 
-@pytest.mark.parametrize("photo", PHOTOS)
-def test_photos(photo):
-    assert_same(getattr(skimage.data, photo)())
+@pytest.mark.parametrize("image", IMAGES)
+def test_images(name):
+    assert_same(getattr(skimage.data, name)())
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_options(options):
 
 
 def test_resized_bytes_are_equal():
-    for photo in PHOTOS:
-        image = getattr(skimage.data, photo)()
+    for name in IMAGES:
+        image = getattr(skimage.data, name)()
         plain = reference(do_rescale=False, do_normalize=False)(image, return_tensors="np")["pixel_values"][0]
         np.testing.assert_array_equal(DepthImageProcessor().resize_uint8(image), plain.transpose(1, 2, 0))
 

@@ -12,8 +12,8 @@ from refusal import refused
 
 from dajax.errors import WeightsError
 from dajax.weights.safetensors_io import FLOAT_DTYPES
-from dajax.weights.torch_file import TorchFile
-from dajax.weights.torch_write import write_torch
+from dajax.weights.torch_files.torch_file import TorchFile
+from dajax.weights.torch_files.torch_write import write_torch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

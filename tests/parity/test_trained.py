@@ -18,9 +18,9 @@ FOLDER = Path(dajax.__file__).parent / "assets" / "tiny"
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])
 def test_transformers_sees_what_dajax_sees(name):
-    photo = Image.fromarray(getattr(skimage.data, name)())
-    pixels = dajax.DepthImageProcessor.from_pretrained("tiny")(photo)["pixel_values"]
-    theirs = DPTImageProcessorPil.from_pretrained(FOLDER)(photo, return_tensors="np")["pixel_values"]
+    image = Image.fromarray(getattr(skimage.data, name)())
+    pixels = dajax.DepthImageProcessor.from_pretrained("tiny")(image)["pixel_values"]
+    theirs = DPTImageProcessorPil.from_pretrained(FOLDER)(image, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(pixels, theirs.transpose(0, 2, 3, 1), atol=1e-6)
 
     expected = run(load_reference(FOLDER), pixels).predicted_depth.numpy()  # float64, of the file's float16

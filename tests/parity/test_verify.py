@@ -12,7 +12,7 @@ from authors import official_shapes, official_state, write_official
 from cases import CASES
 from PIL import Image
 from reference import load_reference
-from seeded import picture, write_checkpoint
+from seeded import make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 import convert.__main__ as command
@@ -405,11 +405,11 @@ def test_verify_a_file(run, tmp_path, break_table):
     assert out.splitlines()[-1] == "FAILED: patches is the first stage over its bound"
 
 
-def test_verify_with_a_picture(run, tmp_path, monkeypatch):
+def test_verify_with_a_image(run, tmp_path, monkeypatch):
     """The processor's pixels, in the processor's size."""
     seen = []
     monkeypatch.setattr(module, "verify", lambda source, pixels, **options: seen.append(pixels) or [])
     monkeypatch.setattr(module, "table", lambda rows: "")
-    Image.fromarray(picture(60, 80)).save(tmp_path / "picture.png")
-    assert run(module.main, "small", "--picture", tmp_path / "picture.png")[0] == 0
-    np.testing.assert_array_equal(seen[0], DepthImageProcessor()(tmp_path / "picture.png")["pixel_values"])
+    Image.fromarray(make_image(60, 80)).save(tmp_path / "image.png")
+    assert run(module.main, "small", "--image", tmp_path / "image.png")[0] == 0
+    np.testing.assert_array_equal(seen[0], DepthImageProcessor()(tmp_path / "image.png")["pixel_values"])

@@ -24,8 +24,8 @@ CASES = {
 # Every hidden state and attention map of these is kept too.
 LAYER_BY_LAYER = {"tiny": (56, 84), "tiny-swiglu": (70, 70)}
 
-# Pictures (height, width) through the processor, and through the whole pipeline with the tiny model.
-PICTURES = [(480, 640), (333, 500), (600, 400), (720, 1280), (37, 51), (518, 518), (900, 1200)]
+# Images (height, width) through the processor, and through the whole pipeline with the tiny model.
+IMAGES = [(480, 640), (333, 500), (600, 400), (720, 1280), (37, 51), (518, 518), (900, 1200)]
 PIPELINE = [(120, 90), (200, 333)]
 
 

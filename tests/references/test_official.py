@@ -1,4 +1,4 @@
-"""Style "official" from picture to map, against the authors' recipe in float64, stored by tests/parity."""
+"""Style "official" from image to map, against the authors' recipe in float64, stored by tests/parity."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=IDS)
-def test_picture_to_map(checkpoint, size):
+def test_image_to_map(checkpoint, size):
     with np.load(DATA / "official.npz") as maps:
         expected = maps[f"{size[0]}x{size[1]}"]
     depth = dajax.DepthEstimator(checkpoint, style="official")(stark(*size))

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cases import CASES, LAYER_BY_LAYER, PICTURES, PIPELINE, thinned
-from seeded import error, picture, pixels, write_checkpoint
+from cases import CASES, IMAGES, LAYER_BY_LAYER, PIPELINE, thinned
+from seeded import error, make_image, pixels, write_checkpoint
 
 import dajax
 
@@ -91,9 +91,9 @@ def test_every_layer_equals_its_reference(checkpoints, name):
             assert found <= bound(name, size), f"{what} of layer {layer}: {found:.1e} of the deviation"
 
 
-@pytest.mark.parametrize("size", PICTURES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("size", IMAGES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_processor_gives_the_stored_pixels(size):
-    values = dajax.DepthImageProcessor()(picture(*size))["pixel_values"]
+    values = dajax.DepthImageProcessor()(make_image(*size))["pixel_values"]
     expected = stored()[f"processor/{size[0]}x{size[1]}"]
     target = tuple(stored()[f"processor/{size[0]}x{size[1]}/size"])
     assert values.shape[1:3] == target, f"resized to {values.shape[1:3]}, not {target}"
@@ -105,7 +105,7 @@ def test_processor_gives_the_stored_pixels(size):
 @pytest.mark.parametrize("size", PIPELINE, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_pipeline_gives_the_stored_maps(checkpoints, size):
     pipe = dajax.pipeline("depth-estimation", model=checkpoints("tiny"))
-    result = pipe(picture(*size))
+    result = pipe(make_image(*size))
     key = f"pipeline/{size[0]}x{size[1]}"
     found = error(result["predicted_depth"], stored()[f"{key}/predicted_depth"])
     levels = np.abs(np.asarray(result["depth"], int) - stored()[f"{key}/depth"].astype(int)).max()

@@ -16,10 +16,10 @@ import pytest
 from environment import as_here
 
 from dajax.errors import JobError
-from dajax.training import checkpoints as checkpoints_module
-from dajax.training.checkpoints import Checkpoints
+from dajax.training import run_checkpoints as checkpoints_module
 from dajax.training.log import read_rows
 from dajax.training.loop import run
+from dajax.training.run_checkpoints import Checkpoints
 from dajax.training.step import TrainState
 
 OPTIMIZER = optax.adam(1e-2)

@@ -13,8 +13,8 @@ from tiny import shallow_config
 import dajax
 from dajax.training.batches import SceneBatches
 from dajax.training.log import read_rows
-from dajax.training.settings import DataSettings, ModelSettings, OptimizerSettings, Settings
-from dajax.training.train import train
+from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training.trainer import train
 from dajax.weights.tree import flatten
 
 # A process that is asked for the batch `stop` is gone at once, as one that is preempted; one whose loss is to be NaN
@@ -99,7 +99,7 @@ def test_two_processes_that_were_preempted_end_as_one_that_was_not(place):
     assert "4 steps; 3 held-out scenes: AbsRel" in told[0]
     assert "held-out" not in told[1]
 
-    for name in ("log.csv", "validation.csv", "pictures/00000002.png", "pictures/00000004.png"):
+    for name in ("log.csv", "validation.csv", "images/00000002.png", "images/00000004.png"):
         assert (place / "run" / name).read_bytes() == (place / "alone" / name).read_bytes(), name
     one, two = (flatten(dajax.load(folder)[1]) for folder in (alone, place / "run" / "model"))
     for path, leaf in one.items():

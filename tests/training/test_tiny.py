@@ -45,26 +45,26 @@ def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
     abs_rel, delta1, ordinal = card.scores(maps, taken.depth)
     constant, _, _ = card.best_constant(taken.depth)
     flat = card.scores([card.mean_map()] * count, taken.depth)
-    # Plainly better than what needs no picture. (The goal, half of their error, is not reached: see the card.)
+    # Plainly better than what needs no image. (The goal, half of their error, is not reached: see the card.)
     assert abs_rel < 0.55 * min(constant, flat[0])
     assert delta1 > flat[1] + 0.2
     assert ordinal > 0.92
     np.testing.assert_allclose([abs_rel, delta1, ordinal], stated(card.SCENES_HEAD, "`tiny`"), atol=spread)
 
 
-def test_on_a_real_photo(card, estimator):
+def test_on_a_real_image(card, estimator):
     """Trained on drawings alone it beats a constant. (A vertical ramp is a little better still: see the card.)"""
-    photo, depth = card.motorcycle()
-    found = card.scores([estimator(photo)], [depth])
-    mirrored = card.mirrored_scores(estimator, photo, depth)
+    image, depth = card.motorcycle()
+    found = card.scores([estimator(image)], [depth])
+    mirrored = card.mirrored_scores(estimator, image, depth)
     constant = card.best_constant([depth])
-    # One photo is chance, by what its mirror image differs: the mean of both.
+    # One image is chance, by what its mirror image differs: the mean of both.
     assert (found[0] + mirrored[0]) / 2 < 0.75 * constant[0]
     assert (found[1] + mirrored[1]) / 2 > constant[1] + 0.15
-    np.testing.assert_allclose(found, stated(card.PHOTO_HEAD, "`tiny`"), atol=2e-3)
-    np.testing.assert_allclose(mirrored, stated(card.PHOTO_HEAD, "`tiny`, photo mirrored"), atol=2e-3)
+    np.testing.assert_allclose(found, stated(card.IMAGE_HEAD, "`tiny`"), atol=2e-3)
+    np.testing.assert_allclose(mirrored, stated(card.IMAGE_HEAD, "`tiny`, image mirrored"), atol=2e-3)
     np.testing.assert_allclose(
-        card.scores([card.ramp(depth.shape)], [depth]), stated(card.PHOTO_HEAD, "vertical ramp"), atol=2e-3
+        card.scores([card.ramp(depth.shape)], [depth]), stated(card.IMAGE_HEAD, "vertical ramp"), atol=2e-3
     )
 
 

@@ -1,4 +1,4 @@
-"""Clips of a camera that moves through scenes in which nothing else does, with the depth of every pixel."""
+"""Videos of a camera that moves through scenes in which nothing else does, with the depth of every pixel."""
 
 from functools import partial
 from typing import NamedTuple

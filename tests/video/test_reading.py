@@ -1,4 +1,4 @@
-"""Clips and what is wrong with them."""
+"""Videos and what is wrong with them."""
 
 import struct
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import TICKS, UNEVEN, frame_picture, make_clip
+from videos import TICKS, UNEVEN, frame_image, make_video
 
 from dajax.errors import ConfigError, ImageError
 from dajax.video import reading
@@ -22,11 +22,11 @@ def read(path, **options):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
 def test_frames_and_their_exact_times(tmp_path, name):
-    frames, reader = read(make_clip(tmp_path / name))
+    frames, reader = read(make_video(tmp_path / name))
     assert [frame.pts * frame.time_base for frame in frames] == [at * TICKS for at in UNEVEN]
     assert (reader.count, reader.size, reader.problem, reader.expected) == (30, (64, 96), "", 30)
     for number, frame in enumerate(frames):
-        assert np.abs(frame.pixels.astype(int) - frame_picture(number)).mean() < 4
+        assert np.abs(frame.pixels.astype(int) - frame_image(number)).mean() < 4
     assert frames[3].seconds == pytest.approx(UNEVEN[3] / 90000)
 
 
@@ -35,7 +35,7 @@ def test_other_containers(tmp_path, name):
     codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4"}.get(name, "libx264")
     time_base = Fraction(1, 30) if name == "a.avi" else TICKS
     pts = list(range(30)) if name == "a.avi" else [3000 * i for i in range(30)]
-    frames, reader = read(make_clip(tmp_path / name, codec=codec, pts=pts, time_base=time_base))
+    frames, reader = read(make_video(tmp_path / name, codec=codec, pts=pts, time_base=time_base))
     assert (len(frames), reader.problem) == (30, "")
     seconds = np.array([frame.seconds for frame in frames])
     np.testing.assert_allclose(np.diff(seconds), 1 / 30, atol=1.1e-3)
@@ -44,14 +44,14 @@ def test_other_containers(tmp_path, name):
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_upright(tmp_path, turn):
     """As QuickTime's matrix says, written and read by nothing of ours."""
-    frames, reader = read(make_clip(tmp_path / "a.mp4", turn=turn))
-    shown = np.rot90(frame_picture(0), turn // 90)
+    frames, reader = read(make_video(tmp_path / "a.mp4", turn=turn))
+    shown = np.rot90(frame_image(0), turn // 90)
     assert frames[0].pixels.shape == shown.shape == (*reader.size, 3)
     assert np.abs(frames[0].pixels.astype(int) - shown).mean() < 4
 
 
 def test_samples_are_spread_and_move_nothing(tmp_path):
-    path = make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"g": "10"})
+    path = make_video(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"g": "10"})
     with VideoReader(path) as reader:
         next(reader)
         found = [frame.seconds for frame in reader.samples(5)]
@@ -68,7 +68,7 @@ def test_samples_are_spread_and_move_nothing(tmp_path):
 def test_cut_off(tmp_path):
     steady = [3000 * i for i in range(200)]
     for name, options in (("a.mp4", {"movflags": "faststart"}), ("b.mkv", {}), ("c.mp4", {})):
-        data = make_clip(tmp_path / name, pts=steady, options=options).read_bytes()
+        data = make_video(tmp_path / name, pts=steady, options=options).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) * 6 // 10])
     frames, reader = read(tmp_path / "a.mp4")
     assert 20 < len(frames) < 180
@@ -77,12 +77,12 @@ def test_cut_off(tmp_path):
     assert 20 < len(frames) < 180
     assert "seconds and says it has 6.7" in reader.problem
     # The index stood at the end.
-    with pytest.raises(ImageError, match=r"c\.mp4.: cannot be opened as a clip"):
+    with pytest.raises(ImageError, match=r"c\.mp4.: cannot be opened as a video"):
         VideoReader(tmp_path / "c.mp4")
 
 
 def test_damaged_inside(tmp_path):
-    path = make_clip(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"movflags": "faststart"})
+    path = make_video(tmp_path / "a.mp4", pts=[3000 * i for i in range(100)], options={"movflags": "faststart"})
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 200] = b"\xff" * 200
@@ -94,7 +94,7 @@ def test_damaged_inside(tmp_path):
 
 def test_a_frame_count_that_lies(tmp_path):
     """Of an AVI: 30 frames that say they are 3,000,000."""
-    path = make_clip(tmp_path / "a.avi", codec="mpeg4", pts=list(range(30)), time_base=Fraction(1, 30))
+    path = make_video(tmp_path / "a.avi", codec="mpeg4", pts=list(range(30)), time_base=Fraction(1, 30))
     data = bytearray(path.read_bytes())
     at = data.index(b"avih") + 8 + 16
     assert struct.unpack_from("<I", data, at)[0] == 30
@@ -106,8 +106,8 @@ def test_a_frame_count_that_lies(tmp_path):
 
 def test_another_size_midway(tmp_path):
     """Two raw streams one after the other, as recordings of a screen have them."""
-    first = make_clip(tmp_path / "a.h264", pts=[3000 * i for i in range(10)])
-    second = make_clip(tmp_path / "b.h264", pts=[3000 * i for i in range(10)], size=(96, 64))
+    first = make_video(tmp_path / "a.h264", pts=[3000 * i for i in range(10)])
+    second = make_video(tmp_path / "b.h264", pts=[3000 * i for i in range(10)], size=(96, 64))
     (tmp_path / "c.h264").write_bytes(first.read_bytes() + second.read_bytes())
     frames, reader = read(tmp_path / "c.h264")
     assert {frame.pixels.shape for frame in frames} == {(64, 96, 3)}
@@ -125,13 +125,13 @@ def test_no_frames(tmp_path):
     (tmp_path / "a.wav").rename(tmp_path / "a.mp4")
     with pytest.raises(ImageError, match="cannot be opened"):
         VideoReader(tmp_path / "a.mp4")
-    make_clip(tmp_path / "b.mkv", pts=[], audio="aac")
+    make_video(tmp_path / "b.mkv", pts=[], audio="aac")
     with pytest.raises(ImageError, match=r"b\.mkv.*(has no frames|has no video|cannot be opened)"):
         VideoReader(tmp_path / "b.mkv")
 
 
 def test_playlists_open_nothing(tmp_path):
-    make_clip(tmp_path / "a.mp4")
+    make_video(tmp_path / "a.mp4")
     for name, text in {
         "list.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\na.mp4\n#EXT-X-ENDLIST\n",
         "cat.mp4": "ffconcat version 1.0\nfile a.mp4\n",
@@ -140,11 +140,11 @@ def test_playlists_open_nothing(tmp_path):
         "empty.mp4": "",
     }.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(ImageError, match="cannot be opened as a clip"):
+        with pytest.raises(ImageError, match="cannot be opened as a video"):
             VideoReader(tmp_path / name)
 
 
-def test_what_is_no_clip(tmp_path):
+def test_what_is_no_video(tmp_path):
     with pytest.raises(ImageError, match=r"nothing\.mp4. does not exist"):
         VideoReader(tmp_path / "nothing.mp4")
     with pytest.raises(ImageError, match="is not a file"):
@@ -168,7 +168,7 @@ def test_without_pyav(monkeypatch, tmp_path):
 
 
 def test_a_camera(monkeypatch):
-    """FFmpeg's test picture in its place: there is none here."""
+    """FFmpeg's test image in its place: there is none here."""
     monkeypatch.setattr(
         reading, "camera_device", lambda number: (f"testsrc=size=64x48:rate=10:duration={number}", "lavfi")
     )

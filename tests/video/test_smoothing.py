@@ -1,4 +1,4 @@
-"""Depth of clips is steadier than that of frames, and no worse."""
+"""Depth of videos is steadier than that of frames, and no worse."""
 
 import sys
 
@@ -54,10 +54,10 @@ def test_known_jitter_is_taken_out(moves):
 def test_nothing_drifts():
     """A wall that comes nearer does: what changes slowly and everywhere is no jitter."""
     rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     shape = rng.uniform(0.5, 1, (40, 60)).astype(np.float32)
     maps = [shape * (1 + 0.01 * frame) for frame in range(200)]
-    found = np.stack(list(smoothed((depth, photo) for depth in maps)))
+    found = np.stack(list(smoothed((depth, image) for depth in maps)))
     means = found.mean((1, 2)) / shape.mean()
     # At the ends neighbours are on one side only.
     np.testing.assert_allclose(means[12:188], (1 + 0.01 * np.arange(200))[12:188], rtol=0.03)
@@ -68,32 +68,32 @@ def test_nothing_drifts():
 def test_metres_stay_metres():
     """Of metric models only a scale is fitted, and averages keep their value."""
     rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     metres = rng.uniform(2, 5, (40, 60)).astype(np.float32)
     scales = 1 + 0.1 * rng.standard_normal(64)
-    found = np.stack(list(smoothed((((scale * metres).astype(np.float32), photo) for scale in scales), "metric")))
+    found = np.stack(list(smoothed((((scale * metres).astype(np.float32), image) for scale in scales), "metric")))
     assert np.abs(found.mean(0) / metres - scales.mean()).max() < 0.05
     assert found.mean((1, 2)).std() < 0.25 * (scales.std() * metres.mean())
 
 
 def test_a_cut_is_not_smoothed_over():
     rng = np.random.default_rng(0)
-    photos = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(2)]
+    images = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(2)]
     maps = [rng.uniform(0, 1, (40, 60)).astype(np.float32) for _ in range(2)]
     shots = [0] * 20 + [1] * 20
-    found = list(smoothed((maps[shot], photos[shot]) for shot in shots))
+    found = list(smoothed((maps[shot], images[shot]) for shot in shots))
     for shot, depth in zip(shots, found, strict=True):
         np.testing.assert_allclose(depth, maps[shot], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 39, 40, 41, 56, 100])
 def test_every_frame_comes_back_once_and_in_order(count):
-    photo = np.zeros((20, 30, 3), np.uint8)
+    image = np.zeros((20, 30, 3), np.uint8)
     maps = [np.full((20, 30), float(i), np.float32) for i in range(count)]
     smoother = Smoother()
     left, held = 0, 0
     for depth in maps:
-        left += len(smoother.push(depth, photo))
+        left += len(smoother.push(depth, image))
         held = max(held, len(smoother._held))
     assert held <= 40
     assert left + len(smoother.flush()) == count
@@ -102,19 +102,19 @@ def test_every_frame_comes_back_once_and_in_order(count):
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (37, 49), (300, 8)])
 def test_odd_sizes_and_flat_maps(size):
-    photo = np.zeros((*size, 3), np.uint8)
+    image = np.zeros((*size, 3), np.uint8)
     for value in (0.0, 3.0, 1e30):
         maps = [np.full(size, value, np.float32)] * 20
-        for depth in smoothed((depth, photo) for depth in maps):
+        for depth in smoothed((depth, image) for depth in maps):
             np.testing.assert_allclose(depth, maps[0], rtol=1e-5)
 
 
-def test_a_still_picture_with_noise_gets_its_mean():
+def test_a_still_image_with_noise_gets_its_mean():
     rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     true = np.linspace(1, 2, 2400).reshape(40, 60)
     maps = [(true + 0.05 * rng.standard_normal((40, 60))).astype(np.float32) for _ in range(200)]
-    found = np.stack(list(smoothed((depth, photo) for depth in maps)))
+    found = np.stack(list(smoothed((depth, image) for depth in maps)))
     assert (found - true)[16:184].std() < 0.05 / 3
     # Its contrast does not shrink with time.
     slope = np.polyfit(true.ravel(), found[180:].mean(0).ravel(), 1)[0]

@@ -1,4 +1,4 @@
-"""Clips that are written, read by PyAV alone; raw depth, read back."""
+"""Videos that are written, read by PyAV alone; raw depth, read back."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import TICKS, UNEVEN, frame_picture, make_clip, pictures, times
+from videos import TICKS, UNEVEN, frame_image, make_images, make_video, times
 
 from dajax.errors import ConfigError, ImageError
 from dajax.video.raw import Ffv1Writer, NpzWriter, read_depth_video, read_index
 from dajax.video.reading import Frame
-from dajax.video.writing import ClipWriter, partial_name
+from dajax.video.writing import VideoWriter, partial_name
 
 RATE = Fraction(30)
 ABOUT = {"kind": "relative", "units": "some", "model": "tiny", "style": "huggingface", "version": "1"}
@@ -33,21 +33,21 @@ def maps(count=30, size=(4, 6), spread=1.0):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.MP4"])
 def test_times_are_exact(tmp_path, name):
-    writer = ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+    writer = VideoWriter(tmp_path / name, (64, 96), TICKS, RATE)
     for number, at in enumerate(UNEVEN):
-        writer.write(frame_picture(number), at)
+        writer.write(frame_image(number), at)
     assert writer.close() == tmp_path / name
     assert times(tmp_path / name) == [at * TICKS for at in UNEVEN]
-    for number, shown in enumerate(pictures(tmp_path / name)):
-        assert np.abs(shown.astype(int) - frame_picture(number)).mean() < 6
+    for number, shown in enumerate(make_images(tmp_path / name)):
+        assert np.abs(shown.astype(int) - frame_image(number)).mean() < 6
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
 def test_matroska_counts_milliseconds(tmp_path, name):
-    writer = ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+    writer = VideoWriter(tmp_path / name, (64, 96), TICKS, RATE)
     for number, at in enumerate(UNEVEN):
-        writer.write(frame_picture(number), at)
+        writer.write(frame_image(number), at)
     writer.close()
     found = times(tmp_path / name)
     assert len(found) == 30
@@ -56,38 +56,38 @@ def test_matroska_counts_milliseconds(tmp_path, name):
 
 @pytest.mark.parametrize("time_base", [Fraction(1, 30), Fraction(1001, 30000), Fraction(1, 1000), Fraction(1, 24)])
 def test_other_clocks(tmp_path, time_base):
-    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), time_base, RATE)
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96), time_base, RATE)
     for number in range(20):
-        writer.write(frame_picture(number), 7 + 2 * number)
+        writer.write(frame_image(number), 7 + 2 * number)
     writer.close()
     assert times(tmp_path / "a.mp4") == [(7 + 2 * number) * time_base for number in range(20)]
 
 
 def test_odd_sides_get_one_pixel_more(tmp_path):
-    writer = ClipWriter(tmp_path / "a.mp4", (63, 95), TICKS, RATE)
-    writer.write(frame_picture(0, (63, 95)), 0)
+    writer = VideoWriter(tmp_path / "a.mp4", (63, 95), TICKS, RATE)
+    writer.write(frame_image(0, (63, 95)), 0)
     writer.close()
-    (shown,) = pictures(tmp_path / "a.mp4")
+    (shown,) = make_images(tmp_path / "a.mp4")
     assert shown.shape == (64, 96, 3)
-    assert np.abs(shown[:63, :95].astype(int) - frame_picture(0, (63, 95))).mean() < 6
+    assert np.abs(shown[:63, :95].astype(int) - frame_image(0, (63, 95))).mean() < 6
 
 
-def test_a_clip_without_its_end_says_so(tmp_path):
-    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
-    writer.write(frame_picture(0), 0)
+def test_a_video_without_its_end_says_so(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_image(0), 0)
     assert writer.close(partial=True) == tmp_path / "a.partial.mp4"
     assert len(times(tmp_path / "a.partial.mp4")) == 1
-    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
-    writer.write(frame_picture(0), 0)
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_image(0), 0)
     writer.close()
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_nothing_is_left_of_what_is_given_up(tmp_path):
-    writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
-    writer.write(frame_picture(0), 0)
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE)
+    writer.write(frame_image(0), 0)
     writer.abandon()
-    ClipWriter(tmp_path / "b.mp4", (64, 96), TICKS, RATE).abandon()
+    VideoWriter(tmp_path / "b.mp4", (64, 96), TICKS, RATE).abandon()
     for writer in (NpzWriter(tmp_path / "a.npz", ABOUT), Ffv1Writer(tmp_path / "a.mkv", ABOUT, lo=0, hi=1, rate=RATE)):
         writer.write(maps()[0], frames_of()[0])
         writer.abandon()
@@ -96,31 +96,31 @@ def test_nothing_is_left_of_what_is_given_up(tmp_path):
 
 def test_what_cannot_be_written(tmp_path):
     for name in ("a.avi", "a.gif", "a"):
-        with pytest.raises(ConfigError, match=r"clips are written as \.mp4, \.mov, \.mkv, \.webm"):
-            ClipWriter(tmp_path / name, (64, 96), TICKS, RATE)
+        with pytest.raises(ConfigError, match=r"videos are written as \.mp4, \.mov, \.mkv, \.webm"):
+            VideoWriter(tmp_path / name, (64, 96), TICKS, RATE)
     with pytest.raises(ImageError, match="cannot be written"):
-        ClipWriter(tmp_path / "nowhere" / "a.mp4", (64, 96), TICKS, RATE)
-    make_clip(tmp_path / "in.mp4", audio="aac")
+        VideoWriter(tmp_path / "nowhere" / "a.mp4", (64, 96), TICKS, RATE)
+    make_video(tmp_path / "in.mp4", audio="aac")
     with (
-        av.open(str(tmp_path / "in.mp4")) as clip,
+        av.open(str(tmp_path / "in.mp4")) as video,
         pytest.raises(ConfigError, match=r"\.webm cannot hold this audio \(aac\)"),
     ):
-        ClipWriter(tmp_path / "a.webm", (64, 96), TICKS, RATE, clip.streams.audio[0])
+        VideoWriter(tmp_path / "a.webm", (64, 96), TICKS, RATE, video.streams.audio[0])
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_audio_is_copied(tmp_path):
-    with av.open(str(make_clip(tmp_path / "in.mp4", audio="aac"))) as clip:
-        writer = ClipWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE, clip.streams.audio[0])
-        said = [packet for packet in clip.demux(audio=0) if packet.dts is not None]
+    with av.open(str(make_video(tmp_path / "in.mp4", audio="aac"))) as video:
+        writer = VideoWriter(tmp_path / "a.mp4", (64, 96), TICKS, RATE, video.streams.audio[0])
+        said = [packet for packet in video.demux(audio=0) if packet.dts is not None]
         data = [bytes(packet) for packet in said]
         for packet in said:
             writer.write_audio(packet)
         for number, at in enumerate(UNEVEN):
-            writer.write(frame_picture(number), at)
+            writer.write(frame_image(number), at)
         writer.close()
-    with av.open(str(tmp_path / "a.mp4")) as clip:
-        assert [bytes(packet) for packet in clip.demux(audio=0) if packet.dts is not None] == data
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert [bytes(packet) for packet in video.demux(audio=0) if packet.dts is not None] == data
     assert times(tmp_path / "a.mp4") == [at * TICKS for at in UNEVEN]
 
 
@@ -140,9 +140,9 @@ def test_ffv1_is_within_half_a_step(tmp_path):
     index = read_index(tmp_path / "a.mkv")
     assert {key: index[key] for key in ABOUT} == ABOUT
     assert (index["frames"], index["whole"], len(index["scales"])) == (30, True, 1)
-    with av.open(str(tmp_path / "a.mkv")) as clip:
-        assert clip.streams.video[0].codec_context.name == "ffv1"
-        assert clip.streams.video[0].codec_context.pix_fmt == "gray16le"
+    with av.open(str(tmp_path / "a.mkv")) as video:
+        assert video.streams.video[0].codec_context.name == "ffv1"
+        assert video.streams.video[0].codec_context.pix_fmt == "gray16le"
 
 
 def test_ffv1_grows_where_depth_leaves_its_range(tmp_path):
@@ -192,7 +192,7 @@ def test_partial_depth(tmp_path):
 
 
 def test_depth_without_its_index(tmp_path):
-    make_clip(tmp_path / "a.mkv")
+    make_video(tmp_path / "a.mkv")
     with pytest.raises(ImageError, match=r"a\.json.*has to say what the levels of a\.mkv stand for"):
         list(read_depth_video(tmp_path / "a.mkv"))
     for text in ("{}", "[]", "no json", '{"format": "another"}'):
@@ -205,13 +205,13 @@ def test_a_folder_with_a_colon(tmp_path, monkeypatch):
     """For FFmpeg what stands before the first colon of a relative path is a protocol."""
     monkeypatch.chdir(tmp_path)
     Path("12:30").mkdir()
-    writer = ClipWriter(Path("12:30/out.mp4"), (16, 16), Fraction(1, 30), Fraction(30))
+    writer = VideoWriter(Path("12:30/out.mp4"), (16, 16), Fraction(1, 30), Fraction(30))
     writer.write(np.zeros((16, 16, 3), np.uint8), 0)
     writer.close()
     assert Path("12:30/out.mp4").stat().st_size > 0
 
 
-def test_never_a_new_clip_beside_an_old_index(tmp_path, monkeypatch):
+def test_never_a_new_video_beside_an_old_index(tmp_path, monkeypatch):
     def writer():
         writer = Ffv1Writer(tmp_path / "d.mkv", {}, lo=0, hi=1, rate=Fraction(30))
         writer.write(np.ones((4, 4), np.float32), Frame(np.zeros((4, 4, 3), np.uint8), 0, Fraction(1, 30)))

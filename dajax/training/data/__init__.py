@@ -1,1 +1,1 @@
-"""Pictures with depth to train on: synthetic scenes, whose depth is exact."""
+"""Images with depth to train on: synthetic scenes, whose depth is exact."""

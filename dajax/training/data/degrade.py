@@ -1,4 +1,4 @@
-"""What cameras and files do to pictures: colour cast, blur, noise, compression."""
+"""What cameras and files do to images: colour cast, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _cosines() -> np.ndarray:
 
 
 def degrade(key: Array, image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 3"]:
-    """Return a picture as a worse camera would have taken it; where things are is not changed."""
+    """Return an image as a worse camera would have taken it; where things are is not changed."""
     cast, blur, noise, sigma, amount, whether = jax.random.split(key, 6)
     values = image.astype(jnp.float32) / 255
     values = values ** jnp.exp(jax.random.uniform(cast, (3,), jnp.float32, minval=-0.15, maxval=0.15))

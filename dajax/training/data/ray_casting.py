@@ -1,4 +1,4 @@
-"""Where rays meet a scene. Closed forms, solid by solid in a loop, so that the rays of a picture stay in the cache.
+"""Where rays meet a scene. Closed forms, solid by solid in a loop, so that the rays of an image stay in the cache.
 
 Vectors are tuples of three arrays, one for each axis: XLA then fuses all of a solid's arithmetic into one pass.
 """
@@ -44,7 +44,7 @@ def camera_rays(camera: Camera, size: tuple[int, int], offset: tuple[float | Arr
 
 
 def intrinsics(camera: Camera, size: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
-    """fx, fy, cx, cy in pixels of a picture of `size` (height, width); the top left corner is (0, 0)."""
+    """fx, fy, cx, cy in pixels of an image of `size` (height, width); the top left corner is (0, 0)."""
     height, width = size
     longer = float(max(size))
     focal = camera.focal * longer

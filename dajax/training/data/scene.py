@@ -46,7 +46,7 @@ class Camera(NamedTuple):
 
     position: Float[Array, " 3"]
     axes: Float[Array, "3 3"]  # rows: right, down, ahead, in the world
-    focal: Float[Array, ""]  # in longer sides of the picture
+    focal: Float[Array, ""]  # in longer sides of the image
     shift: Float[Array, " 2"]  # of the principal point from the middle: x, y, in longer sides
     exposure: Float[Array, ""]  # beside what automatic exposure would choose
     contrast: Float[Array, ""]  # 0 to 1

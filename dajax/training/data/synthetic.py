@@ -1,6 +1,6 @@
 """Synthetic scenes with exact depth: rooms and open ground, ray cast in closed form, drawn from a seed.
 
-Depth Anything V2 learnt its fine detail from synthetic pictures because their labels have no noise; these have none
+Depth Anything V2 learnt its fine detail from synthetic images because their labels have no noise; these have none
 either, and need no download. They teach perspective, texture gradients, contact with the ground, occlusion, shading and
 shadows. All functions are pure, and work under `jit` and `vmap`.
 """
@@ -33,7 +33,7 @@ _AT_ONCE = 64
 
 
 class Rendered(NamedTuple):
-    """Pictures of scenes and what is known about them; `*batch` is empty for one picture.
+    """Images of scenes and what is known about them; `*batch` is empty for one image.
 
     The middle of pixel [row, column] is at (column + 0.5, row + 0.5), and what it shows is at
     depth * ((column + 0.5 - cx) / fx, (row + 0.5 - cy) / fy, 1) from the camera: right, down, ahead, in metres.
@@ -46,7 +46,7 @@ class Rendered(NamedTuple):
 
 
 def render(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
-    """Take a picture of one scene.
+    """Take an image of one scene.
 
     Args:
         scene: From `sample_scene`, or made by hand.

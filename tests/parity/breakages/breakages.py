@@ -160,7 +160,7 @@ BREAKAGES = [
         "x.transpose(3, 2, 1, 0), lambda x: x.transpose(3, 2, 1, 0)",
         MAP,
     ),
-    # Pictures
+    # Images
     Breakage(
         "BILINEAR for BICUBIC",
         "images/processor.py",
@@ -188,7 +188,7 @@ BREAKAGES = [
     # Style "official"
     Breakage("official: positions without the +0.1", "config.py", '"official": 0.1}', '"official": 0.0}', OFFICIAL),
     Breakage(
-        "official: a = -0.5 for pictures",
+        "official: a = -0.5 for images",
         "images/recipes.py",
         'image.shape[0], size[0], coordinates="opencv"',
         'image.shape[0], size[0], a=-0.5, coordinates="opencv"',

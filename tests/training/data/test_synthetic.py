@@ -17,12 +17,12 @@ FOCAL = 0.9 * 57
 HEIGHT = 1.5  # of hand-made cameras, metres
 SHAPES = {"box": BOX, "ball": BALL, "can": CAN}
 
-picture = jax.jit(partial(synthetic.render, size=SIZE, samples=1))
+make_image = jax.jit(partial(synthetic.render, size=SIZE, samples=1))
 
 
 @cache
 def drawn():
-    """64 scenes of seed 0 and their pictures."""
+    """64 scenes of seed 0 and their images."""
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(64))
     return jax.device_get(jax.jit(jax.vmap(synthetic.sample_scene))(keys)), synthetic.scenes(0, range(64), SIZE, 1)
 
@@ -79,7 +79,7 @@ def rays(size=SIZE, focal=FOCAL):
 
 
 def test_ball_straight_ahead():
-    taken = picture(by_hand(("ball", (0, HEIGHT, 5), (1, 1, 1), 0)))
+    taken = make_image(by_hand(("ball", (0, HEIGHT, 5), (1, 1, 1), 0)))
     assert taken.depth[21, 28] == pytest.approx(4, rel=1e-6)
     d, centre = rays(), np.array([0, 0, 5])
     a, b = (d * d).sum(-1), d @ centre
@@ -92,7 +92,7 @@ def test_ball_straight_ahead():
 
 @pytest.mark.parametrize(("pitch", "roll"), [(0.0, 0.0), (-35.0, 0.0), (-12.0, 9.0), (8.0, -4.0)])
 def test_ground_under_a_tilted_camera(pitch, roll):
-    taken = picture(by_hand(pitch=pitch, roll=roll))
+    taken = make_image(by_hand(pitch=pitch, roll=roll))
     right, down, ahead = np.moveaxis(rays(), -1, 0)
     p, r = np.radians([pitch, roll])
     # Rolled clockwise, the camera's right side is lower.
@@ -106,11 +106,11 @@ def test_ground_under_a_tilted_camera(pitch, roll):
 
 
 def test_box_face_and_edge():
-    face = picture(by_hand(("box", (0, HEIGHT, 4), (1, 0.5, 1), 0)))
+    face = make_image(by_hand(("box", (0, HEIGHT, 4), (1, 0.5, 1), 0)))
     right, down, _ = np.moveaxis(rays(), -1, 0)
     on_face = (abs(right) < 0.33) & (abs(down) < 0.16)
     np.testing.assert_allclose(np.asarray(face.depth)[on_face], 3, rtol=1e-6)
-    corner = picture(by_hand(("box", (0, HEIGHT, 4), (1, 0.5, 1), 45)))
+    corner = make_image(by_hand(("box", (0, HEIGHT, 4), (1, 0.5, 1), 45)))
     assert corner.depth[21, 28] == pytest.approx(4 - np.sqrt(2), rel=1e-5)
     # On the right side x + z = 4 - sqrt(2) + 2x: a plane at 45 degrees.
     expected = (4 - np.sqrt(2)) / (1 - right[21, 29:45])
@@ -118,14 +118,14 @@ def test_box_face_and_edge():
 
 
 def test_can_side_and_top():
-    side = picture(by_hand(("can", (0, HEIGHT, 4), (0.8, 1, 0.8), 0)))
+    side = make_image(by_hand(("can", (0, HEIGHT, 4), (0.8, 1, 0.8), 0)))
     right, down, _ = np.moveaxis(rays(), -1, 0)
     a = right**2 + 1
     inside = 16 - a * (16 - 0.64)
     expected = (4 - np.sqrt(np.maximum(inside, 0))) / a
     seen = (inside > 0) & (abs(down) < 0.2)
     np.testing.assert_allclose(np.asarray(side.depth)[seen], expected[seen], rtol=2e-5)
-    top = picture(by_hand(("can", (0, 0.25, 0.9), (0.4, 0.25, 0.4), 0), pitch=-45))
+    top = make_image(by_hand(("can", (0, 0.25, 0.9), (0.4, 0.25, 0.4), 0), pitch=-45))
     falling = np.sqrt(0.5) * (down[21:, 28] + 1)
     on_top = abs(np.sqrt(0.5) * (1 - down[21:, 28]) / falling - 0.9) < 0.39
     assert on_top.sum() > 5
@@ -133,7 +133,7 @@ def test_can_side_and_top():
 
 
 def test_room_is_closed():
-    taken = picture(by_hand(room=(2.0, 3.0, 4.0)))
+    taken = make_image(by_hand(room=(2.0, 3.0, 4.0)))
     right, down, _ = np.moveaxis(rays(), -1, 0)
     with np.errstate(divide="ignore"):
         expected = np.minimum(4, np.minimum(2 / abs(right), HEIGHT / abs(down)))
@@ -143,7 +143,7 @@ def test_room_is_closed():
 
 def test_thin_pole_is_seen_from_top_to_bottom():
     pole = ("can", (0, 1.25, 4), (0.05, 1.25, 0.05), 0)
-    bare, taken = picture(by_hand()), picture(by_hand(pole))
+    bare, taken = make_image(by_hand()), make_image(by_hand(pole))
     near = abs(np.asarray(taken.depth) - 3.95) < 0.05
     rows = near.any(1)
     # It reaches from 1.5 m below the camera to 1 m above it.
@@ -161,7 +161,7 @@ def test_things_throw_shadows():
     p = np.radians(10)
     right, down, ahead = shadow[0], -shadow[1] * np.cos(p) - shadow[2] * np.sin(p), 6 * np.cos(p) + HEIGHT * np.sin(p)
     row, column = int(21.5 + FOCAL * down / ahead), int(28.5 + FOCAL * right / ahead)
-    darker, lighter = (np.asarray(picture(s).image, int)[row, column].mean() for s in (scene, bare))
+    darker, lighter = (np.asarray(make_image(s).image, int)[row, column].mean() for s in (scene, bare))
     assert darker < 0.7 * lighter
 
 
@@ -263,7 +263,7 @@ def test_furniture_touches_the_ground():
         assert len(kind.parts) <= PARTS
         half = np.where(table.lying[i, :, None], table.half[i][:, [0, 1, 2]], table.half[i])
         bottom = (table.centre[i] - half)[table.shape[i] < 3, 1].min()
-        assert bottom <= 1e-6 or kind.name in ("picture", "pendant"), kind.name
+        assert bottom <= 1e-6 or kind.name in ("painting", "pendant"), kind.name
 
 
 def test_scenes_do_not_depend_on_their_batch():
@@ -307,7 +307,7 @@ def test_many_at_once_as_accelerators_do(monkeypatch):
 
 
 def test_statistics():
-    """The ranges that docs/scenes.md states, with room for 64 small pictures."""
+    """The ranges that docs/scenes.md states, with room for 64 small images."""
     every, taken = drawn()
     assert (taken.image.dtype, taken.depth.dtype, taken.valid.dtype) == (np.uint8, np.float32, bool)
     assert 0.35 < every.indoor.mean() < 0.65
@@ -345,7 +345,7 @@ FROZEN_DEPTH = [3.174, 9.109, 2.012, 16.576]
 FROZEN_BRIGHTNESS = [162.5, 169.1, 147.1, 156.2]
 
 
-def test_degraded_pictures_show_the_same():
+def test_degraded_images_show_the_same():
     image = drawn()[1].image[3]
     degrade = jax.jit(synthetic.degrade)
     worse = [np.asarray(degrade(jax.random.key(i), image)) for i in range(8)]

@@ -1,0 +1,230 @@
+"""A pool of processes that read images, each of which can be killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from dajax.batch.items import Item
+from dajax.errors import JobError
+from dajax.preprocessing.buckets import ProcessedImage
+
+# Until a process has imported what it needs, from a cold network disk perhaps.
+_START_S = 120.0
+# Until a process that was killed is gone.
+_END_S = 5.0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read, or why it was not.
+
+    Attributes:
+        item: which one.
+        image: as the network takes it, or None.
+        notes: what the reader said.
+        reason: why there is no image.
+    """
+
+    item: Item
+    image: ProcessedImage | None = None
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Decoders:
+    """Reads items ahead, in order, in `count` processes.
+
+    Args:
+        count: of processes.
+        options: of the `Buckets` in them.
+        timeout: seconds that one image may take; then its process is killed and the image is left out.
+        ahead: how many items may be read before the first of them is taken.
+    """
+
+    def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
+        self._options, self._timeout, self._ahead = json.dumps(options), timeout, ahead
+        self._tasks: SimpleQueue[tuple[Item, Future[Decoded]] | None] = SimpleQueue()
+        self._workers: set[_Process] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def read(self, items: Iterable[Item]) -> Iterator[Decoded]:
+        """Yield what became of each item, in order.
+
+        Raises:
+            JobError: the machine lacks what reading takes (open files, memory, processes).
+        """
+        waiting: deque[Future[Decoded]] = deque()
+        for item in items:
+            future: Future[Decoded] = Future()
+            self._tasks.put((item, future))
+            waiting.append(future)
+            if len(waiting) >= self._ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def close(self) -> None:
+        """Kill the processes."""
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                worker.kill()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        for worker in list(self._workers):
+            self._drop(worker)
+
+    def _serve(self) -> None:
+        worker = None
+        while (task := self._tasks.get()) is not None:
+            item, future = task
+            if self._closed:
+                future.cancel()
+                continue
+            try:
+                worker, decoded = self._decode(worker, item)
+                future.set_result(decoded)
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _decode(self, worker: _Process | None, item: Item) -> tuple[_Process | None, Decoded]:
+        location = item.location
+        request = json.dumps({"path": location.path, "offset": location.offset, "size": location.size}).encode()
+        for attempt in (1, 2):
+            if worker is None:
+                worker = self._start()
+            try:
+                answer, pixels = worker.ask(request, self._timeout)
+            except TimeoutError:
+                self._drop(worker)
+                return None, Decoded(item, reason=f"it was not read within {self._timeout:g} seconds")
+            except (EOFError, OSError):
+                status = self._drop(worker)
+                worker = None
+                # Once more, for the case that it was not the image: the machine may have been short of memory.
+                if attempt == 2:
+                    reason = f"the process that reads images died of it, twice ({_ended(status)})"
+                    return None, Decoded(item, reason=reason)
+                continue
+            break
+        if "error" in answer:
+            if answer["machine"]:
+                raise JobError(f"images cannot be read: {answer['error']}")
+            return worker, Decoded(item, reason=answer["error"])
+        assert pixels is not None
+        image = ProcessedImage(pixels, tuple(answer["size"]), tuple(answer["content"]))
+        return worker, Decoded(item, image, tuple(answer["notes"]))
+
+    def _start(self) -> _Process:
+        try:
+            worker = _Process(self._options)
+        except OSError as error:
+            raise JobError(f"no process to read images can be started ({error.strerror})") from error
+        with self._lock:
+            self._workers.add(worker)
+            if self._closed:
+                worker.kill()
+        try:
+            worker.begin()
+        except TimeoutError as error:
+            self._drop(worker)
+            raise JobError(f"a process to read images was not ready within {_START_S:g} seconds") from error
+        except (EOFError, OSError) as error:
+            ended = _ended(self._drop(worker))
+            raise JobError(f"a process to read images ended before it was ready ({ended})") from error
+        return worker
+
+    def _drop(self, worker: _Process) -> int:
+        with self._lock:
+            self._workers.discard(worker)
+        return worker.end()
+
+
+def _ended(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+class _Process:
+    """A decoder, and the pipe to it."""
+
+    def __init__(self, options: str) -> None:
+        mine, its = socket.socketpair()
+        with mine, its:
+            # Started afresh: a fork of a process that runs jax deadlocks, and a spawn would run the caller's script.
+            self._process = subprocess.Popen(
+                # -P: a random.py beside the images is not the one to import.
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "dajax.batch.decoder_process",
+                    str(its.fileno()),
+                    str(os.getpid()),
+                    options,
+                ],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+            self._connection = Connection(mine.detach())
+
+    def ask(self, request: bytes, timeout: float) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Return the answer and the pixels; TimeoutError, or EOFError or OSError if the process is gone."""
+        self._connection.send_bytes(request)
+        self._wait(timeout)
+        answer = json.loads(self._connection.recv_bytes())
+        if "error" in answer:
+            return answer, None
+        data = bytearray(4 * math.prod(answer["shape"]))
+        self._connection.recv_bytes_into(data)
+        return answer, np.frombuffer(data, np.float32).reshape(answer["shape"])
+
+    def begin(self) -> None:
+        """Wait until it can be asked; TimeoutError, or EOFError or OSError if it ended instead."""
+        self._wait(_START_S)
+        self._connection.recv_bytes()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> int:
+        """Kill it and free everything; return its exit status."""
+        self._process.kill()
+        try:
+            status = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            # It hangs in the kernel, on a file system that does not answer, and goes when that does.
+            status = -signal.SIGKILL
+        self._connection.close()
+        return status
+
+    def _wait(self, timeout: float) -> None:
+        """Wait for a message. In slices: the time in which all stood still (Ctrl-Z, a paused machine) is nobody's."""
+        slice_s = min(1.0, timeout / 10)
+        waited = 0.0
+        while not self._connection.poll(slice_s):
+            waited += slice_s
+            if waited + slice_s / 2 > timeout:
+                raise TimeoutError

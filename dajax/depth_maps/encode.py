@@ -1,0 +1,237 @@
+"""Depth maps to bytes of files. The same map gives the same bytes; values that are not finite give none."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+
+from dajax.depth_maps.colormap import colorize
+from dajax.errors import ConfigError, ImageError, JobError
+
+COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Names of the PNG text entries; the format entry is what `read_png16` looks for.
+PREFIX = "dajax."
+PNG16_FORMAT = "depth16-1"
+UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
+
+Values = Literal["float32", "float16"]
+Format = Literal["color", "npy", "npz", "png16", "tiff", "pfm", "exr"]
+# What is put behind an image's name.
+ENDINGS: dict[str, str] = {
+    "color": "_depth.png",
+    "npy": "_depth.npy",
+    "npz": "_depth.npz",
+    "png16": "_depth16.png",
+    "tiff": "_depth.tiff",
+    "pfm": "_depth.pfm",
+    "exr": "_depth.exr",
+}
+
+
+def encoded(
+    form: str,
+    depth: Any,
+    *,
+    kind: str,
+    model: str = "",
+    style: str = "",
+    values: Values = "float32",
+    colormap: str = "Spectral_r",
+) -> bytes:
+    """Return the bytes of a depth map in one of the formats; which of the options count depends on it.
+
+    Raises:
+        ImageError: the map has values that are not finite or do not fit into `values`, or an option is not known.
+        ConfigError: the format needs a library that is not installed.
+    """
+    about = described(kind, model, style)
+    if form == "color":
+        # Near has the map's upper end, for metric models too.
+        return color(-finite_map(depth) if kind == "metric" else depth, colormap, about=about)
+    if form == "npy":
+        return npy(depth, values)
+    if form == "npz":
+        return npz(depth, about, values)
+    if form == "png16":
+        return png16(depth, about)
+    if form == "tiff":
+        return tiff(depth, about)
+    if form == "pfm":
+        return pfm(depth)
+    if form == "exr":
+        return exr(depth, about)
+    raise ImageError(f"the format must be one of {', '.join(ENDINGS)}, got {form!r}")
+
+
+def color(
+    depth: Any,
+    cmap: str = "Spectral_r",
+    lo: float | None = None,
+    hi: float | None = None,
+    *,
+    suffix: str = ".png",
+    about: dict[str, str] | None = None,
+) -> bytes:
+    """Return a colour image, see `dajax.depth_maps.write.write_color`; `about` becomes part of its metadata."""
+    if suffix not in COLOUR_FORMATS:
+        raise ImageError(f"the suffix must be one of {', '.join(COLOUR_FORMATS)}, got {suffix!r}")
+    return image(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), suffix=suffix, about=about)
+
+
+def encoded_image(image: Image.Image, *, suffix: str = ".png", about: dict[str, str] | None = None) -> bytes:
+    """Return an 8-bit image as a file: PNG says what it is in text entries, JPEG and WebP in their description."""
+    form = COLOUR_FORMATS[suffix]
+    if about is None:
+        return _saved(image, form)
+    if form == "PNG":
+        return _saved(image, form, pnginfo=_entries(about))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = _sentence(about).encode("ascii", "backslashreplace").decode()
+    return _saved(image, form, exif=exif)
+
+
+def png16(depth: Any, about: dict[str, str]) -> bytes:
+    """Return a 16-bit greyscale PNG with its scale, see `dajax.depth_maps.write.write_png16`."""
+    depth = finite_map(depth)
+    offset = float(depth.min())
+    scale = (float(depth.max()) - offset) / 65535
+    # A constant map has no step; it is all offset.
+    steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
+    stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
+    entries = _entries({"format": PNG16_FORMAT, "scale": repr(scale), "offset": repr(offset), **about})
+    return _saved(Image.fromarray(stored), "PNG", pnginfo=entries)
+
+
+def npy(depth: Any, values: Values = "float32") -> bytes:
+    """Return a .npy file of float32 or float16; nothing in it says whether it is relative or metric."""
+    stream = io.BytesIO()
+    np.save(stream, in_type(depth, values), allow_pickle=False)
+    return stream.getvalue()
+
+
+def npz(depth: Any, about: dict[str, str], values: Values = "float32") -> bytes:
+    """Return a compressed .npz file: "depth", and as text "kind", "units", "model", "style" and "version"."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **about)
+    return stream.getvalue()
+
+
+def tiff(depth: Any, about: dict[str, str]) -> bytes:
+    """Return a float32 TIFF, deflated; its ImageDescription is "kind: …; units: …; model: …; style: …; version: …"."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[TiffImagePlugin.IMAGEDESCRIPTION] = _sentence(about)
+    return _saved(Image.fromarray(finite_map(depth)), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+
+
+def exr(depth: Any, about: dict[str, str]) -> bytes:
+    """Return an OpenEXR file: float32 in channel Z, losslessly compressed; kind, units and so on are attributes.
+
+    Raises:
+        ConfigError: OpenEXR is not installed.
+        JobError: it cannot write its temporary file.
+    """
+    depth = finite_map(depth)
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise ConfigError("EXR files need OpenEXR: pip install OpenEXR") from error
+    header = {"type": OpenEXR.scanlineimage, "compression": OpenEXR.ZIP_COMPRESSION}
+    header |= {f"{PREFIX}{key}": value for key, value in about.items()}
+    with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name
+        path = Path(folder) / "depth.exr"
+        try:
+            OpenEXR.File(header, {"Z": np.ascontiguousarray(depth)}).write(str(path))
+        except RuntimeError as error:  # a full disk, for one
+            raise JobError(f"no EXR file can be made in the folder for temporary files: {error}") from error
+        return path.read_bytes()
+
+
+def pfm(depth: Any) -> bytes:
+    """Return a Portable Float Map: float32, the lowest row first; it has no room to say what it holds."""
+    depth = finite_map(depth)
+    header = f"Pf\n{depth.shape[1]} {depth.shape[0]}\n-1.0\n".encode("ascii")
+    return header + np.ascontiguousarray(depth[::-1], "<f4").tobytes()
+
+
+def described(kind: str, model: str, style: str = "") -> dict[str, str]:
+    """Return what a file says about its values: kind, units, model, style (where it is known) and dajax's version.
+
+    Raises:
+        ImageError: the kind is neither "relative" nor "metric".
+    """
+    if kind not in UNITS:
+        raise ImageError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}")
+    # Names come from outside; what is stored has to be text that every reader takes.
+    model = os.fsencode(model).decode("utf-8", "backslashreplace")
+    about = {"kind": kind, "units": UNITS[kind], "model": model, "style": style, "version": _version()}
+    return {key: value for key, value in about.items() if value or key != "style"}
+
+
+def finite_map(depth: Any) -> Float32[np.ndarray, "height width"]:
+    """Return the map as float32.
+
+    Raises:
+        ImageError: it is not [height, width], or has values that are not finite.
+    """
+    array = np.asarray(depth)
+    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fiu":
+        raise ImageError(f"depth must be numbers [height, width], got {array.dtype} {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ImageError(f"depth is {array[bad]} at index {list(bad)}; only finite depth is written")
+    return array
+
+
+def in_type(depth: Any, values: Values) -> np.ndarray:
+    """Return the map as float32 or float16.
+
+    Raises:
+        ImageError: see `finite_map`; or a value is beyond float16's largest, 65504.
+    """
+    depth = finite_map(depth)
+    if values == "float32":
+        return depth
+    with np.errstate(over="ignore"):
+        narrow = depth.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise ImageError(f"depth of up to {np.abs(depth).max():.6g} does not fit into float16, whose largest is 65504")
+    return narrow
+
+
+def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
+    if form == "PNG":
+        # A third of the default's time, for a tenth more bytes.
+        options["compress_level"] = 4
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def _entries(about: dict[str, str]) -> PngImagePlugin.PngInfo:
+    entries = PngImagePlugin.PngInfo()
+    for key, value in about.items():
+        entries.add_text(PREFIX + key, value)
+    return entries
+
+
+def _sentence(about: dict[str, str]) -> str:
+    return "; ".join(f"{key}: {value}" for key, value in about.items())
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("depth-anything-jax")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

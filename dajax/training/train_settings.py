@@ -1,0 +1,182 @@
+"""What `dajax train` is told: a TOML file, checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from dajax.errors import ConfigError
+
+LOSSES = ("silog", "affine_invariant", "aligned_l1", "aligned_log", "depth_anything")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Where the params come from.
+
+    Attributes:
+        start: alias, Hub id or path of a checkpoint; empty: freshly initialised, with `config`.
+        config: the fields of a config.json for a fresh model, or those that differ from the checkpoint's; in TOML the
+            tables [model.config] and [model.config.backbone_config].
+        encoder_only: take the encoder of `start` alone; neck and head are fresh.
+        dtype: to compute in; params are float32.
+        remat: recompute activations in the backward pass.
+    """
+
+    start: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    encoder_only: bool = False
+    dtype: str = "float32"
+    remat: bool = False
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on: synthetic scenes.
+
+    Attributes:
+        seed: of the scenes; validation takes others, whatever the seed.
+        size: pixels a side, a multiple of 14.
+        count: how many different scenes; 0: no end.
+        batch_size: scenes in a step, on all devices together.
+        validation: scenes that are held out.
+        flip: mirror half of them.
+        degrade: change colours, blur, add noise and compress, differently each time.
+    """
+
+    seed: int = 0
+    size: int = 168
+    count: int = 0
+    batch_size: int = 8
+    validation: int = 64
+    flip: bool = True
+    degrade: bool = True
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """See `dajax.training.optimizer.make_optimizer`."""
+
+    learning_rate: float = 5e-5
+    encoder_learning_rate: float | None = None
+    warmup: int = 0
+    power: float = 0.9
+    weight_decay: float = 0.01
+    clip_norm: float | None = None
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run.
+
+    Attributes:
+        output: folder of checkpoints, log, images and the final model.
+        steps: batches.
+        seed: of fresh params.
+        loss: one of `LOSSES`.
+        ema_decay: of the running mean of params, which is what is saved in the end; 0: none.
+        save_every: steps between training states that are saved.
+        validate_every: steps between validations.
+        keep: training states that stay.
+        save_dtype: of the saved model's params.
+    """
+
+    output: str
+    steps: int
+    seed: int = 0
+    loss: str = "silog"
+    ema_decay: float = 0.0
+    save_every: int = 500
+    validate_every: int = 500
+    keep: int = 2
+    save_dtype: str = "float32"
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+def read_settings(path: str | Path) -> Settings:
+    """Return the settings in a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the nearest known one is named), or a value is of the
+            wrong type or out of range. All problems are listed.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    problems: list[str] = []
+    settings = _build(Settings, values, "", problems)
+    if not problems:
+        problems = list(_out_of_range(settings))
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    return settings
+
+
+def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
+    types, known = get_type_hints(kind), {entry.name: entry for entry in fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.5)
+            problems.append(f"{name} is no setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
+            continue
+        if is_dataclass(types[key]):
+            if isinstance(value, dict):
+                found[key] = _build(types[key], value, f"{name}.", problems)
+            else:
+                problems.append(f"{name} must be a table, got {value!r}")
+            continue
+        expected = _plain(types[key])
+        if expected is float and type(value) is int:
+            found[key] = float(value)
+        elif type(value) is not expected:
+            problems.append(f"{name} must be of type {expected.__name__}, got {value!r}")
+        else:
+            found[key] = value
+    missing = [key for key in ("output", "steps") if kind is Settings and key not in values]
+    problems += [f"{key} is missing" for key in missing]
+    return None if problems else kind(**found)
+
+
+def _plain(hint: Any) -> Any:
+    """Return float for `float | None` and dict for `dict[str, Any]`: TOML has no null."""
+    inner = next((part for part in get_args(hint) if hint == part | None), hint) if get_args(hint) else hint
+    return get_origin(inner) or inner
+
+
+def _out_of_range(settings: Settings) -> Any:
+    least = {
+        "steps": 1, "save_every": 1, "validate_every": 1, "keep": 1, "data.batch_size": 1, "data.validation": 1,
+        "data.count": 0, "data.size": 14, "data.seed": 0, "seed": 0, "optimizer.accumulate": 1, "optimizer.warmup": 0,
+        "optimizer.learning_rate": 0, "optimizer.encoder_learning_rate": 0, "optimizer.weight_decay": 0,
+        "optimizer.clip_norm": 0, "ema_decay": 0,
+    }  # fmt: skip
+    for name, smallest in least.items():
+        value: Any = settings
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value is not None and not value >= smallest:
+            yield f"{name} must be at least {smallest}, got {value!r}"
+    if settings.data.size % 14:
+        yield f"data.size must be a multiple of 14, got {settings.data.size}"
+    if settings.ema_decay >= 1:
+        yield f"ema_decay must be below 1, got {settings.ema_decay}"
+    if settings.loss not in LOSSES:
+        yield f"loss must be one of {', '.join(LOSSES)}, got {settings.loss!r}"
+    if settings.model.dtype not in ("float32", "bfloat16"):
+        yield f"model.dtype must be float32 or bfloat16, got {settings.model.dtype!r}"
+    if settings.save_dtype not in ("float32", "float16", "bfloat16"):
+        yield f"save_dtype must be float32, float16 or bfloat16, got {settings.save_dtype!r}"
+    if not settings.model.start and not settings.model.config:
+        yield "model.start or model.config is needed"
+    if settings.model.encoder_only and not settings.model.start:
+        yield "model.encoder_only needs model.start"

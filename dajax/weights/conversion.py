@@ -1,0 +1,67 @@
+"""A checkpoint in any form to one in the form that is wanted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dajax.errors import WeightsError
+from dajax.hub import is_hub_id
+from dajax.model.depth_anything import DepthAnything
+from dajax.weights.loading import load
+from dajax.weights.saving import save
+
+_PROCESSOR_FILE = "preprocessor_config.json"
+
+
+def convert(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    format: str = "flax",
+    **load_options: Any,
+) -> DepthAnything:
+    """Read a checkpoint in any form that `dajax.load` reads, and write it as a directory.
+
+    The params are held in main memory, on the CPU. The source's preprocessor_config.json goes along where it has one.
+
+    Args:
+        source: as for `dajax.load`.
+        directory: made if need be; a checkpoint in it is replaced.
+        format: "flax", "hf" or "official", see `dajax.save`.
+        load_options: of `dajax.load`: `config`, `dtype`, `revision`, `token`, `cache_dir`, `local_files_only`,
+            `check_finite`. Without `dtype` parameters keep their type.
+
+    Returns:
+        The model (its config says what was converted).
+
+    Raises:
+        WeightsError, ConfigError, HubError: see `dajax.load` and `dajax.save`. Nothing is written unless all was read.
+    """
+    # Imported here: it brings Pillow.
+    from dajax.preprocessing.processor import DepthImageProcessor
+
+    if not is_hub_id(source):
+        taken = {os.path.realpath(source), os.path.realpath(_folder(source))}
+        if os.path.realpath(directory) in taken:
+            raise WeightsError(f"{source} would be written over itself: choose another folder than {directory}")
+    model, params = load(source, sharding=jax.devices("cpu")[0], **load_options)
+    hub_options = {
+        name: load_options[name]
+        for name in ("revision", "token", "cache_dir", "local_files_only")
+        if name in load_options
+    }
+    processor = DepthImageProcessor()
+    file = None if is_hub_id(source) else _folder(source) / _PROCESSOR_FILE
+    if file is None or file.exists() or file.is_symlink():
+        processor = DepthImageProcessor.from_pretrained(source if file is None else file.parent, **hub_options)
+    save(directory, model, params, format=format, processor=processor)
+    return model
+
+
+def _folder(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    return path if path.is_dir() else path.parent

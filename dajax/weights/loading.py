@@ -1,0 +1,271 @@
+"""Checkpoints to a model and its params."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dajax.checkpoints import NOT_STATED, checkpoint_of
+from dajax.config import DepthAnythingConfig
+from dajax.errors import ConfigError, LicenceWarning, WeightsError
+from dajax.hub import is_hub_id
+from dajax.model.depth_anything import DepthAnything
+from dajax.weights.checkpoint_files import find_files, find_shards
+from dajax.weights.layout import copy_rearranged
+from dajax.weights.load_plan import (
+    Plan,
+    Tensors,
+    WeightsFile,
+    all_tensors,
+    choose_config,
+    make_plan,
+    refuse_other_models,
+)
+from dajax.weights.mapping import Source
+from dajax.weights.open import open_weights
+from dajax.weights.report import raise_problems
+from dajax.weights.safetensors_io import FLOAT_DTYPES
+from dajax.weights.shapes import Shape
+from dajax.weights.torch_files.torch_file import TorchFile
+from dajax.weights.tree import flatten, nest
+
+# Two are enough to read the next tensor while the last one is transposed; more only take memory.
+_READERS = 2
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    config: DepthAnythingConfig | None = None,
+    dtype: Any = None,
+    sharding: Any = None,
+    style: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    check_finite: bool = True,
+    param_dtype: Any = None,
+) -> tuple[DepthAnything, dict[str, Any]]:
+    """Load a model and its params.
+
+    Tensor by tensor: beside the params themselves it takes the memory of two tensors.
+
+    Args:
+        name: an alias (`dajax.list_models()`), a Hub id, a directory (Transformers' layout, also sharded, with the
+            tensor names of Transformers 4 or 5; or `dajax.save`'s), or a file: .safetensors, or PyTorch's .pth and
+            .bin, which are read without PyTorch and without running anything in them. Files may have the names of
+            Transformers, of the authors' code, or of a training script around it ("module.", optimizer state). An
+            alias is an alias even if a folder has that name: write "./small" for the folder.
+        config: instead of the checkpoint's config.json. A lone file's kind comes from here, from a config.json beside
+            it, or from its official file name (depth_anything_v2_metric_hypersim_vitl.pth, ...); otherwise V2,
+            relative, is assumed and a warning says so.
+        dtype: of the params, and what the model computes in. None keeps the file's type (float64 needs jax's
+            x64 mode) and computes in float32.
+        sharding: where params go: one `jax.sharding.Sharding` or device for all, or a nested dict of them like the
+            params. None: the default device.
+        style: "huggingface" (numbers of Transformers) or "official" (of the authors' code): how position embeddings are
+            resampled. Use the same for the processor. None: "huggingface", unless dajax saved the model as "official".
+        revision: branch, tag or commit on the Hub.
+        token: of a Hub account.
+        cache_dir: of the Hub's downloads.
+        local_files_only: take only what the Hub's cache has.
+        check_finite: refuse weights with NaN or infinity.
+        param_dtype: of the params, where it is not what is computed in: `dtype="bfloat16", param_dtype="float32"` is
+            more exact and takes twice the memory. A function from a path, such as "head/conv1/kernel", to a type says
+            it for each; `partial(dajax.model.precision.parameter_dtype, dtype="bfloat16")` is what estimators take.
+
+    Returns:
+        The Linen module (`model.config` says what it is) and its params, a nested dict of jax arrays.
+
+    Raises:
+        WeightsError: the checkpoint is missing, damaged, or does not fit its config: every missing, extra and
+            mis-shaped tensor is listed.
+        ConfigError: config.json or an argument is wrong.
+        HubError: the Hub does not give the files.
+    """
+    hub_options = {
+        "revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only,
+    }  # fmt: skip
+    if config is not None and not isinstance(config, DepthAnythingConfig):
+        raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}")
+    wanted = None if dtype is None else _float_dtype(dtype)
+    dtype_of = _dtype_of(wanted if param_dtype is None else param_dtype)
+    files = find_files(name, hub_options)
+    with ExitStack() as stack:
+        opened: list[WeightsFile] = []
+        for path in find_shards(files.weights):
+            opened.append(open_weights(path))
+            stack.callback(opened[-1].close)
+        tensors = all_tensors(opened)
+        refuse_other_models(files.weights, tensors)
+        config = choose_config(files, tensors, config)
+        config = config if style is None else config.with_style(style)
+        plan = make_plan(files.weights, tensors, config)
+        params = _read_all(plan, tensors, dtype_of, sharding, check_finite)
+        for file in opened:
+            if isinstance(file, TorchFile):
+                file.verify_rest()
+    narrowed = dtype_of is _as_in_file and not _has_float64()
+    if narrowed and any(tensor.dtype == np.float64 for tensor in tensors.values()):
+        warnings.warn(
+            f"{files.weights} has float64 tensors, which become float32: jax keeps them with "
+            'jax.config.update("jax_enable_x64", True); dtype="float32" says that float32 is meant',
+            UserWarning,
+            stacklevel=2,
+        )
+    _say_licence(name)
+    return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
+
+
+# Checkpoints whose licence has been said in this process.
+_said: set[str] = set()
+
+
+def _say_licence(name: Any) -> None:
+    released = checkpoint_of(name) if isinstance(name, str) and is_hub_id(name) else None
+    if released is None or released.licence == "Apache-2.0" or released.alias in _said:
+        return
+    _said.add(released.alias)
+    terms = "state no licence" if released.licence == NOT_STATED else f"are under {released.licence}"
+    warnings.warn(
+        f"the weights of {released.alias!r} ({released.hub_id}) {terms}: see its page before you use them in a product",
+        LicenceWarning,
+        stacklevel=3,
+    )
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    known = list(FLOAT_DTYPES.values())
+    try:
+        found = jnp.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError) as error:  # numpy parses strings
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, known))}, got {dtype!r}") from error
+    if found not in known:
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, known))}, got {dtype!r}")
+    if found == np.float64 and not _has_float64():
+        raise ConfigError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
+    return found
+
+
+# From a param's path to its type; None: the file's.
+DtypeOf = Callable[[str], np.dtype | None]
+
+
+def _dtype_of(dtype: Any) -> DtypeOf:
+    if dtype is None:
+        return _as_in_file
+    if callable(dtype) and not isinstance(dtype, type | np.dtype) and not hasattr(dtype, "dtype"):
+        return lambda path: _float_dtype(dtype(path))
+    found = _float_dtype(dtype)
+    return lambda path: found
+
+
+def _as_in_file(path: str) -> None:
+    return None
+
+
+def _has_float64() -> bool:
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+
+def _read_all(plan: Plan, tensors: Tensors, dtype_of: DtypeOf, sharding: Any, check_finite: bool) -> dict[str, Any]:
+    place = _placement(sharding, plan)
+    largest = max(tensor.nbytes for tensor in tensors.values())
+    local = threading.local()
+    has_float64 = _has_float64()
+
+    def read(path: str) -> np.ndarray:
+        if not hasattr(local, "buffer"):
+            local.buffer = np.empty(largest, np.uint8)
+        source, shape = plan[path]
+        dtype = dtype_of(path)
+        as_dtype = _kept_dtype(source, tensors, has_float64) if dtype is None else dtype
+        return _read_one(source, shape, tensors, as_dtype, local.buffer, check_finite)
+
+    # Arrays are placed by the caller's thread: `with jax.default_device(...)` and the like hold for that one only.
+    params: dict[str, jax.Array] = {}
+    ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path in plan:
+            ahead.append((path, pool.submit(read, path)))
+            if len(ahead) > 2 * _READERS:
+                first, future = ahead.popleft()
+                params[first] = place(first, future.result())
+        params |= {rest: place(rest, future.result()) for rest, future in ahead}
+    return nest(params)
+
+
+def _kept_dtype(source: Source, tensors: Tensors, has_float64: bool) -> np.dtype:
+    """Return the type of the file, as far as jax has it."""
+    dtypes = {tensors[name].dtype for name in source.names}
+    found = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    return np.dtype(np.float32) if found == np.float64 and not has_float64 else found
+
+
+def _read_one(
+    source: Source, shape: Shape, tensors: Tensors, dtype: np.dtype, buffer: np.ndarray, check_finite: bool
+) -> np.ndarray:
+    parts = [tensors[name] for name in source.names]
+    target = _aligned_empty(shape, dtype)
+    # Seen with PyTorch's axes: what is read is cast and transposed in one pass, straight into its place.
+    view, position = source.transform.to_torch(target), 0
+    for part in parts:
+        rows = part.shape[0] if len(parts) > 1 else None
+        place = view if rows is None else view[position : position + rows]
+        values = part.file.read(part.name, buffer)
+        if source.part.of > 1:
+            values = values[source.part.number * len(view) :][: len(view)]
+        with np.errstate(over="ignore"):  # what becomes infinite is reported below
+            copy_rearranged(place, values)
+        position += rows or 0
+    if check_finite and not _is_finite(target):
+        raise WeightsError(
+            f"{parts[0].file.path}: tensor {' + '.join(part.name for part in parts)} has NaN or infinite values as "
+            f"{dtype}; check_finite=False loads it all the same"
+        )
+    return target
+
+
+def _aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Return an empty array on a 64-byte boundary: jax takes such an array on the CPU as it is, without a copy."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    if array.dtype.itemsize == 2:
+        # Half-precision sums are slow in numpy and overflow. An exponent of all ones is NaN or infinity.
+        exponent = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
+        return not bool(((array.view(np.uint16) & exponent) == exponent).any())
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum()):  # one pass without a temporary array; no NaN or infinity can hide in a sum
+            return True
+    return bool(np.isfinite(array).all())
+
+
+def _placement(sharding: Any, plan: Plan) -> Callable[[str, np.ndarray], jax.Array]:
+    if isinstance(sharding, Mapping):
+        flat = flatten(sharding)
+        raise_problems("sharding does not fit the params", [f"missing: {path}" for path in plan if path not in flat])
+        return lambda path, array: _put(path, array, flat[path])
+    return lambda path, array: _put(path, array, sharding)
+
+
+def _put(path: str, array: np.ndarray, sharding: Any) -> jax.Array:
+    try:
+        return jax.device_put(array, sharding)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"sharding does not fit {path} {list(array.shape)}: {error}") from error

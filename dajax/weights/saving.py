@@ -1,0 +1,183 @@
+"""Params to checkpoint directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import jax
+import numpy as np
+
+from dajax.checkpoints import ALIASES, official_stem
+from dajax.config import DepthAnythingConfig
+from dajax.errors import WeightsError
+from dajax.weights.checkpoint_files import FLAX_FILE, LONE_SUFFIXES, TRANSFORMERS_FILES, UNNAMED_FILE
+from dajax.weights.mapping import sources, targets, torch_shape
+from dajax.weights.report import raise_problems
+from dajax.weights.safetensors_io import dtype_code, write_safetensors
+from dajax.weights.shapes import parameter_shapes
+from dajax.weights.torch_files.torch_write import write_torch
+from dajax.weights.tree import flatten
+
+if TYPE_CHECKING:
+    from dajax.model.depth_anything import DepthAnything
+    from dajax.preprocessing.processor import DepthImageProcessor
+
+# Format -> table of names.
+FORMATS = {"hf": "huggingface", "flax": "flax", "official": "official"}
+
+
+def save(
+    directory: str | os.PathLike[str],
+    model: DepthAnything,
+    params: Mapping[str, Any],
+    format: str = "hf",
+    *,
+    processor: DepthImageProcessor | None = None,
+) -> None:
+    """Save a model so that `dajax.load` (both formats) and Transformers ("hf") open it.
+
+    Parameters keep their type: float32 files come back bit for bit, half-precision ones too. Tensors that the network
+    does not use are kept. An interrupted save leaves the old checkpoint, the new one, or (where their configs differ)
+    one that does not load; never a mixture.
+
+    Args:
+        directory: made if need be; a checkpoint in it is replaced.
+        model: gives the config.
+        params: nested dict of arrays (jax or numpy), as from `dajax.load` or `model.init(...)["params"]`.
+        format: "hf" writes model.safetensors with Transformers' names and layout; "flax" writes params.safetensors
+            keyed by Flax path; "official" writes a .pth that the authors' code loads, under their name for it
+            (depth_anything_v2_vits.pth; model.pth for what they never released). All write config.json and
+            preprocessor_config.json.
+        processor: goes into preprocessor_config.json; None: that of the released checkpoints.
+
+    Raises:
+        WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
+            cannot be written.
+    """
+    # Imported here: it brings Pillow, which loading needs as little as the network does.
+    from dajax.preprocessing.processor import DepthImageProcessor
+
+    if format not in FORMATS:
+        raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
+    filename = weights_name(format, model.config)
+    directory = Path(directory)
+    flat = flatten(params)
+    shapes = parameter_shapes(model.config)
+    _check(flat, shapes)
+    if format == "official":
+        _check_official(model.config)
+    table = sources(FORMATS[format], shapes)
+    parts = targets(table)
+    infos = {
+        name: (np.dtype(flat[paths[0]].dtype), torch_shape(table[paths[0]], shapes[paths[0]]))
+        for name, paths in parts.items()
+    }
+    raise_problems(
+        "parameters that become one tensor must be of one type",
+        [" and ".join(paths) for paths in parts.values() if len({np.dtype(flat[path].dtype) for path in paths}) > 1],
+    )
+
+    def get(name: str) -> np.ndarray:
+        arrays = [table[path].transform.to_torch(np.asarray(jax.device_get(flat[path]))) for path in parts[name]]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    config = model.config.to_dict()
+    dtypes = {dtype for dtype, _ in infos.values()}
+    if len(dtypes) == 1:
+        config["torch_dtype"] = dtypes.pop().name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if left := _other_weights(directory, filename):
+            raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
+        config_path = directory / "config.json"
+        contents = {
+            directory / "preprocessor_config.json": (processor or DepthImageProcessor(model.config.style)).to_dict(),
+            config_path: config,
+        }
+        if in_the_way := [path.name for path in (directory / filename, *contents) if path.is_dir()]:
+            raise WeightsError(f"{directory} has folders where files are to be written: {', '.join(in_the_way)}")
+        with _staged(directory / filename) as file:
+            if format == "official":
+                write_torch(file, infos, get)
+            else:
+                write_safetensors(file, infos, get, metadata={"format": "flax" if format == "flax" else "pt"})
+            _to_disk(file)
+            # Without its config a directory does not load: so it is gone while files are of two models.
+            if not all(path.is_file() and path.read_bytes() == _json_bytes(value) for path, value in contents.items()):
+                config_path.unlink(missing_ok=True)
+        for path, value in contents.items():
+            with _staged(path) as file:
+                file.write(_json_bytes(value))
+                _to_disk(file)
+    except WeightsError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise WeightsError(f"{directory} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def weights_name(format: str, config: DepthAnythingConfig) -> str:
+    """Return the name of the file of weights that `save` writes."""
+    if format != "official":
+        return FLAX_FILE if format == "flax" else TRANSFORMERS_FILES[0]
+    plain = config.with_style("huggingface")
+    released = (alias for alias in ALIASES if DepthAnythingConfig.from_pretrained(alias) == plain)
+    alias = next(released, None)
+    return f"{official_stem(alias)}.pth" if alias else UNNAMED_FILE
+
+
+def _check_official(config: DepthAnythingConfig) -> None:
+    """Refuse a neck that the authors' code, which has its four levels written into it, cannot have."""
+    if tuple(config.reassemble_factors) != (4, 2, 1, 0.5):
+        raise WeightsError(
+            f"reassemble_factors {list(config.reassemble_factors)} cannot be saved for the authors' code, which has "
+            "[4, 2, 1, 0.5]: save with format='hf'"
+        )
+
+
+def _other_weights(directory: Path, filename: str) -> list[str]:
+    known = {*TRANSFORMERS_FILES, FLAX_FILE, UNNAMED_FILE}
+    lone = {path.name for path in directory.iterdir() if path.suffix in LONE_SUFFIXES and not path.name.startswith(".")}
+    # Loading prefers files with these names; beside a .pth no other lone file may stand.
+    others = {name for name in known if (directory / name).exists()} | (lone if filename.endswith(".pth") else set())
+    return sorted(others - {filename})
+
+
+def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing: {path} {list(shape)}" for path, shape in shapes.items() if path not in flat]
+    problems += [f"not in the model: {path}" for path in flat if path not in shapes]
+    for path, leaf in flat.items():
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            problems.append(f"not an array: {path} is {type(leaf).__name__}")
+        elif path in shapes and tuple(leaf.shape) != shapes[path]:
+            problems.append(f"wrong shape: {path}: the model has {list(shapes[path])}, params {list(leaf.shape)}")
+    raise_problems("params do not fit the model", problems)
+    for leaf in flat.values():
+        dtype_code(np.dtype(leaf.dtype))
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path` that takes its place at the end, or is removed if anything fails."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

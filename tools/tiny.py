@@ -1,0 +1,130 @@
+"""Makes the figures in the model card of `tiny`, table and image: python tools/tiny.py [path of the image].
+
+Needs scikit-image, for a real image whose depth is known.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+import dajax
+from dajax.depth_maps.colormap import colorize
+from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
+from dajax.training.batches import HELD_OUT_SEED
+from dajax.training.data.synthetic import MAX_DEPTH, scenes
+
+ROOT = Path(__file__).parents[1]
+CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
+SIZE = (168, 168)
+# Training validates on the first of the held-out scenes; nothing has seen these.
+FIRST, COUNT = 1000, 500
+AVERAGED = 1024
+SHOWN = 6
+SCENES_HEAD = "| 500 held-out scenes | AbsRel | delta1 | ordinal accuracy |\n|---|---|---|---|\n"
+IMAGE_HEAD = "| Motorcycle | AbsRel | delta1 | ordinal accuracy |\n|---|---|---|---|\n"
+
+
+def held_out(count=COUNT):
+    """Scenes that no training, validation or choice has seen."""
+    return scenes(HELD_OUT_SEED, range(FIRST, FIRST + count), SIZE)
+
+
+def motorcycle():
+    """An image [height, width, 3], and its depth in metres [height, width], 0 where it is not known.
+
+    From disparity by the calibration in scikit-image's docstring: 994.978 px focal length, 193.001 mm between the
+    cameras, whose principal points are 31.086 px apart.
+    """
+    image, _, disparity = skimage.data.stereo_motorcycle()
+    known = np.isfinite(disparity)
+    return image, np.where(known, 994.978 * 0.193001 / (np.where(known, disparity, 0) + 31.086), 0)
+
+
+def scores(maps, depths):
+    """AbsRel, delta1 and ordinal accuracy of maps of inverse depth, each aligned to its truth; means over images."""
+    found, order = [], []
+    for i, (inverse, depth) in enumerate(zip(maps, depths, strict=True)):
+        metres = align_inverse_depth(inverse, depth, depth > 0, max_depth=MAX_DEPTH)
+        found.append(depth_metrics(np.clip(metres, 1e-3, MAX_DEPTH), depth, depth > 0))
+        order.append(ordinal_accuracy(inverse, depth, depth > 0, seed=i).accuracy)
+    mean = average_metrics(found).mean
+    return mean.abs_rel, mean.delta1, float(np.mean(order))
+
+
+def best_constant(depths):
+    """AbsRel and delta1 of the constant with the least AbsRel, for each image another; their means."""
+    found = []
+    for depth in depths:
+        values = np.sort(depth[depth > 0].astype(np.float64))
+        # sum |c - t| / t is least at the median of the t weighted by 1 / t
+        weights = np.cumsum(1 / values)
+        constant = values[np.searchsorted(weights, weights[-1] / 2)]
+        found.append(depth_metrics(np.full(depth.shape, constant), depth, depth > 0))
+    mean = average_metrics(found).mean
+    return mean.abs_rel, mean.delta1, None
+
+
+def mean_map():
+    """Mean inverse depth of each pixel over scenes that were trained on."""
+    depth = scenes(0, range(AVERAGED), SIZE).depth
+    return np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), 0).mean(0)
+
+
+def ramp(shape):
+    """The lower, the nearer."""
+    return np.broadcast_to(np.arange(shape[0], dtype=np.float64)[:, None], shape)
+
+
+def mirrored_scores(estimator, image, depth):
+    """What a map of the mirrored image is worth: how far one image's figures are chance."""
+    return scores([estimator(np.ascontiguousarray(image[:, ::-1]))], [depth[:, ::-1]])
+
+
+def row(name, found):
+    return f"| {name} | " + " | ".join("" if value is None else f"{value:.3f}" for value in found) + " |\n"
+
+
+def beside(image, depth, inverse):
+    truth = np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), np.nan)
+    return [image, colorize(truth, "Spectral_r"), colorize(inverse, "Spectral_r")]
+
+
+def main(path):
+    estimator = dajax.DepthEstimator("tiny")
+    taken = held_out()
+    maps = np.stack(estimator(list(taken.image), batch_size=20))
+    rows = {
+        "`tiny`": scores(maps, taken.depth),
+        "the best constant of each image": best_constant(taken.depth),
+        "mean inverse depth of each pixel": scores(np.broadcast_to(mean_map(), maps.shape), taken.depth),
+    }
+    image, depth = motorcycle()
+    found = estimator(image)
+    image_rows = {
+        "`tiny`": scores([found], [depth]),
+        "`tiny`, image mirrored": mirrored_scores(estimator, image, depth),
+        "the best constant": best_constant([depth]),
+        "vertical ramp": scores([ramp(depth.shape)], [depth]),
+    }
+    page = CARD.read_text()
+    for head, table in ((SCENES_HEAD, rows), (IMAGE_HEAD, image_rows)):
+        text = head + "".join(row(*entry) for entry in table.items())
+        assert head in page, head
+        page = re.sub(re.escape(head) + r"(\|.*\n)*", lambda _, text=text: text, page)
+        print(text)
+    CARD.write_text(page)
+
+    columns = [np.concatenate(beside(*one)) for one in zip(taken.image, taken.depth, maps, strict=True)][:SHOWN]
+    upper = np.concatenate(beside(image, depth, found), axis=1)
+    lower = Image.fromarray(np.concatenate(columns, axis=1))
+    lower = lower.resize((upper.shape[1], round(lower.height * upper.shape[1] / lower.width)), Image.Resampling.LANCZOS)
+    whole = Image.fromarray(np.concatenate([upper, np.asarray(lower)]))
+    whole.resize((1200, round(whole.height * 1200 / whole.width)), Image.Resampling.LANCZOS).save(path, quality=85)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images" / "tiny.jpg")
