@@ -84,7 +84,7 @@ def color(
     """Return a colour image, see `dajax.depth_maps.write.write_color`; `about` becomes part of its metadata."""
     if suffix not in COLOUR_FORMATS:
         raise ImageError(f"the suffix must be one of {', '.join(COLOUR_FORMATS)}, got {suffix!r}")
-    return image(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), suffix=suffix, about=about)
+    return encoded_image(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), suffix=suffix, about=about)
 
 
 def encoded_image(image: Image.Image, *, suffix: str = ".png", about: dict[str, str] | None = None) -> bytes:

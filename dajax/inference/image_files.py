@@ -251,8 +251,8 @@ def _encoded(
     if image is None:
         files[encode.ENDINGS["color"]] = encode.encoded("color", depth, **about, colormap=colormap)
     else:
-        image = beside(image, depth, cmap=colormap, kind=about["kind"])
-        files[encode.ENDINGS["color"]] = encode.encoded_image(image, about=encode.described(**about))
+        both = beside(image, depth, cmap=colormap, kind=about["kind"])
+        files[encode.ENDINGS["color"]] = encode.encoded_image(both, about=encode.described(**about))
     if raw != "none":
         files[encode.ENDINGS[raw]] = encode.encoded(raw, depth, **about)
     if raw in _SILENT:

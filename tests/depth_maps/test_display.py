@@ -48,7 +48,7 @@ def test_outside_of_one(monkeypatch):
     dajax.show(DEPTH)
     assert [image.width for image in seen] == [480]
     monkeypatch.setattr(ImageShow, "show", lambda image, title: False)
-    with pytest.raises(ImageError, match=r"no image viewer.*dajax\.images\.write"):
+    with pytest.raises(ImageError, match=r"no image viewer.*dajax\.depth_maps\.write"):
         dajax.show(DEPTH)
 
 

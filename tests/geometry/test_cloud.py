@@ -80,7 +80,7 @@ def test_refused(tmp_path):
         Cloud("ply", focal_length=40).write(tmp_path / "a.ply", IMAGE, -METRES, kind="metric")
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png.*no focal length"):
-        Cloud("ply").write(tmp_path / "a.ply", IMAGE, METRES, kind="metric", image=tmp_path / "a.png")
+        Cloud("ply").write(tmp_path / "a.ply", IMAGE, METRES, kind="metric", image_path=tmp_path / "a.png")
     assert not list(tmp_path.glob("*.ply"))
 
 
