@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from clips import make_video
+from videos import make_video
 
 import dajax
 from dajax.weights.random import random_params

@@ -46,7 +46,7 @@ def tiny(tmp_path_factory):
     return dajax.DepthEstimator(folder, style="official"), load_official(folder)
 
 
-@pytest.mark.parametrize("image", ["coffee", "chelsea"])
+@pytest.mark.parametrize("name", ["coffee", "chelsea"])
 def test_images(tiny, name):
     estimator, reference = tiny
     image = getattr(skimage.data, name)()

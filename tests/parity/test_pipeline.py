@@ -65,7 +65,7 @@ def reference_of_float32(checkpoint):
     return reference_pipeline(checkpoint, torch.float32)
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_images(tiny, reference_of_float32, name):
     pipe, reference = tiny
     image = Image.fromarray(getattr(skimage.data, name)())

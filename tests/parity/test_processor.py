@@ -35,7 +35,7 @@ def assert_same(image, **options):
     assert error <= 1e-6, error
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_images(name):
     assert_same(getattr(skimage.data, name)())
 
