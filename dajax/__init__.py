@@ -6,11 +6,26 @@ huggingface_hub, tyro or PIL.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dajax.lazy import lazy_names
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dajax import batch as batch
+    from dajax import depth_maps as depth_maps
     from dajax import errors as errors
+    from dajax import evaluation as evaluation
+    from dajax import geometry as geometry
+    from dajax import images as images
+    from dajax import inference as inference
+    from dajax import losses as losses
+    from dajax import model as model
+    from dajax import preprocessing as preprocessing
+    from dajax import training as training
+    from dajax import video as video
+    from dajax import weights as weights
     from dajax.checkpoints import list_models as list_models
     from dajax.config import DepthAnythingConfig as DepthAnythingConfig
     from dajax.config import Dinov2Config as Dinov2Config
@@ -24,38 +39,34 @@ if TYPE_CHECKING:
     from dajax.preprocessing.processor import DepthImageProcessor as DepthImageProcessor
     from dajax.weights.loading import load as load
     from dajax.weights.saving import save as save
-
-__version__ = "0.1.0"
-
-_HOME = {
-    "errors": "",
-    "DepthAnythingConfig": "config",
-    "Dinov2Config": "config",
-    "list_models": "checkpoints",
-    "DepthImageProcessor": "preprocessing.processor",
-    "enable_compilation_cache": "inference.compilation_cache",
-    "DepthEstimator": "inference.estimator",
-    "DepthEstimationPipeline": "inference.pipeline",
-    "pipeline": "inference.pipeline",
-    "show": "depth_maps.display",
-    "DepthAnything": "model.depth_anything",
-    "DepthEstimatorOutput": "model.depth_anything",
-    "load": "weights.loading",
-    "save": "weights.saving",
-}
-
-__all__ = sorted([*_HOME, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dajax' has no attribute {name!r}")
-    home = _HOME[name]
-    module = importlib.import_module(f"dajax.{home or name}")
-    value = getattr(module, name) if home else module
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "checkpoints": ["list_models"],
+            "config": ["DepthAnythingConfig", "Dinov2Config"],
+            "depth_maps.display": ["show"],
+            "inference.compilation_cache": ["enable_compilation_cache"],
+            "inference.estimator": ["DepthEstimator"],
+            "inference.pipeline": ["DepthEstimationPipeline", "pipeline"],
+            "model.depth_anything": ["DepthAnything", "DepthEstimatorOutput"],
+            "preprocessing.processor": ["DepthImageProcessor"],
+            "weights.loading": ["load"],
+            "weights.saving": ["save"],
+        },
+        submodules=[
+            "batch",
+            "depth_maps",
+            "errors",
+            "evaluation",
+            "geometry",
+            "images",
+            "inference",
+            "losses",
+            "model",
+            "preprocessing",
+            "training",
+            "video",
+            "weights",
+        ],
+    )
