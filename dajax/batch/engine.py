@@ -21,12 +21,12 @@ from dajax.batch.job import claim, describe_estimator, keys_digest
 from dajax.batch.job_plan import Plan, plan_batch
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import Manifest
-from dajax.batch.naming import output_names
 from dajax.batch.progress import Progress
 from dajax.batch.remote import is_remote
 from dajax.batch.sinks import Encoding, encoded, make_shards, rejected
 from dajax.batch.storage import Storage
 from dajax.depth_maps.encode import ENDINGS, described
+from dajax.depth_maps.naming import output_names
 from dajax.errors import JobRefusedError
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 
@@ -103,9 +103,9 @@ def run_batch(
         storage = Storage.of(output, settings.share)
         stack.enter_context(storage.locked())
         plan = plan_batch(source, output, settings)
-        keys = keys_digest(item.key for item in plan.source.items)
+        keys = [item.key for item in plan.source.items]
         parameters = _parameters(estimator, os.fspath(source), settings, batch_size, model)
-        same_items = claim(storage, parameters, keys)
+        same_items = claim(storage, parameters, keys_digest(keys))
         if shards is not None and not same_items:
             raise JobRefusedError(
                 f"{source} has not the items that it had when this job was begun, and its shards depend on all of "
@@ -120,7 +120,8 @@ def run_batch(
         storage.clean()
         stack.callback(storage.clean)
         manifest = Manifest(storage)
-        names = plan.names if same_items else _names_beside(plan, manifest)
+        # Where the source has changed, what is done keeps its name, and nothing new takes one of those.
+        names = plan.names if same_items else output_names(keys, _earlier_names(manifest))
         bar = stack.enter_context(Progress(storage, plan.items, plan.earlier, show=progress))
         todo = _Todo(plan, names)
         committer: Committer = (
@@ -228,21 +229,14 @@ def _run(
     collect(0)
 
 
-def _names_beside(plan: Plan, manifest: Manifest) -> list[str]:
-    """Return names where the source has changed: what is done keeps its own, and nothing new takes one of those."""
-    taken = {}
+def _earlier_names(manifest: Manifest) -> dict[str, str]:
+    """Return the output names that earlier runs gave, by key."""
+    earlier = {}
     for key, row in manifest.latest().items():
         if row.output:
-            taken[key] = next(
-                row.output[0].removesuffix(end) for end in ENDINGS.values() if row.output[0].endswith(end)
-            )
-    items = plan.source.items
-    new = [i for i in range(len(items)) if items[i].key not in taken]
-    names = [taken.get(item.key, "") for item in items]
-    found = output_names([items[i].key for i in new], list(taken.values()))
-    for i, name in zip(new, found, strict=True):
-        names[i] = name
-    return names
+            first = row.output[0]
+            earlier[key] = next(first.removesuffix(end) for end in ENDINGS.values() if first.endswith(end))
+    return earlier
 
 
 def _parameters(

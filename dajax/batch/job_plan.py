@@ -11,9 +11,9 @@ import numpy as np
 from dajax.batch.items import Source, find_items
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import Manifest
-from dajax.batch.naming import output_names
 from dajax.batch.remote import is_remote
 from dajax.batch.storage import Storage
+from dajax.depth_maps.naming import output_names
 from dajax.errors import ConfigError
 
 

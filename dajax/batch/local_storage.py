@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dajax.batch.naming import OWN_FOLDER
 from dajax.batch.storage import Storage, faults
+from dajax.depth_maps.naming import OWN_FOLDER
 from dajax.errors import ImageError, JobError
 
 UNFINISHED = f"{OWN_FOLDER}/unfinished"

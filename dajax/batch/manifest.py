@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from dajax.batch.naming import digest
 from dajax.batch.storage import Storage
+from dajax.depth_maps.naming import digest
 from dajax.errors import JobRefusedError
 
 Status = Literal["done", "rejected", "lost"]

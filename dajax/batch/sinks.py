@@ -15,8 +15,8 @@ import numpy as np
 
 from dajax.batch.items import Item
 from dajax.batch.manifest import Row
-from dajax.batch.naming import digest
 from dajax.depth_maps import encode
+from dajax.depth_maps.naming import digest
 from dajax.errors import ConfigError, ImageError
 
 

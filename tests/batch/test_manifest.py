@@ -10,7 +10,7 @@ import pytest
 
 from dajax.batch.local_storage import LocalStorage
 from dajax.batch.manifest import Finished, Manifest, Row
-from dajax.batch.naming import digest
+from dajax.depth_maps.naming import digest
 from dajax.errors import JobError
 
 STRANGE = ["a.jpg", 'quote" and \\', '", "status": "done', "new\nline", "caf\udce9", "\u00e9", "\U0001f600", "\0"]
