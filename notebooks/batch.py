@@ -46,7 +46,7 @@ from pathlib import Path
 from PIL import Image
 
 import dajax
-from dajax.training.data.synthetic import scenes
+from dajax.training import scenes
 
 dajax.enable_compilation_cache()
 images = Path("images")
@@ -66,9 +66,7 @@ len(list(images.rglob("*.jpg")))
 # %%
 import threading
 
-from dajax.batch.engine import run_batch
-from dajax.batch.job_settings import BatchSettings
-from dajax.batch.manifest import read_manifest, read_rejects
+from dajax.batch import BatchSettings, read_manifest, read_rejects, run_batch
 
 estimator = dajax.DepthEstimator("tiny", batch_size=4)
 settings = BatchSettings(formats=("npz", "color"), shards=20)
@@ -148,7 +146,7 @@ show(names[:4])
 # makes it again.
 
 # %%
-from dajax.batch.verification import verify
+from dajax.batch import verify
 
 last = sorted(Path("depth").glob("*.tar"))[-1]
 last.write_bytes(last.read_bytes()[:1000])

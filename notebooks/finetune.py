@@ -49,7 +49,7 @@ if importlib.util.find_spec("orbax") is None:
 
 # %%
 import dajax
-from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training import DataSettings, ModelSettings, OptimizerSettings, Settings
 
 dajax.enable_compilation_cache()
 
@@ -71,7 +71,7 @@ settings = Settings(
 # Stopped at any moment and run again, it goes on from the newest saved state, and ends with the same params.
 
 # %%
-from dajax.training.trainer import train
+from dajax.training import train
 
 folder = train(settings, progress=False)
 folder
@@ -82,7 +82,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from dajax.training.log import read_rows
+from dajax.training import read_rows
 
 rows = list(read_rows("finetuned/log.csv"))
 plt.plot([row["step"] for row in rows], [row["loss"] for row in rows])
@@ -104,8 +104,8 @@ Image.open(sorted(Path("finetuned/images").glob("*.png"))[-1])
 # The folder has Transformers' layout: dajax and Transformers open it.
 
 # %%
-from dajax.evaluation.metrics import depth_metrics
-from dajax.training.data.synthetic import scenes
+from dajax.evaluation import depth_metrics
+from dajax.training import scenes
 
 taken = scenes(12345, [0], size=(84, 84))
 metres = dajax.DepthEstimator(folder)(taken.image[0])

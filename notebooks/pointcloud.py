@@ -47,8 +47,8 @@ if importlib.util.find_spec("trimesh") is None:
 import numpy as np
 
 import dajax
-from dajax.geometry.camera import Intrinsics
-from dajax.training.data.synthetic import scenes
+from dajax.geometry import Intrinsics
+from dajax.training import scenes
 
 dajax.enable_compilation_cache()
 taken = scenes(12345, [0], size=(168, 224))
@@ -72,7 +72,7 @@ dajax.show(inverse, image)
 # Forty points were measured, by a laser or with a tape, and a fifth of them wrongly. RANSAC finds out which.
 
 # %%
-from dajax.geometry.scale import fit_scale_and_shift
+from dajax.geometry import fit_scale_and_shift
 
 rng = np.random.default_rng(0)
 rows, columns = rng.integers(0, 168, 40), rng.integers(0, 224, 40)
@@ -89,8 +89,7 @@ print(f"{fit.inliers.sum()} of 40 points agree; median error {np.median(np.abs(m
 # says there is a blend of near and far.
 
 # %%
-from dajax.geometry.point_files import write_mesh, write_points
-from dajax.geometry.points import depth_edges, normals, unproject
+from dajax.geometry import depth_edges, normals, unproject, write_mesh, write_points
 
 points = unproject(metres.astype(np.float32), camera)  # right, down, ahead, in metres
 write_points("room.ply", points, image)
@@ -120,7 +119,7 @@ plt.show()
 # is not sure.
 
 # %%
-from dajax.inference.confidence import flip_disagreement
+from dajax.inference import flip_disagreement
 
 _, doubt = flip_disagreement(dajax.DepthEstimator("tiny"), image)
 images = {

@@ -115,7 +115,7 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 # `tiny` it is little: most of what that knows is in its head.)
 
 # %%
-from dajax.training.data.synthetic import scenes
+from dajax.training import scenes
 
 taken = scenes(7, range(120), size=(168, 168))
 as_they_are = dajax.DepthImageProcessor.from_pretrained(MODEL, input_size=168)

@@ -52,7 +52,7 @@ import jax
 import numpy as np
 
 import dajax
-from dajax.training.data.synthetic import render, sample_scene
+from dajax.training import render, sample_scene
 
 dajax.enable_compilation_cache()
 scene = sample_scene(jax.random.key(12))
@@ -82,7 +82,7 @@ with av.open("video.mp4", "w") as video:
 # The colour video has the image beside the map. `raw="ffv1"` also keeps the values, 16 bits each, without loss.
 
 # %%
-from dajax.video.run import VideoSettings, depth_video
+from dajax.video import VideoSettings, depth_video
 
 estimator = dajax.DepthEstimator("tiny", batch_size=8)
 report = depth_video(estimator, "video.mp4", "depth.mp4", VideoSettings(side_by_side=True, raw="ffv1"), model="tiny")
@@ -101,7 +101,7 @@ Image.fromarray(np.concatenate(shown[::13]))
 # ## The values, at their times
 
 # %%
-from dajax.video.raw import read_depth_video
+from dajax.video import read_depth_video
 
 steady = list(read_depth_video("depth_depth.mkv"))
 assert [round(1000 * seconds) for seconds, _ in steady] == times.tolist()
@@ -116,8 +116,7 @@ print(f"{len(steady)} frames; the last at {steady[-1][0]:.3f} s, {steady[-1][1].
 # %%
 import matplotlib.pyplot as plt
 
-from dajax.video.reading import VideoReader
-from dajax.video.run import depth_of_frames
+from dajax.video import VideoReader, depth_of_frames
 
 with VideoReader("video.mp4") as video:
     alone = np.stack([depth for _, depth in depth_of_frames(estimator, video, smooth=False)])

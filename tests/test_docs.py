@@ -129,3 +129,19 @@ def test_links_lead_somewhere(page):
 
 def test_no_page_is_left_out():
     assert {"README", "checkpoints"} <= {page.stem for page in PAGES}
+
+
+EXAMPLES = [*PAGES, *sorted((ROOT / "notebooks").glob("*.py")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.name)
+def test_examples_name_nothing_below_a_room(page):
+    """Where in a room a name is defined is nobody's business: modules may move."""
+    if page.name == "architecture.md":
+        return
+    for room, name in re.findall(r"\bdajax\.(\w+)\.(\w+)", page.read_text()):
+        if room in dajax.__all__:
+            module = getattr(dajax, room)
+            assert name in getattr(module, "__all__", dir(module)), f"dajax.{room}.{name}"
+    for room, rest in re.findall(r"from dajax\.(\w+)(\S*) import", page.read_text()):
+        assert not rest and room in dajax.__all__, f"dajax.{room}{rest}"
