@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from dajax.batch.job_plan import Plan
 from dajax.batch.manifest import Manifest, Row
 from dajax.batch.progress import Progress
 from dajax.batch.sinks import Outcome, Shards, row_of
 from dajax.batch.storage import Storage
 from dajax.errors import JobError
-
-if TYPE_CHECKING:
-    from dajax.batch.job_plan import Plan
 
 # Flushing to disk is what takes long: it is done for so many images together, or after so many seconds.
 GROUP, GROUP_SECONDS = 32, 1.0

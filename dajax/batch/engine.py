@@ -24,7 +24,7 @@ from dajax.batch.manifest import Manifest
 from dajax.batch.progress import Progress
 from dajax.batch.remote import is_remote
 from dajax.batch.sinks import Encoding, encoded, make_shards, rejected
-from dajax.batch.storage import Storage
+from dajax.batch.storage_kinds import open_storage
 from dajax.depth_maps.encode import ENDINGS, described
 from dajax.depth_maps.naming import output_names
 from dajax.errors import JobRefusedError
@@ -39,7 +39,7 @@ class Report:
     """What became of a job.
 
     Attributes:
-        items: of the source, or of the share of it.
+        items: of the source that this process does.
         repeated: entries of the source that named an item once more.
         earlier: finished by earlier runs.
         done: written by this run.
@@ -100,7 +100,7 @@ def run_batch(
     shards = make_shards(settings.shard_format) if settings.shards else None
     batch_size = settings.batch_size or estimator.batch_size
     with ExitStack() as stack:
-        storage = Storage.of(output, settings.share)
+        storage = open_storage(output, settings.process_index, settings.process_count)
         stack.enter_context(storage.locked())
         plan = plan_batch(source, output, settings)
         keys = [item.key for item in plan.source.items]
@@ -111,11 +111,12 @@ def run_batch(
                 f"{source} has not the items that it had when this job was begun, and its shards depend on all of "
                 "them: choose another output folder"
             )
-        if settings.share is not None and not same_items:
-            # Names that others are giving right now are not known here.
+        if settings.process_count > 1 and not same_items:
+            # The names that other processes give right now are not known here.
             raise JobRefusedError(
-                f"{source} has not the items that it had when this job was begun: what is new is named by one process "
-                "alone, so run this once without a share, or choose another output folder"
+                f"{source} has not the items that it had when this job was begun, and several processes that work at "
+                "the same time cannot name new items: run this once as one process (process count 1), or choose "
+                "another output folder"
             )
         storage.clean()
         stack.callback(storage.clean)

@@ -15,25 +15,29 @@ ShardFormat = Literal["tar", "parquet"]
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How a job is done. What decides about outputs is kept in the output folder, and a resume has to say the same.
+    """How a job is done. The output folder keeps what decides about outputs, and a later run must say the same.
 
     Attributes:
-        formats: of the outputs: any of "color", "npy", "npz", "png16", "tiff", "pfm", "exr".
-        values: "float32" or "float16", of npy and npz.
-        size: maps of the "source" images' sizes, or of the "model".
-        colormap: of "color".
-        shards: images in each shard; None: files of its own for each image.
-        shard_format: "tar" (WebDataset) or "parquet".
-        batch_size: images that are run together; None: the estimator's.
-        buckets: see `DepthEstimator.stream`.
-        policy: see `DepthEstimator.stream`.
-        workers: processes that read images; None: one for each core, 16 at most.
-        decode_timeout: seconds that reading one image may take.
-        max_rejects: stop when more than so many images had to be left out; None: never.
-        retry_rejects: try those again that an earlier run left out.
-        column: of a CSV or Parquet source.
-        share: (k, n): this process does the k-th of n shares of the images, counted from 1; others may do theirs in
-            the same output folder at the same time. None: all of them, and nobody else works there.
+        formats: What is written for each image: npy, npz (with unit and model), png16 (16-bit PNG with its scale in
+            the metadata), tiff, pfm and exr (float32), color (for people).
+        values: Type of the values in npy and npz.
+        size: Depth maps have the size of the source image, or the size at which the model processes it.
+        colormap: Colormap of the color format: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of
+            its names.
+        shards: Put this many images into each output shard. Without it, each image gets files of its own.
+        shard_format: Output shards are WebDataset tar files, or Parquet files.
+        batch_size: Images of one size that are run together. Without it, the estimator's own batch size.
+        buckets: Process images at no more than this many sizes, so that few programs are compiled.
+        policy: Stretch images to the size of their bucket, or keep their aspect ratio and pad.
+        workers: Processes that read images. Without it, one for each core, but no more than 16.
+        decode_timeout: Seconds that reading one image may take.
+        max_rejects: Stop when this run had to leave out more images than this.
+        retry_rejects: Try again what an earlier run left out. Output shards do not allow it.
+        column: The column of a CSV or Parquet source that has the paths.
+        process_index: Which part of the images this process does, counted from 0. The other processes, on this machine
+            or on others, do theirs in the same output folder at the same time.
+        process_count: How many processes do the job together. With 1, this process does all of it, and no other process
+            may work in the output folder meanwhile.
     """
 
     formats: tuple[str, ...] = ("npy",)
@@ -50,21 +54,30 @@ class BatchSettings:
     max_rejects: int | None = None
     retry_rejects: bool = False
     column: str | None = None
-    share: tuple[int, int] | None = None
+    process_index: int = 0
+    process_count: int = 1
 
     def check(self) -> None:
-        """Raise ConfigError where a value cannot be used."""
+        """Raise ConfigError if a value cannot be used. Formats, values and buckets are checked where they are used."""
         if self.size not in get_args(Size):
             raise ConfigError(f"size must be source or model, got {self.size!r}")
-        for name in ("shards", "batch_size", "workers"):
+        for name, least in (
+            ("shards", 1),
+            ("batch_size", 1),
+            ("workers", 1),
+            ("max_rejects", 0),
+            ("process_count", 1),
+            ("process_index", 0),
+        ):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if not self.decode_timeout > 0:
             raise ConfigError(f"decode_timeout must be positive, got {self.decode_timeout!r}")
-        if self.max_rejects is not None and self.max_rejects < 0:
-            raise ConfigError(f"max_rejects must be at least 0, got {self.max_rejects}")
         if self.shards is not None and self.retry_rejects:
-            raise ConfigError("retry_rejects goes with files: a shard that is whole is not written again")
-        if self.share is not None and not 1 <= self.share[0] <= self.share[1]:
-            raise ConfigError(f"share must be (k, n) with k from 1 to n, got {self.share!r}")
+            raise ConfigError("retry_rejects goes with files: an output shard that is whole is not written again")
+        if self.process_index >= self.process_count:
+            raise ConfigError(
+                f"process_index counts from 0, so it must be less than process_count ({self.process_count}); got "
+                f"{self.process_index}"
+            )

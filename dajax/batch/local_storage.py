@@ -1,7 +1,7 @@
-"""A job's folder on this machine.
+"""A job's output folder on this machine.
 
-A file is written to a folder of unfinished ones, flushed to the disk (fsync), renamed; then the folder is flushed,
-which makes the name last. Only after that does a manifest row say that the file is there.
+A file is written to a folder of unfinished files, flushed to the disk (fsync) and renamed; then its folder is flushed,
+so that the name survives a crash. Only after that a row of the manifest says that the file is there.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from dajax.errors import ImageError, JobError
 
 UNFINISHED = f"{OWN_FOLDER}/unfinished"
 LOCK = f"{OWN_FOLDER}/lock"
-# Seconds to wait for a lock. A process killed while it starts a decoder leaves a child that has its lock until exec
-# closes it, and whoever verifies has one for a moment.
+# Seconds to wait for a lock. A process that is killed while it starts a decoder leaves a child that holds the lock
+# until exec closes it, and --verify holds it for a moment.
 _PATIENCE = 2.0
 _NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-# What file systems say that cannot flush a folder.
+# Errors of file systems that cannot flush a folder.
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class LocalStorage(Storage):
     """A folder on this machine. Its primitives are methods of their own, so that tests can make each one fail."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, suffix: str = "") -> None:
+        super().__init__(suffix)
         self.root = root
         self._broken = False
 
@@ -43,7 +44,7 @@ class LocalStorage(Storage):
 
     def stage(self, data: bytes) -> str:
         """See `Storage`."""
-        name = f"{UNFINISHED}{self.share}/{secrets.token_hex(8)}"
+        name = f"{UNFINISHED}{self.suffix}/{secrets.token_hex(8)}"
         self._write_new(name, data, name)
         return name
 
@@ -79,12 +80,12 @@ class LocalStorage(Storage):
             with faults(self, name):
                 self._make_folder(self.root / name)
                 try:
-                    # Unlike a rename this fails where there is one already.
+                    # Unlike a rename, this fails if the file exists.
                     os.link(self.root / staged, self.root / name)
                 except FileExistsError:
                     return False
                 except OSError as error:
-                    # Not every file system has links. What is left is no guard against two that begin at once.
+                    # Not every file system has links. Without them, two processes that begin at once are not noticed.
                     if error.errno not in _NO_LINKS:
                         raise
                     if self.exists(name):
@@ -97,7 +98,7 @@ class LocalStorage(Storage):
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage`."""
-        temporary = f"{UNFINISHED}{self.share}/{secrets.token_hex(8)}"
+        temporary = f"{UNFINISHED}{self.suffix}/{secrets.token_hex(8)}"
         with faults(self, name):
             self._make_folder(self.root / temporary)
             (self.root / temporary).write_bytes(data)
@@ -106,7 +107,7 @@ class LocalStorage(Storage):
     def append(self, name: str, data: bytes) -> None:
         """See `Storage`."""
         if self._broken:
-            raise JobError(f"{name}: an earlier row could not be written; nothing is put behind it")
+            raise JobError(f"{name}: an earlier row could not be written; nothing may follow it")
         with faults(self, name):
             path = self.root / name
             is_new = not path.exists()
@@ -118,7 +119,7 @@ class LocalStorage(Storage):
                     self._write(descriptor, data)
                     self._sync(descriptor)
                 except BaseException:
-                    # Half a row may stand only at the end of a file.
+                    # Half a row is recognised at the end of a file only, so nothing may follow it.
                     self._broken = True
                     os.ftruncate(descriptor, before)
                     raise
@@ -153,20 +154,20 @@ class LocalStorage(Storage):
     def clean(self) -> None:
         """See `Storage`."""
         with faults(self, UNFINISHED):
-            # Its own, and that of a process that did all: there is none beside this one. Not those of other shares,
-            # which may be at work: there are file systems on which locks hold on one machine only.
-            for share in {self.share, ""}:
-                shutil.rmtree(self.root / f"{UNFINISHED}{share}", ignore_errors=True)
-            if not self.share:
+            # This process's folder, and that of a process that did the whole job: no such process is at work now. Not
+            # those of the other processes: they may be at work, because some file systems lock on one machine only.
+            for suffix in {self.suffix, ""}:
+                shutil.rmtree(self.root / f"{UNFINISHED}{suffix}", ignore_errors=True)
+            if not self.suffix:
                 for folder in (self.root / OWN_FOLDER).glob(f"{Path(UNFINISHED).name}-*"):
                     shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """See `Storage`."""
-        with self._lock(LOCK, fcntl.LOCK_SH if self.share else fcntl.LOCK_EX):
-            if self.share:
-                with self._lock(f"{LOCK}{self.share}", fcntl.LOCK_EX):
+        with self._lock(LOCK, fcntl.LOCK_SH if self.suffix else fcntl.LOCK_EX):
+            if self.suffix:
+                with self._lock(f"{LOCK}{self.suffix}", fcntl.LOCK_EX):
                     yield
             else:
                 yield
@@ -180,19 +181,25 @@ class LocalStorage(Storage):
             until = time.monotonic() + _PATIENCE
             while True:
                 try:
-                    # The system takes it back when the process ends, however that happens.
+                    # The operating system releases it when the process ends, however that happens.
                     fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 except OSError as error:
                     if isinstance(error, BlockingIOError) and time.monotonic() < until:
                         time.sleep(0.05)
                         continue
-                    # There are file systems without locks.
+                    # Other errors come from file systems without locks.
                     if isinstance(error, BlockingIOError):
-                        raise JobError(f"{self.root}: another process works on this job{_what(self.share)}") from error
+                        raise JobError(f"{self.root}: another process works on this job{self._which()}") from error
                 break
             yield
         finally:
             os.close(descriptor)
+
+    def _which(self) -> str:
+        if not self.suffix:
+            return ""
+        index, count = self.suffix[1:].split("-of-")
+        return f", either on all of it or as process {index} of {count} too (they count from 0)"
 
     def _write_new(self, place: str, data: bytes, name: str) -> None:
         path = self.root / place
@@ -210,7 +217,7 @@ class LocalStorage(Storage):
                 raise
 
     def _make_folder(self, path: Path) -> set[Path]:
-        """Return the folders whose entries have to be flushed for this file to be found again."""
+        """Make the folder of a file; return the folders that have to be flushed so that the file survives a crash."""
         folder = path.parent
         changed = {folder}
         missing = folder
@@ -245,7 +252,3 @@ class LocalStorage(Storage):
                 raise
         finally:
             os.close(descriptor)
-
-
-def _what(share: str) -> str:
-    return f", on all of it or on share {share[1:].replace('-of-', '/')}" if share else ""

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from dajax.batch.storage import Storage
+from dajax.batch.storage_kinds import open_storage
 from dajax.depth_maps.naming import digest
 from dajax.errors import JobRefusedError
 
@@ -211,9 +212,9 @@ def _row(line: bytes) -> Row:
 
 def read_rejects(output: str | os.PathLike[str]) -> list[Row]:
     """Return the rows of the keys of a job's output folder that are rejected."""
-    return Manifest(Storage.of(output)).rejects()
+    return Manifest(open_storage(output)).rejects()
 
 
 def read_manifest(output: str | os.PathLike[str]) -> dict[str, Row]:
     """Return the row that counts of each key of a job's output folder."""
-    return Manifest(Storage.of(output)).latest()
+    return Manifest(open_storage(output)).latest()

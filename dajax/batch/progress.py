@@ -1,4 +1,4 @@
-"""How far a job is: a bar for those who look on, and a file for those who do not."""
+"""How far a job is: a bar on the terminal, and a file that can be read from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dajax.batch.storage import Storage
 
-PROGRESS = ".dajax/progress{share}.json"
+PROGRESS = ".dajax/progress{suffix}.json"
 _EVERY = 5.0
 
 
@@ -20,10 +20,10 @@ class Progress:
     """Counts finished items.
 
     Args:
-        storage: of the output, where progress.json (or that of the share) is written every few seconds.
-        total: items of the source, or of the share.
-        earlier: those that earlier runs have finished.
-        show: a bar, on standard error.
+        storage: The output folder; this process's progress file is written there every few seconds.
+        total: How many items this process does.
+        earlier: How many of them earlier runs have finished.
+        show: Show a bar on standard error.
     """
 
     def __init__(self, storage: Storage, total: int, earlier: int, *, show: bool) -> None:
@@ -46,7 +46,7 @@ class Progress:
             self._write(ended=True)
 
     def advance(self, count: int, rejected: int) -> None:
-        """Count finished items, of which some were left out."""
+        """Count finished items, of which `rejected` were left out."""
         self._done += count
         self._rejected += rejected
         self._bar.update(count)
@@ -56,7 +56,7 @@ class Progress:
             self._write()
 
     def note(self, text: str) -> None:
-        """Say and record something of the whole job."""
+        """Print and record a remark about the whole job."""
         self._notes.append(text)
         self._bar.write(f"dajax batch: {text}")
         self._write()
@@ -75,7 +75,6 @@ class Progress:
             "notes": self._notes,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._storage.replace(
-            PROGRESS.format(share=self._storage.share), json.dumps(about, indent=2).encode("ascii") + b"\n"
-        )
+        name = PROGRESS.format(suffix=self._storage.suffix)
+        self._storage.replace(name, json.dumps(about, indent=2).encode("ascii") + b"\n")
         self._written = time.monotonic()

@@ -1,8 +1,8 @@
-"""A job's folder at an address of fsspec.
+"""A job's output folder at an address of fsspec.
 
-One put of the whole object, which object stores do atomically. Files that only one process may make are made with a
-put that fails where there is one already (on S3: `If-None-Match: *`). Run against fsspec's memory and local file
-systems and an S3-shaped server (moto) alone: never against a bucket.
+A file is one put of a whole object, which object stores do atomically. A file that only one process may make is a put
+that fails if the object exists (on S3: `If-None-Match: *`). This was run against fsspec's memory and local file systems
+and a server that imitates S3 (moto), but never against a real bucket.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dajax.errors import ImageError, JobError
 
 
 class RemoteStorage(Storage):
-    """An address of fsspec. Staged bytes wait in memory: an object is put when it is whole."""
+    """An address of fsspec. Staged bytes wait in memory, because an object is put when it is whole."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, suffix: str = "") -> None:
+        super().__init__(suffix)
         self._system, self._root = file_system(address)
         self._address = address
         self._count = 0
@@ -69,11 +70,11 @@ class RemoteStorage(Storage):
             self._system.pipe_file(self._path(name), data)
 
     def append(self, name: str, data: bytes) -> None:
-        """Put a further object: those of object stores cannot grow."""
+        """Put a further object: objects cannot grow."""
         self._count += 1
         stem, suffix = os.path.splitext(name)
         if not self.create(f"{stem}-{self._count:08}{suffix}", data):
-            raise JobError(f"{self._address}: {name} is written by another process, too")
+            raise JobError(f"{self._address}: another process writes {name} as well")
 
     def list(self, folder: str) -> list[str]:
         """See `Storage`."""
@@ -104,7 +105,7 @@ class RemoteStorage(Storage):
         """See `Storage`."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Object stores have no locks: that there is one process for each share is up to the caller."""
+        """Do nothing: object stores have no locks. The caller must start one process for each process index."""
         return nullcontext()
 
     def _path(self, name: str) -> str:

@@ -1,19 +1,16 @@
-"""Where a job writes: each file appears whole under its name, or not at all."""
+"""What a job needs of the place where it writes: each file appears whole under its name, or not at all."""
 
 from __future__ import annotations
 
 import errno
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import IO, Any
 
-from dajax.batch.remote import is_remote
 from dajax.errors import ImageError, JobError
 
-# These are faults of one file's name; anything else (a full disk, no permission, a dead disk) would befall all of them.
+# These are faults of one file's name. Anything else (a full disk, no permission, a dead disk) is the fault of no image.
 _FAULTS_OF_A_NAME = {
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
@@ -28,24 +25,16 @@ _FAULTS_OF_A_NAME = {
 class Storage(ABC):
     """An output folder. Names are relative to it, with / between their parts.
 
-    All methods raise JobError where the folder cannot be written or read, and ImageError where only this one name is
-    at fault.
+    All methods raise JobError if the folder cannot be written or read, and ImageError if only this one name is at
+    fault.
+
+    Args:
+        suffix: What distinguishes the names of this process's own files, such as "-1-of-8"; "" if this process does
+            the whole job.
     """
 
-    # What this process's own files are told apart by, where several work on shares: "-2-of-8".
-    share = ""
-
-    @staticmethod
-    def of(output: str | os.PathLike[str], share: tuple[int, int] | None = None) -> Storage:
-        """Return the storage of a local folder or a remote address, for a process that does all or a share (k, n)."""
-        from dajax.batch.local_storage import LocalStorage
-        from dajax.batch.remote_storage import RemoteStorage
-
-        text = os.fspath(output)
-        storage: Storage = RemoteStorage(text) if is_remote(text) else LocalStorage(Path(text))
-        if share is not None:
-            storage.share = f"-{share[0]}-of-{share[1]}"
-        return storage
+    def __init__(self, suffix: str = "") -> None:
+        self.suffix = suffix
 
     @abstractmethod
     def stage(self, data: bytes) -> Any:
@@ -53,27 +42,27 @@ class Storage(ABC):
 
     @abstractmethod
     def commit(self, files: Sequence[tuple[Any, str]]) -> dict[str, ImageError]:
-        """Give staged bytes their names; when this returns they are there to stay. Return the names that cannot be."""
+        """Give staged bytes their names. On return they survive a crash. Return the names that could not be given."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Remove a file if it exists."""
 
     @abstractmethod
     def discard(self, staged: Any) -> None:
-        """Take away what was staged."""
+        """Remove what was staged."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that must not be there yet; return False, and leave it, if it is."""
+        """Write a new file and return True; if there is one of this name, leave it and return False."""
 
     @abstractmethod
     def replace(self, name: str, data: bytes) -> None:
-        """Write a small file of no lasting worth, such as progress: whole, but not flushed."""
+        """Write a small file of no lasting worth, such as the progress: whole, but not flushed to the disk."""
 
     @abstractmethod
     def append(self, name: str, data: bytes) -> None:
-        """Append to a file of this process alone. When this returns the bytes are there to stay."""
+        """Append to a file that only this process writes. On return the bytes survive a crash."""
 
     @abstractmethod
     def list(self, folder: str) -> list[str]:
@@ -97,15 +86,15 @@ class Storage(ABC):
 
     @abstractmethod
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from working on the same share, or on any where this one does all.
+        """Keep out other processes with the same process index; keep out all others if this one does the whole job.
 
         Raises:
-            JobError: one does.
+            JobError: Such a process is at work.
         """
 
 
 class faults:
-    """Turns errors of the system into those of `Storage`."""
+    """Turns errors of the operating system into those of `Storage`."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._name = storage, name

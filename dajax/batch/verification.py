@@ -13,6 +13,7 @@ from dajax.batch.commit import lost
 from dajax.batch.job import JOB
 from dajax.batch.manifest import Manifest, Row
 from dajax.batch.storage import Storage
+from dajax.batch.storage_kinds import open_storage
 from dajax.errors import ConfigError, JobRefusedError
 
 
@@ -37,7 +38,7 @@ def verify(output: str | os.PathLike[str]) -> Verified:
     Raises:
         JobError: there is no job in this folder, or another process works on it.
     """
-    storage = Storage.of(output)
+    storage = open_storage(output)
     if not storage.exists(JOB):
         raise JobRefusedError(f"{storage}: no job has written here ({JOB} is missing)")
     with storage.locked():

@@ -52,7 +52,8 @@ def batch(
     decode_timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0,
     max_rejects: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: any number)")] = None,
     retry_rejects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    share: Annotated[str | None, tyro.conf.arg(metavar="K/N", help_behavior_hint="(default: all)")] = None,
+    process_index: Annotated[int, tyro.conf.arg(metavar="K")] = 0,
+    process_count: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     cache: bool = True,
@@ -90,8 +91,9 @@ def batch(
         decode_timeout: what reading one image may take.
         max_rejects: stop when this run had to leave out more images than this.
         retry_rejects: try again what an earlier run left out (not with --shards).
-        share: do the K-th of N shares of the images, from 1/N to N/N; other processes, on this machine or others, do
-            theirs into the same OUT at the same time.
+        process_index: which of N processes this is, counted from 0 (0 to N-1). Each does its part of the images; they
+            run at the same time, on this machine or on others, and write into the same OUT.
+        process_count: how many processes do the job together; with 1, this one does all of it.
         dry_run: say what there is to do, without loading a model.
         verify: compare what is written with the manifest; what is missing or has changed is done by the next run.
         cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
@@ -120,7 +122,8 @@ def batch(
             max_rejects=max_rejects,
             retry_rejects=retry_rejects,
             column=column,
-            share=_share(share),
+            process_index=process_index,
+            process_count=process_count,
         )
         if dry_run:
             return _say_plan(plan_batch(source, output, settings), output, in_shards=bool(shards))
@@ -153,17 +156,6 @@ def batch(
         print("dajax batch: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 3 if _say_rejects(output) else 0
-
-
-def _share(text: str | None) -> tuple[int, int] | None:
-    from dajax.errors import ConfigError
-
-    if text is None:
-        return None
-    share, _, shares = text.partition("/")
-    if not (share.isdecimal() and shares.isdecimal()):
-        raise ConfigError(f"--share takes K/N such as 2/8, got {text!r}")
-    return int(share), int(shares)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def output_names(keys: Sequence[str], earlier: Mapping[str, str] | None = None) 
     blocked = np.array(sorted({_folded(name) for name in earlier.values()}), np.uint64)
     left = np.flatnonzero([not name for name in names])
     for choose in (_without_suffix, _whole):
-        choice = [choose(keys[i]) for i in left]
+        choice = [choose(keys[int(i)]) for i in left]
         folded = np.array([_folded(name) for name in choice], np.uint64)
         values, inverse, count = np.unique(folded, return_inverse=True, return_counts=True)
         alone = (count[inverse] == 1) & ~np.isin(folded, blocked)
@@ -48,7 +48,7 @@ def output_names(keys: Sequence[str], earlier: Mapping[str, str] | None = None) 
         # A whole key must not be what another key is without its suffix.
         blocked = np.union1d(blocked, values)
         left = left[~alone]
-    for i in left:
+    for i in map(int, left):
         names[i] = _with_digest(keys[i])
     return names
 

@@ -51,7 +51,7 @@ for _name in PRIMITIVES:
 
 @pytest.fixture
 def counting(monkeypatch):
-    monkeypatch.setattr("dajax.batch.local_storage.LocalStorage", Counting)
+    monkeypatch.setattr("dajax.batch.storage_kinds.LocalStorage", Counting)
     Counting.seen, Counting.at, Counting.names = 0, (10**9, "before"), PRIMITIVES
     return Counting
 
@@ -132,7 +132,7 @@ def start(images, output, **settings):
         f"settings = BatchSettings(**{ {'formats': FORMATS, 'workers': 2} | settings!r})\n"
         f"run_batch(PlainEstimator(), {str(images)!r}, {str(output)!r}, settings, progress=False)\n"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("shards", [None, 4])
@@ -140,7 +140,8 @@ def test_killed_at_any_moment(images, undisturbed, sharded, tmp_path, shards):
     rng = np.random.default_rng(0)
     with start(images, tmp_path / "timed", shards=shards) as process:
         began = time.monotonic()
-        assert process.wait() == 0
+        _, said = process.communicate()
+        assert process.returncode == 0, said
     whole = time.monotonic() - began
     for number in range(faults(5)):
         output = tmp_path / str(number)

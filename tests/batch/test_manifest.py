@@ -92,13 +92,13 @@ def test_nothing_behind_a_row_that_could_not_be_written(tmp_path, monkeypatch):
     with pytest.raises(JobError, match="No space left"):
         manifest.append([Row("b", "done")])
     monkeypatch.undo()
-    with pytest.raises(JobError, match="nothing is put behind it"):
+    with pytest.raises(JobError, match="nothing may follow it"):
         manifest.append([Row("c", "done")])
     assert [row.key for row in Manifest(LocalStorage(tmp_path)).rows()] == ["a"]
 
 
 def test_keys_with_one_first_half():
-    """Found by their second half, however many share the first."""
+    """Found by their second half, however many keys have the same first half."""
     high = digest("x")[:8]
     digests = b"".join(high + bytes([i]) * 8 for i in (1, 2, 3))
     finished = Finished(digests + digest("y"), bytearray([1, 0, 1, 1]))

@@ -14,18 +14,18 @@ import pytest
 
 from dajax.batch.local_storage import LOCK, UNFINISHED, LocalStorage
 from dajax.batch.remote_storage import RemoteStorage
-from dajax.batch.storage import Storage
+from dajax.batch.storage_kinds import open_storage
 from dajax.errors import ImageError, JobError
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def storage(request, tmp_path):
     if request.param == "local":
-        return Storage.of(tmp_path / "out")
+        return open_storage(tmp_path / "out")
     if request.param == "s3":
-        return Storage.of(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+        return open_storage(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
     fsspec.filesystem("memory").store.clear()
-    return Storage.of(f"memory://out{tmp_path.name}")
+    return open_storage(f"memory://out{tmp_path.name}")
 
 
 def read(storage, name):

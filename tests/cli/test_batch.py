@@ -64,14 +64,14 @@ def test_a_job(capsys, model, images, tmp_path):
     assert "values was" in err
 
 
-def test_shares(capsys, images, tmp_path):
+def test_process_index_and_count(capsys, images, tmp_path):
     options = (images, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
-    status, out, _ = run(capsys, *options, "--share", "3/5")
+    status, out, _ = run(capsys, *options, "--process-index", 4, "--process-count", 5)
     assert (status, out.splitlines()[0]) == (0, "2 images, 0 finished, 2 to be done")
-    for share in ("3", "a/b", "-1/2", "6/5", "0/5"):
-        status, _, err = run(capsys, *options, f"--share={share}")
+    for index, count in (("5", "5"), ("-1", "5"), ("0", "0"), ("a", "5"), ("1", "1")):
+        status, _, err = run(capsys, *options, f"--process-index={index}", f"--process-count={count}")
         assert status == 2
-        assert "share" in err
+        assert "process" in err
 
 
 def test_dry_run_loads_no_model(capsys, images, tmp_path):
