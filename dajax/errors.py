@@ -36,6 +36,10 @@ class LicenceWarning(UserWarning):
     """The weights that are loaded do not come under a permissive licence, or under none that is stated."""
 
 
+class AssumedKindWarning(UserWarning):
+    """A file of weights does not say what kind of model it is, and Depth Anything V2 relative is assumed."""
+
+
 def shown(value: object) -> str:
     """Return a short form of a value from outside, for a message."""
     try:

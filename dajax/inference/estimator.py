@@ -58,6 +58,8 @@ class DepthEstimator:
         model, params, processor: what it runs; params have been placed on the devices.
         mesh: the devices, or None.
         batch_size: how many images are run together.
+        on_new_shape: called with the shape of pixels before the first ones of that shape are run, which is when a
+            program is compiled for it. Set it to tell users why they wait.
 
     Raises:
         ConfigError: options that cannot be used, or that contradict each other.
@@ -107,6 +109,8 @@ class DepthEstimator:
         self.params = place_params(params, self.mesh, parallel)
         leaf = jax.tree.leaves(self.params)[0]
         self._devices = list(leaf.devices() if self.mesh is None else self.mesh.devices.flat)
+        self.on_new_shape: Callable[[tuple[int, ...]], None] = lambda shape: None
+        self._shapes: set[tuple[int, ...]] = set()
         self._apply = distribute(self._depth, self.mesh, parallel, self.params)
 
     def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
@@ -149,6 +153,9 @@ class DepthEstimator:
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
         """Return the depth of normalised pixels, on the devices, in their own size."""
+        if pixels.shape not in self._shapes:
+            self._shapes.add(pixels.shape)
+            self.on_new_shape(pixels.shape)
         with running_on(self._devices[0]):
             return self._apply(self.params, pixels)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dajax import limits
 from dajax.config import DepthAnythingConfig, describes_model
-from dajax.errors import WeightsError, shown
+from dajax.errors import AssumedKindWarning, ConfigError, WeightsError, shown
 from dajax.json_fields import read_json
 from dajax.weights.checkpoint_files import Files
 from dajax.weights.mapping import Source, recognise, sources, torch_shape
@@ -22,6 +22,9 @@ from dajax.weights.report import raise_problems
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import Shape, parameter_shapes
 from dajax.weights.torch_files.torch_file import TorchFile
+
+# What tells checkpoints apart whose tensors have the same names and shapes.
+KINDS = ("relative", "metric-indoor", "metric-outdoor", "v1")
 
 WeightsFile = SafetensorsFile | TorchFile
 
@@ -110,18 +113,46 @@ def _without_absent(config: DepthAnythingConfig, tensors: Tensors) -> DepthAnyth
 
 
 def _guess_config(path: Path, tensors: Tensors) -> DepthAnythingConfig:
+    size = _released_size(path, tensors)
+    warnings.warn(
+        f"{path} comes without a config.json: taken for Depth Anything V2 {size}, relative. V1, V2 and metric "
+        "checkpoints have the same tensors: if it is another, pass config=…",
+        AssumedKindWarning,
+        stacklevel=4,
+    )
+    return _without_absent(getattr(DepthAnythingConfig, size)(), tensors)
+
+
+def config_of_kind(path: Path, tensors: Tensors, kind: str) -> DepthAnythingConfig:
+    """Return the released config of a kind, of the size that the tensors have.
+
+    Args:
+        path: The file of weights, for messages.
+        tensors: Its tensors.
+        kind: One of `KINDS`.
+
+    Raises:
+        ConfigError: There is no such kind.
+        WeightsError: The tensors have no released size.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
+    size = _released_size(path, tensors)
+    constructors = {
+        "relative": lambda: getattr(DepthAnythingConfig, size)(),
+        "metric-indoor": lambda: DepthAnythingConfig.metric_indoor(size),
+        "metric-outdoor": lambda: DepthAnythingConfig.metric_outdoor(size),
+        "v1": lambda: DepthAnythingConfig.v1(size),
+    }
+    return _without_absent(constructors[kind](), tensors)
+
+
+def _released_size(path: Path, tensors: Tensors) -> str:
     shapes = {tensor.shape for tensor in tensors.values()}
     for size in ("small", "base", "large", "giant"):
         config: DepthAnythingConfig = getattr(DepthAnythingConfig, size)()
-        width, fusion = config.backbone_config.hidden_size, config.fusion_hidden_size
-        if (1, 1, width) in shapes and (fusion,) in shapes:
-            warnings.warn(
-                f"{path} comes without a config.json: taken for Depth Anything V2 {size}, relative. V1, V2 and metric "
-                "checkpoints have the same tensors: if it is another, pass config=…",
-                UserWarning,
-                stacklevel=4,
-            )
-            return _without_absent(config, tensors)
+        if (1, 1, config.backbone_config.hidden_size) in shapes and (config.fusion_hidden_size,) in shapes:
+            return size
     raise WeightsError(f"{path} comes without a config.json and has no released size: pass config=…")
 
 

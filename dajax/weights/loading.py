@@ -28,6 +28,7 @@ from dajax.weights.load_plan import (
     WeightsFile,
     all_tensors,
     choose_config,
+    config_of_kind,
     make_plan,
     refuse_other_models,
 )
@@ -130,6 +131,30 @@ def load(
 
 # Checkpoints whose licence has been said in this process.
 _said: set[str] = set()
+
+
+def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Any) -> DepthAnythingConfig:
+    """Return the released config of a kind for a checkpoint of any kind, of the size that its tensors have.
+
+    Checkpoints of all kinds have tensors of the same names and shapes, so that their kind has to be said by someone.
+
+    Args:
+        name: as for `dajax.load`.
+        kind: "relative", "metric-indoor", "metric-outdoor" or "v1".
+        hub_options: `revision`, `token`, `cache_dir` and `local_files_only` of `dajax.load`.
+
+    Raises:
+        ConfigError: there is no such kind.
+        WeightsError: the weights cannot be read, or have no released size.
+        HubError: the Hub does not give the files.
+    """
+    files = find_files(name, hub_options)
+    with ExitStack() as stack:
+        opened: list[WeightsFile] = []
+        for path in find_shards(files.weights):
+            opened.append(open_weights(path))
+            stack.callback(opened[-1].close)
+        return config_of_kind(files.weights, all_tensors(opened), kind)
 
 
 def _say_licence(name: Any) -> None:

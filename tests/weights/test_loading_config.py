@@ -16,7 +16,8 @@ from tiny import tiny_config, tiny_metric_config
 
 import dajax
 from dajax.config import DepthAnythingConfig
-from dajax.errors import ConfigError, LicenceWarning
+from dajax.errors import AssumedKindWarning, ConfigError, LicenceWarning, WeightsError
+from dajax.weights.loading import released_config
 from dajax.weights.random import random_params
 
 # --- where the config comes from
@@ -55,7 +56,7 @@ def test_size_is_guessed_aloud(tmp_path, size, table, monkeypatch):
     config = getattr(DepthAnythingConfig, size)()
     sparse(tmp_path / "mine.safetensors", config, table)
     monkeypatch.setattr("dajax.weights.loading._read_all", lambda *args: {})
-    with pytest.warns(UserWarning, match=f"taken for Depth Anything V2 {size}, relative") as caught:
+    with pytest.warns(AssumedKindWarning, match=f"taken for Depth Anything V2 {size}, relative") as caught:
         model, _ = dajax.load(tmp_path / "mine.safetensors")
     assert model.config == config
     assert caught[0].filename == __file__
@@ -138,6 +139,29 @@ def test_official_file_without_a_mask_token(tmp_path, monkeypatch):
     assert dajax.load(tmp_path / "depth_anything_v2_vits.safetensors")[0].config == config
     with pytest.warns(UserWarning, match="taken for"):
         assert dajax.load(tmp_path / "mine.safetensors")[0].config == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("relative", DepthAnythingConfig.base()),
+        ("metric-indoor", DepthAnythingConfig.metric_indoor("base")),
+        ("metric-outdoor", DepthAnythingConfig.metric_outdoor("base")),
+        ("v1", DepthAnythingConfig.v1("base")),
+    ],
+)
+def test_a_kind_says_the_config_of_the_size_of_the_tensors(tmp_path, kind, expected):
+    sparse(tmp_path / "mine.safetensors", DepthAnythingConfig.base(), "official")
+    assert released_config(tmp_path / "mine.safetensors", kind) == expected
+
+
+def test_a_kind_that_there_is_not(tmp_path):
+    sparse(tmp_path / "mine.safetensors", DepthAnythingConfig.small(), "official")
+    with pytest.raises(ConfigError, match="kind must be one of relative, metric-indoor, metric-outdoor, v1, got 'v3'"):
+        released_config(tmp_path / "mine.safetensors", "v3")
+    other = write_folder(tmp_path / "other", None, tensors_of(tiny_config())) / "model.safetensors"
+    with pytest.raises(WeightsError, match="has no released size"):
+        released_config(other, "v1")
 
 
 # --- licences
