@@ -136,7 +136,7 @@ def _(it):
 
 @says("has met the trained weights", "**no, random ones of the same layout**")
 def _(it):
-    assert "**Real weights.** The project was made without access to the Hub" in (ROOT / "README.md").read_text()
+    assert "**Released weights.** The project was made without access to the Hub" in (ROOT / "README.md").read_text()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _(it):
 SIZES = [(60, 80), (33, 90), (61, 80), (80, 60), (62, 80)]
 
 
-@says("sizes of images", "any; a map has its image's size")
+@says("sizes of images", "any; a depth map has its image's size")
 def _(it):
     for size in SIZES:
         assert it.quick(make_image(*size)).shape == size
@@ -280,7 +280,7 @@ def _(it):
     assert [weight.shape for weight in weights] == [(1, 2, 7, 7)] * 4
 
 
-@says("bfloat16", "yes, maps stay float32")
+@says("bfloat16", "yes, depth maps stay float32")
 def _(it):
     model, params = dajax.load(it.checkpoint, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.bfloat16.dtype}
@@ -299,7 +299,7 @@ def _(it):
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), spread(images), expected)
 
 
-@says("tests of the numbers", "whole maps against Transformers in float64")
+@says("tests of the numbers", "whole depth maps against Transformers in float64")
 def _(it):
     text = (ROOT / "tests" / "parity" / "test_model.py").read_text()
     assert "reference.double()" in text
@@ -314,7 +314,7 @@ def _(it):
     assert "predict" in commands(it)
 
 
-@says("coloured maps", "Spectral_r, inferno, turbo, gray; matplotlib's")
+@says("coloured depth maps", "Spectral_r, inferno, turbo, gray; matplotlib's")
 def _(it):
     depth = np.linspace(0, 1, 256, dtype=np.float32)[None]
     images = [colorize(depth, name) for name in ("Spectral_r", "inferno", "turbo", "gray", "viridis")]
@@ -364,8 +364,8 @@ def _(it):
 
 @says("installed by", "pip, from a checkout")
 def _(it):
-    assert PROJECT["name"] == "dajax"
-    assert "Install from a checkout with `pip install .`" in (ROOT / "README.md").read_text()
+    assert PROJECT["name"] == "depth-anything-jax"
+    assert "In a checkout, `pip install .` installs the package `depth-anything-jax`" in (ROOT / "README.md").read_text()
 
 
 @says("needs PyTorch or TensorFlow", "no")

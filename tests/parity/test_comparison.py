@@ -153,7 +153,7 @@ def _(it):
     assert processor(Image.new("RGB", (600, 400)), return_tensors="np")["pixel_values"].shape[2:] == (350, 518)
 
 
-@says("sizes of images", "any; a map has its image's size")
+@says("sizes of images", "any; a depth map has its image's size")
 def _(it):
     for size in ((60, 80), (80, 60)):
         assert it.pipe(Image.fromarray(make_image(*size)))["predicted_depth"].shape == size
@@ -260,7 +260,7 @@ lacking("web page", "demo", "app")
 lacking("point clouds", "points", "cloud")
 
 
-@says("coloured maps", "grey")
+@says("coloured depth maps", "grey")
 def _(it):
     assert it.pipe(Image.fromarray(make_image(28, 42)))["depth"].mode == "L"
 
