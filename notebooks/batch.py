@@ -14,17 +14,17 @@
 # ---
 
 # %% [markdown]
-# # From a folder of images to shards of depth
+# # From a folder of images to output shards of depth maps
 #
-# A job over very many images: what it writes, what its manifest says, and what happens when it is stopped. `dajax
-# batch SRC OUT` on the command line does the same. The model is `tiny`, which comes with dajax; put in `"small"` for
-# the real thing.
+# This notebook runs a job over many images. It shows what the job writes, what its manifest says, and what happens
+# when it is stopped. `dajax batch SRC OUT` on the command line does the same. The model is `tiny`, which comes with
+# dajax; use `"small"` for real depth.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first.
 
 # %%
 import importlib.util
@@ -38,7 +38,8 @@ if importlib.util.find_spec("dajax") is None:
 # %% [markdown]
 # ## Images
 #
-# Sixty synthetic scenes in three folders, and one file that is no image. Put in your own folder instead.
+# The cell draws sixty synthetic scenes in three folders, and one file that is not an image. You can use your own
+# folder.
 
 # %%
 from pathlib import Path
@@ -54,14 +55,14 @@ for number, image in enumerate(scenes(5, range(60), size=(126, 168)).image):
     folder = images / f"camera{number % 3}"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / f"{number:04}.jpg", quality=92)
-(images / "camera0" / "broken.jpg").write_bytes(b"no image")
+(images / "camera0" / "broken.jpg").write_bytes(b"not an image")
 len(list(images.rglob("*.jpg")))
 
 # %% [markdown]
-# ## A job that is stopped on its way
+# ## A job that is stopped
 #
-# Twenty images go into each shard. Here the job is stopped after the first shard; a signal, a machine that is taken
-# away or `kill -9` would do as well.
+# Each output shard gets twenty images. The cell stops the job after the first output shard. A signal, a machine that
+# goes away, or `kill -9` would have the same effect.
 
 # %%
 import threading
@@ -86,7 +87,7 @@ print(f"interrupted: {first.interrupted}; {first.done} done, {first.rejected} le
 # %% [markdown]
 # ## The same call goes on
 #
-# What is finished is not done again; what was on its way when the job was stopped is.
+# The second run keeps what is finished, and does again what was unfinished when the job was stopped.
 
 # %%
 second = run_batch(estimator, images, "depth", settings, model="tiny", progress=False)
@@ -95,7 +96,8 @@ print(f"{second.earlier} by the first run, {second.done} done, {second.rejected}
 # %% [markdown]
 # ## The manifest
 #
-# A row for every image of the source: done, with a digest of what was written, or rejected, with the reason.
+# The manifest has a row for every image of the source: done, with a digest of what was written, or rejected, with the
+# reason.
 
 # %%
 rows = read_manifest("depth")
@@ -106,9 +108,9 @@ for row in read_rejects("depth"):
     print(row.key, row.status, row.reason)
 
 # %% [markdown]
-# ## What is in a shard
+# ## What is in an output shard
 #
-# WebDataset's layout: of each image `KEY.depth.npz`, `KEY.depth.png` and `KEY.json`.
+# An output shard has WebDataset's layout: `KEY.depth.npz`, `KEY.depth.png` and `KEY.json` for each image.
 
 # %%
 import io
@@ -140,10 +142,10 @@ names = sorted({name.partition(".")[0] for name in files})
 show(names[:4])
 
 # %% [markdown]
-# ## Look again
+# ## Verify
 #
-# `verify` compares what was written with the manifest. What is missing or has changed is recorded, and the next run
-# makes it again.
+# This compares what was written with the manifest. It records what is missing or has changed, and the next run makes
+# that again.
 
 # %%
 from dajax.batch import verify

@@ -16,19 +16,20 @@
 # %% [markdown]
 # # Fine-tuning, in minutes on a CPU
 #
-# From relative depth (no unit) to metres: the encoder of a trained checkpoint, a fresh neck and head, and the
-# scale-invariant logarithmic loss: how Depth Anything V2 made its metric models. The data are synthetic scenes,
-# whose depth is exact; the checkpoint is `tiny`, which comes with dajax, so nothing is downloaded.
+# This notebook turns a relative model (without a unit) into a metric one (metres), as the authors made their metric
+# models: it takes the encoder of a trained checkpoint, adds a fresh neck and head, and trains with the
+# scale-invariant logarithmic loss. The data are synthetic scenes, whose depth is exact. The checkpoint is `tiny`,
+# which comes with dajax, so nothing is downloaded.
 #
-# With the numbers below it is a demonstration: a hundred steps teach the new head roughly how large rooms are, and no
-# more. On a GPU, `start="small"`, `size=518`, a larger batch and 100,000 steps make it the real thing, and `dajax
-# train settings.toml` does it without a notebook.
+# The numbers below make a demonstration: a hundred steps teach the new head roughly how large rooms are, and no more.
+# For a useful model take a GPU, `start="small"`, `size=518`, a larger batch and 100,000 steps. `dajax train
+# settings.toml` does the same without a notebook.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first.
 
 # %%
 import importlib.util
@@ -45,7 +46,7 @@ if importlib.util.find_spec("orbax") is None:
 # %% [markdown]
 # ## Settings
 #
-# The same names as in the TOML file of `dajax train`.
+# They have the same names as in the TOML file of `dajax train`.
 
 # %%
 import dajax
@@ -68,7 +69,7 @@ settings = Settings(
 # %% [markdown]
 # ## Train
 #
-# Stopped at any moment and run again, it goes on from the newest saved state, and ends with the same params.
+# If you stop this cell and run it again, training goes on from the newest saved state and ends with the same params.
 
 # %%
 from dajax.training import train
@@ -91,7 +92,7 @@ plt.ylabel("scale-invariant logarithmic loss")
 plt.show()
 
 # %% [markdown]
-# Scores on scenes that were held out, and what they look like: image, truth, prediction.
+# These are scores on held-out scenes, and what some of them look like: image, truth, prediction.
 
 # %%
 for row in read_rows("finetuned/validation.csv"):
@@ -101,7 +102,7 @@ Image.open(sorted(Path("finetuned/images").glob("*.png"))[-1])
 # %% [markdown]
 # ## Use it
 #
-# The folder has Transformers' layout: dajax and Transformers open it.
+# The folder has Transformers' layout, so dajax and Transformers open it.
 
 # %%
 from dajax.evaluation import depth_metrics

@@ -16,14 +16,14 @@
 # %% [markdown]
 # # From an image to points in space
 #
-# Metric depth and a camera make a point cloud that viewers open; relative depth needs a few points whose distance is
-# known. Everything here is drawn, so what comes out can be compared with the truth.
+# Metric depth and a camera give a point cloud that viewers open. Relative depth also needs a few points whose
+# distance is known. The scene here is synthetic, so the result can be compared with the truth.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first.
 
 # %%
 import importlib.util
@@ -40,8 +40,8 @@ if importlib.util.find_spec("trimesh") is None:
 # %% [markdown]
 # ## An image
 #
-# A synthetic scene, its true depth in metres, and its camera. Of an image of your own,
-# `Intrinsics.of_exif("image.jpg")` reads the focal length; where it has none, say the field of view.
+# The cell draws a synthetic scene with its true depth in metres and its camera. For an image of your own,
+# `Intrinsics.of_exif("image.jpg")` reads the focal length. If the file has none, give the field of view.
 
 # %%
 import numpy as np
@@ -60,16 +60,16 @@ camera
 # %% [markdown]
 # ## Relative depth
 #
-# `tiny` gives inverse depth up to a scale and a shift of its own: near and far are right, metres are not in it.
+# `tiny` gives inverse depth up to an unknown scale and shift: it tells near from far, but not metres.
 
 # %%
 inverse = dajax.DepthEstimator("tiny")(image)
 dajax.show(inverse, image)
 
 # %% [markdown]
-# ## Metres, by a few points
+# ## Metres from a few points
 #
-# Forty points were measured, by a laser or with a tape, and a fifth of them wrongly. RANSAC finds out which.
+# Suppose that someone measured forty points with a laser or a tape, a fifth of them wrongly. RANSAC finds those.
 
 # %%
 from dajax.geometry import fit_scale_and_shift
@@ -85,8 +85,8 @@ print(f"{fit.inliers.sum()} of 40 points agree; median error {np.median(np.abs(m
 # %% [markdown]
 # ## Points and a surface
 #
-# A metric model (`"small-metric-indoor"`) gives metres at once. The surface is cut where depth jumps: what a network
-# says there is a blend of near and far.
+# A metric model (`"small-metric-indoor"`) gives metres at once. The surface is cut where depth jumps, because the
+# network estimates a blend of near and far there.
 
 # %%
 from dajax.geometry import depth_edges, normals, unproject, write_mesh, write_points
@@ -96,7 +96,8 @@ write_points("room.ply", points, image)
 write_mesh("room.glb", points, image, mask=~depth_edges(metres, ratio=1.2))
 
 # %% [markdown]
-# `room.glb` opens in any viewer of 3D models. From above and from the side, estimated and true:
+# `room.glb` opens in any viewer of 3D models. The figure shows the points from above and from the side, estimated and
+# true.
 
 # %%
 import matplotlib.pyplot as plt
@@ -115,8 +116,8 @@ plt.show()
 # %% [markdown]
 # ## Surface normals, and where not to trust
 #
-# Normals come from neighbouring points. A mirrored image should have the mirrored depth: where it has not, the network
-# is not sure.
+# Normals come from neighbouring points. A mirrored image should have the mirrored depth map. Where it has not, the
+# network is uncertain.
 
 # %%
 from dajax.inference import flip_disagreement

@@ -16,16 +16,16 @@
 # %% [markdown]
 # # Depth from one image
 #
-# Depth Anything V2 in JAX. This notebook takes an image and shows how far away everything in it is. It runs in Colab
-# and in Jupyter, with a GPU, a TPU or neither.
+# This notebook takes an image and shows its depth map: how near or far everything in it is. It uses Depth Anything V2
+# in JAX. It runs in Colab and in Jupyter, with a GPU, a TPU or neither.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first. (`pip
-# install dajax` would install another, older project that has the same name on PyPI.) Nothing that Colab comes with is
-# replaced.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first. The
+# name of the package is `depth-anything-jax`; `pip install dajax` would install another, older project. Nothing that
+# Colab preinstalls is replaced.
 
 # %%
 import importlib.util
@@ -44,12 +44,14 @@ import jax
 
 print("JAX", jax.__version__, "on", ", ".join(device.device_kind for device in jax.devices()))
 if jax.default_backend() == "cpu":
-    print("No accelerator: fine for a few images. In Colab, Runtime > Change runtime type has faster ones.")
+    print(
+        "There is no accelerator. That is fine for a few images; Runtime > Change runtime type gives Colab a faster one."
+    )
 
 # %% [markdown]
 # ## An image
 #
-# In Colab a button appears: choose an image of your own, or cancel to take the image that comes with dajax.
+# In Colab a button appears: choose an image of your own, or cancel to use the image that comes with dajax.
 
 # %%
 import io
@@ -68,14 +70,14 @@ if uploaded:
     image = Image.open(io.BytesIO(next(iter(uploaded.values()))))
 else:
     image = Image.open(package_files("dajax").joinpath("assets/scene.jpg"))
-image = ImageOps.exif_transpose(image)  # phones store which way is up
+image = ImageOps.exif_transpose(image)  # phones store the orientation beside the pixels
 image
 
 # %% [markdown]
-# ## Its depth
+# ## Its depth map
 #
 # The weights (100 MB for `small`) are downloaded once. `base` and `large` are better and slower. The first call
-# compiles; the next ones for images of this shape do not.
+# compiles a program for this shape of image; later calls use it again.
 
 # %%
 import dajax
@@ -98,8 +100,8 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# `result["predicted_depth"]` has the numbers: float32, in the image's own size. `result["depth"]` is a grey 8-bit
-# image of them.
+# `result["predicted_depth"]` is the depth map: float32, in the size of the image. `result["depth"]` shows it as an
+# 8-bit greyscale image.
 
 # %%
 result["depth"].save("depth.png")
@@ -109,7 +111,7 @@ print(depth.shape, depth.dtype, "from", depth.min(), "to", depth.max())
 # %% [markdown]
 # ## In metres
 #
-# The metric models estimate metres: `small-metric-indoor` up to 20 m, `small-metric-outdoor` up to 80 m.
+# Metric models estimate metres: `small-metric-indoor` up to 20 m, `small-metric-outdoor` up to 80 m.
 
 # %%
 metres = dajax.pipeline("depth-estimation", model="small-metric-indoor")(image)["predicted_depth"]
@@ -119,14 +121,14 @@ print(f"the middle of the image is {metres[height // 2, width // 2]:.2f} m away"
 # %% [markdown]
 # ## The function underneath
 #
-# The model is a Flax Linen module and `params` a plain nested dict, so everything in JAX works on them. Here: how much
-# each pixel of the image moves the depth in its middle.
+# The model is a Flax Linen module, and `params` is a plain nested dict, so everything in JAX works on them. This cell
+# computes how much each pixel of the image changes the depth in the middle.
 
 # %%
 import jax.numpy as jnp
 
 model, params = dajax.load("small")
-pixels = jnp.asarray(dajax.DepthImageProcessor(input_size=252)(image)["pixel_values"])
+pixels = jnp.asarray(dajax.DepthImageProcessor.from_pretrained("small", input_size=252)(image)["pixel_values"])
 
 
 @jax.jit

@@ -16,15 +16,15 @@
 # %% [markdown]
 # # Depth as a function
 #
-# For research in JAX: gradients, features, `vmap`, a loss and a training state of one's own. It uses `tiny`, the
-# checkpoint that comes with dajax, so nothing is downloaded and a CPU is enough. Make `MODEL` `"small"` for the real
-# thing: everything else stays.
+# This notebook is for research in JAX: gradients, features, `vmap`, and a loss and a training state of your own. It
+# uses `tiny`, the checkpoint that comes with dajax, so it downloads nothing and a CPU is enough. For real depth set
+# `MODEL` to `"small"`; nothing else changes.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first.
 
 # %%
 import importlib.util
@@ -56,8 +56,8 @@ sum(leaf.size for leaf in jax.tree.leaves(params)), pixels.shape
 # %% [markdown]
 # ## A pure function
 #
-# `params` is a nested dict, the model holds none of it. `depth` below takes both and returns a map: inverse depth
-# without a unit, bigger is nearer.
+# `params` is a nested dict, and the model holds none of it. `depth` below takes params and pixels and returns a depth
+# map: inverse depth without a unit, bigger is nearer.
 
 
 # %%
@@ -66,9 +66,9 @@ def depth(params, pixels):
     return model.apply({"params": params}, pixels).predicted_depth
 
 
-def show(maps, titles, cmap="Spectral_r"):
-    _, axes = plt.subplots(1, len(maps), figsize=(4 * len(maps), 3.2), layout="constrained", squeeze=False)
-    for axis, image, title in zip(axes[0], maps, titles):
+def show(images, titles, cmap="Spectral_r"):
+    _, axes = plt.subplots(1, len(images), figsize=(4 * len(images), 3.2), layout="constrained", squeeze=False)
+    for axis, image, title in zip(axes[0], images, titles):
         axis.imshow(image, cmap=cmap)
         axis.set_title(title)
         axis.set_axis_off()
@@ -81,7 +81,7 @@ show([image, before[0]], ["Image", "Inverse depth"])
 # %% [markdown]
 # ## The gradient of depth with respect to the image
 #
-# What the network looks at: how strongly each pixel moves the depth in the middle of the image.
+# The gradient shows what the network looks at: how strongly each pixel changes the depth in the middle of the image.
 
 
 # %%
@@ -98,8 +98,8 @@ show([image, jnp.minimum(strength, jnp.quantile(strength, 0.99))], ["Image", "In
 # %% [markdown]
 # ## How sure is it? `vmap` over perturbations
 #
-# Sixteen noisy copies of the image at once; where their maps disagree, depth rests on little. (Noise is one way of
-# many to ask.)
+# This cell estimates sixteen noisy copies of the image at once. Where their depth maps disagree, the estimate is
+# uncertain. (Noise is only one way to ask.)
 
 # %%
 keys = jax.random.split(jax.random.key(0), 16)
@@ -109,10 +109,10 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 # %% [markdown]
 # ## Features for a linear probe
 #
-# `output_hidden_states=True` gives the encoder's tokens: a class token and one for each patch of 14x14 pixels, before
-# the first layer and after each. How much about depth can be read off them by a linear map? Synthetic scenes have exact
-# answers: each patch's inverse depth, in deviations from its scene's mean, on scenes that the probe has not seen. (Of
-# `tiny` it is little: most of what that knows is in its head.)
+# `output_hidden_states=True` gives the encoder's tokens before the first layer and after each layer: a class token,
+# and one token for each patch of 14x14 pixels. How much about depth can a linear function read from them? Synthetic
+# scenes have exact answers. The target is each patch's inverse depth, normalised for each scene, on scenes that the
+# probe has not seen. (A probe reads little from `tiny`, which keeps most of what it knows in its head.)
 
 # %%
 from dajax.training import scenes
@@ -123,8 +123,8 @@ inputs = np.concatenate([as_they_are(image)["pixel_values"] for image in taken.i
 rows = inputs.shape[1] // 14
 
 
-def of_patches(maps):
-    return maps.reshape(len(maps), rows, 14, rows, 14).mean((2, 4)).reshape(len(maps), -1)
+def means_of_patches(values):
+    return values.reshape(len(values), rows, 14, rows, 14).mean((2, 4)).reshape(len(values), -1)
 
 
 @jax.jit
@@ -134,12 +134,12 @@ def tokens(pixels):
 
 
 layers = [np.concatenate(parts) for parts in zip(*(tokens(inputs[i : i + 20]) for i in range(0, len(inputs), 20)))]
-inverse = of_patches(np.where(taken.valid, 1 / np.maximum(taken.depth, 0.1), 0))  # of the sky: 0
+inverse = means_of_patches(np.where(taken.valid, 1 / np.maximum(taken.depth, 0.1), 0))  # 0 in the sky
 target = (inverse - inverse.mean(1, keepdims=True)) / inverse.std(1, keepdims=True)
 
 
-def share_explained(features):
-    """Of the variance of inverse depth, on the last third of the scenes, by ridge regression on the others."""
+def explained_variance(features):
+    """Fit a ridge regression on two thirds of the scenes; return how much variance it explains on the others."""
     split = len(features) * 2 // 3
     (x, new), (y, expected) = np.split(features, [split]), np.split(target, [split])
     weights = np.linalg.solve(
@@ -148,19 +148,19 @@ def share_explained(features):
     return 1 - np.square(expected - new @ weights).mean() / expected.var()
 
 
-explained = [share_explained(layer.astype(np.float64)) for layer in layers]
+explained = [explained_variance(layer.astype(np.float64)) for layer in layers]
 plt.plot(explained, marker="o")
 plt.xlabel("layer (0: patches and positions)")
 plt.ylabel("variance of inverse depth explained")
 plt.ylim(min(0, *explained), 1)
-plt.title("What a linear map reads off the tokens")
+plt.title("What a linear function reads from the tokens")
 plt.show()
 
 # %% [markdown]
-# ## A loss and a training state of one's own
+# ## A loss and a training state of your own
 #
-# Nothing of `dajax.training` is needed to train: the model is a function, `optax` has optimizers, and a state is
-# whatever you put into it. Here the loss asks that a mirrored image has the mirrored map, which needs no labels.
+# You can train without `dajax.training`: the model is a function, `optax` has optimizers, and a state is whatever you
+# put into it. Here the loss asks that a mirrored image has the mirrored depth map, which needs no labels.
 
 # %%
 from typing import Any, NamedTuple
@@ -195,4 +195,6 @@ losses = []
 for _ in range(12):
     state, loss = step(state, pixels)
     losses.append(float(loss))
-print(f"asymmetry, of the map's deviation: {losses[0]:.4f} at first, {losses[-1]:.4f} after {len(losses)} steps")
+print(
+    f"asymmetry, in standard deviations of the depth map: {losses[0]:.4f} at first, {losses[-1]:.4f} after {len(losses)} steps"
+)

@@ -16,15 +16,15 @@
 # %% [markdown]
 # # Steady depth of a video
 #
-# A camera moves through a drawn room, and `dajax.video` makes a video of its depth: as many frames, at the same times,
-# in colours that stay the same. `dajax video IN OUT` on the command line does the same. The model is `tiny`, which
-# comes with dajax; put in `"small"` for the real thing.
+# A camera moves through a synthetic room, and `dajax.video` makes a video of the depth. It has the same number of
+# frames at the same times, and its colours keep their meaning. `dajax video IN OUT` on the command line does the
+# same. The model is `tiny`, which comes with dajax; use `"small"` for real depth.
 
 # %% [markdown]
 # ## Install
 #
-# `SOURCE` is where dajax is installed from if it is not there yet: the address of its repository (`git+https://...`), a
-# wheel, or a folder, such as the checkout that this notebook lies in. In Colab there is none: set it first.
+# If dajax is missing, this cell installs it from `SOURCE`: the address of its repository (`git+https://...`), a
+# wheel, or a folder, such as the checkout that contains this notebook. Colab has no checkout: set `SOURCE` first.
 
 # %%
 import importlib.util
@@ -41,8 +41,8 @@ if importlib.util.find_spec("av") is None:
 # %% [markdown]
 # ## A video
 #
-# Forty frames of a synthetic scene, from a camera that goes to the right. Their times are uneven, as those of phones
-# are: the video of depth will have the same ones. Put in your own video instead.
+# The cell draws forty frames of a synthetic scene from a camera that moves to the right. The frames come at uneven
+# times, as they do from phones, and the depth video will have the same times. You can use your own video.
 
 # %%
 from fractions import Fraction
@@ -79,7 +79,8 @@ with av.open("video.mp4", "w") as video:
 # %% [markdown]
 # ## Its depth
 #
-# The colour video has the image beside the map. `raw="ffv1"` also keeps the values, 16 bits each, without loss.
+# The coloured video shows each frame beside its depth map. `raw="ffv1"` also keeps the values, in 16 bits and without
+# further loss.
 
 # %%
 from dajax.video import VideoSettings, depth_video
@@ -98,7 +99,7 @@ Image.fromarray(np.concatenate(shown[::13]))
 # %% [markdown]
 # In a notebook, `IPython.display.Video("depth.mp4", embed=True)` plays it.
 #
-# ## The values, at their times
+# ## The values and their times
 
 # %%
 from dajax.video import read_depth_video
@@ -110,8 +111,8 @@ print(f"{len(steady)} frames; the last at {steady[-1][0]:.3f} s, {steady[-1][1].
 # %% [markdown]
 # ## What steadying does
 #
-# One row of pixels over time: each line of the images is one frame. Left what the network says of each frame, each
-# normalised on its own, as is often done; right the steadied depth.
+# Both figures show one row of pixels over time: each line is one frame. On the left each frame was estimated and
+# normalised on its own, as is often done. On the right the depth is steadied.
 
 # %%
 import matplotlib.pyplot as plt
@@ -123,8 +124,8 @@ with VideoReader("video.mp4") as video:
 alone = (alone - alone.min((1, 2), keepdims=True)) / np.ptp(alone, axis=(1, 2), keepdims=True)
 together = np.stack([depth for _, depth in steady])
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-for axis, maps, title in zip(axes, (alone, together), ("Each frame on its own", "Steadied")):
-    axis.imshow(maps[:, maps.shape[1] // 2], cmap="Spectral_r", aspect="auto", interpolation="nearest")
+for axis, depth, title in zip(axes, (alone, together), ("Each frame on its own", "Steadied")):
+    axis.imshow(depth[:, depth.shape[1] // 2], cmap="Spectral_r", aspect="auto", interpolation="nearest")
     axis.set_title(title)
     axis.set_xlabel("column")
     axis.set_ylabel("frame")
