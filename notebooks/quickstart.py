@@ -44,9 +44,7 @@ import jax
 
 print("JAX", jax.__version__, "on", ", ".join(device.device_kind for device in jax.devices()))
 if jax.default_backend() == "cpu":
-    print(
-        "There is no accelerator. That is fine for a few images; Runtime > Change runtime type gives Colab a faster one."
-    )
+    print("This is fine for a few images. In Colab, Runtime > Change runtime type has accelerators.")
 
 # %% [markdown]
 # ## An image

@@ -195,6 +195,4 @@ losses = []
 for _ in range(12):
     state, loss = step(state, pixels)
     losses.append(float(loss))
-print(
-    f"asymmetry, in standard deviations of the depth map: {losses[0]:.4f} at first, {losses[-1]:.4f} after {len(losses)} steps"
-)
+print(f"asymmetry in standard deviations: {losses[0]:.4f} at first, {losses[-1]:.4f} after {len(losses)} steps")

@@ -365,7 +365,8 @@ def _(it):
 @says("installed by", "pip, from a checkout")
 def _(it):
     assert PROJECT["name"] == "depth-anything-jax"
-    assert "In a checkout, `pip install .` installs the package `depth-anything-jax`" in (ROOT / "README.md").read_text()
+    said = "In a checkout, `pip install .` installs the package `depth-anything-jax`"
+    assert said in (ROOT / "README.md").read_text()
 
 
 @says("needs PyTorch or TensorFlow", "no")
