@@ -1,10 +1,9 @@
-"""The end of an item's way: outputs get their names, and then a row of the manifest says so."""
+"""The end of an item's way: its outputs get their names, and then a row of the manifest says so."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dajax.batch.job_plan import Plan
@@ -14,15 +13,22 @@ from dajax.batch.sinks import Outcome, Shards, row_of
 from dajax.batch.storage import Storage
 from dajax.errors import JobError
 
-# Flushing to disk is what takes long: it is done for so many images together, or after so many seconds.
+# Flushing to the disk is slow, so it is done for this many images together, or after this many seconds.
 GROUP, GROUP_SECONDS = 32, 1.0
 
 
 class Committer(ABC):
-    """Counts what becomes of items, and commits it.
+    """Commits the outcomes of items, and counts them.
+
+    Args:
+        storage: The output folder.
+        manifest: Where the rows go.
+        progress: Is told how many items are finished.
+        max_rejects: Stop the job when more images than this were left out; None: never.
 
     Attributes:
-        done, rejected: items of this run.
+        done: How many outputs this run has committed.
+        rejected: How many images this run has left out.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, progress: Progress, max_rejects: int | None) -> None:
@@ -32,25 +38,27 @@ class Committer(ABC):
 
     @abstractmethod
     def stage(self, outcome: Outcome) -> Any:
-        """Do what can be done beside others, in any thread; the result goes to `add`."""
+        """Do what any thread may do at any time; the result goes to `add`."""
 
     @abstractmethod
     def add(self, staged: Any) -> None:
-        """Take what was staged."""
+        """Take what was staged. Outcomes come in the order of the source, but rejects may come earlier."""
 
     @abstractmethod
     def flush(self, *, force: bool) -> None:
-        """Commit what there is, if it is much or old, or `force`."""
+        """Commit what there is if it is much or old, or if `force` is set."""
 
     @abstractmethod
     def finish(self, *, complete: bool) -> None:
-        """Commit the rest."""
+        """Commit the rest; `complete` says that all items were added."""
 
     def note_smaller_batch(self, batch_size: int) -> None:
-        """Record that memory was short, and that outputs from here on are of smaller batches."""
+        """Record that the device's memory was short, and that later outputs are computed in smaller batches."""
         self._progress.note(f"out of device memory: batches of {batch_size} from here on")
 
-    def _count(self, rows: list[Row]) -> None:
+    def _record(self, rows: list[Row]) -> None:
+        """Append rows to the manifest, and count them."""
+        self._manifest.append(rows)
         rejected = sum(row.status == "rejected" for row in rows)
         self.rejected += rejected
         self.done += len(rows) - rejected
@@ -69,7 +77,7 @@ class _Staged(NamedTuple):
 
 
 class FileCommitter(Committer):
-    """Files for each item."""
+    """Writes files for each item."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -88,28 +96,25 @@ class FileCommitter(Committer):
 
     def flush(self, *, force: bool) -> None:
         """See `Committer`."""
-        full = len(self._group) >= GROUP or time.monotonic() - self._since > GROUP_SECONDS
-        if not self._group or not (force or full):
+        due = len(self._group) >= GROUP or time.monotonic() - self._since > GROUP_SECONDS
+        if not self._group or not (force or due):
             return
         group, self._group = self._group, []
         refused = self._storage.commit([file for staged in group for file in staged.files])
-        rows = []
-        for staged in group:
-            reasons = [str(refused[name]) for _, name in staged.files if name in refused]
-            if reasons:
-                for token, name in staged.files:
-                    # All of them or none.
-                    if name in refused:
-                        self._storage.discard(token)
-                    else:
-                        self._storage.remove(name)
-                row = Row(staged.row.key, "rejected", reason=reasons[0], notes=staged.row.notes)
-                rows.append(row)
-            else:
-                rows.append(staged.row)
-        self._manifest.append(rows)
-        self._count(rows)
+        self._record([self._row(staged, refused) for staged in group])
         self._since = time.monotonic()
+
+    def _row(self, staged: _Staged, refused: dict[str, Any]) -> Row:
+        """Return the row of an item; if one of its names could not be given, take back its other files."""
+        reasons = [str(refused[name]) for _, name in staged.files if name in refused]
+        if not reasons:
+            return staged.row
+        for token, name in staged.files:
+            if name in refused:
+                self._storage.discard(token)
+            else:
+                self._storage.remove(name)
+        return Row(staged.row.key, "rejected", reason=reasons[0], notes=staged.row.notes)
 
     def finish(self, *, complete: bool) -> None:
         """See `Committer`."""
@@ -117,7 +122,7 @@ class FileCommitter(Committer):
 
 
 class ShardCommitter(Committer):
-    """A file for each `size` items, in the order of the source; a shard is written when it is whole."""
+    """Writes an output shard for each `size` items in the order of the source, as soon as all of them are there."""
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class ShardCommitter(Committer):
         super().__init__(storage, manifest, progress, max_rejects)
         self._shards, self._size = shards, size
         self._place = {plan.source.items[i].key: i for i in plan.left}
-        self._last = len(plan.source.items)
+        self._items = len(plan.source.items)
         self._open: dict[int, list[Outcome]] = {}
 
     def stage(self, outcome: Outcome) -> Outcome:
@@ -144,19 +149,17 @@ class ShardCommitter(Committer):
         number = self._place[staged.item.key] // self._size
         outcomes = self._open.setdefault(number, [])
         outcomes.append(staged)
-        if len(outcomes) == min(self._size, self._last - number * self._size):
+        if len(outcomes) == min(self._size, self._items - number * self._size):
             self._write(number, self._open.pop(number))
 
     def _write(self, number: int, outcomes: list[Outcome]) -> None:
-        # An image that was left out is known before those ahead of it are done.
+        # Rejects come before the images that the network still works on.
         outcomes.sort(key=lambda outcome: self._place[outcome.item.key])
         name = self._shards.name(number)
         refused = self._storage.commit([(self._storage.stage(self._shards.pack(outcomes)), name)])
         for error in refused.values():
             raise JobError(str(error)) from error
-        rows = [row_of(outcome, [name]) for outcome in outcomes]
-        self._manifest.append(rows)
-        self._count(rows)
+        self._record([row_of(outcome, [name]) for outcome in outcomes])
 
     def flush(self, *, force: bool) -> None:
         """See `Committer`."""
@@ -165,8 +168,3 @@ class ShardCommitter(Committer):
         """See `Committer`."""
         if complete and self._open:
             raise AssertionError(f"shards {sorted(self._open)} lack images")
-
-
-def lost(row: Row, reason: str) -> Row:
-    """Return the row that says that a finished item has to be done again."""
-    return replace(row, status="lost", reason=reason, time="")

@@ -1,4 +1,4 @@
-"""Runs a job: from a source's items to committed outputs, each accounted for."""
+"""Runs a job: from the items of a source to committed outputs, with a row of the manifest for each item."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ import numpy as np
 
 from dajax.batch.commit import Committer, FileCommitter, ShardCommitter
 from dajax.batch.decode_pool import Decoded, Decoders
-from dajax.batch.items import Item
-from dajax.batch.job import claim, describe_estimator, keys_digest
+from dajax.batch.job import claim, job_parameters, keys_digest
 from dajax.batch.job_plan import Plan, plan_batch
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import Manifest
 from dajax.batch.progress import Progress
-from dajax.batch.remote import is_remote
 from dajax.batch.sinks import Encoding, encoded, make_shards, rejected
 from dajax.batch.storage_kinds import open_storage
-from dajax.depth_maps.encode import ENDINGS, described
+from dajax.depth_maps.encode import ENDINGS
 from dajax.depth_maps.naming import output_names
 from dajax.errors import JobRefusedError
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
@@ -39,13 +37,13 @@ class Report:
     """What became of a job.
 
     Attributes:
-        items: of the source that this process does.
-        repeated: entries of the source that named an item once more.
-        earlier: finished by earlier runs.
-        done: written by this run.
-        rejected: left out by this run; the manifest has the reasons.
-        seconds: that this run took.
-        interrupted: it was asked to stop before the end.
+        items: How many items of the source this process does.
+        repeated: How many entries of the source named an item once more.
+        earlier: How many of this process's items earlier runs have finished.
+        done: How many images this run wrote the outputs of.
+        rejected: How many images this run left out; the manifest has the reasons.
+        seconds: How long this run took.
+        interrupted: Whether it was asked to stop before the end.
     """
 
     items: int
@@ -69,193 +67,174 @@ def run_batch(
 ) -> Report:
     """Estimate the depth of all images of a source; go on where an earlier run was stopped.
 
-    Every item ends as a row of the manifest (`dajax.batch.manifest.read_manifest`): done, or rejected with a reason.
-    A row is written when its outputs are on disk, so that the process may be killed at any moment: the same call goes
-    on, and does once more what was in flight (twelve batches, 32 images and two for each reader at most, or the open
-    shards). Batches are always computed whole, so that outputs are, to the bit, those of an undisturbed run on the same
-    kind of device.
+    Every item ends as a row of the manifest (`dajax.batch.read_manifest`): done, or rejected with a reason. A row is
+    written after its outputs are on disk, so the process may be killed at any moment: the same call goes on, and
+    repeats at most what was in flight (twelve batches, 32 images and two for each reader, or the open shards). Batches
+    are always computed whole, so the outputs are, to the bit, those of an undisturbed run on the same kind of device.
 
     Args:
-        estimator: what estimates.
-        source: see `dajax.batch.items.find_items`.
-        output: folder or fsspec address; made if need be.
-        settings: how.
-        model: name to put into the files.
-        progress: show a bar.
-        stop: set it from another thread or a signal's handler to end early; what is finished is committed.
+        estimator: Estimates the depth.
+        source: See `dajax.batch.items.find_items`.
+        output: The folder or fsspec address for the outputs; it is made if it does not exist.
+        settings: How the job is done; `BatchSettings()` if None.
+        model: The model's name, which is written into the files.
+        progress: Show a bar on standard error.
+        stop: Set it from another thread or a signal handler to end early; what is finished is committed.
 
     Raises:
-        ConfigError, ImageError: settings or source cannot be used.
-        JobError: the job cannot go on (a full disk, too many rejects), or was begun with other parameters.
+        ConfigError, ImageError: The settings or the source cannot be used.
+        JobRefusedError: The job was begun with other parameters.
+        JobError: The job cannot go on (a full disk, too many rejects).
     """
     settings = BatchSettings() if settings is None else settings
     settings.check()
     began = time.monotonic()
     stop = threading.Event() if stop is None else stop
-    metric = estimator.model.config.is_metric
-    kind = "metric" if metric else "relative"
-    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model, estimator.model.config.style)
+    config = estimator.model.config
+    kind = "metric" if config.is_metric else "relative"
+    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model, config.style)
     encoding.check()
-    buckets = Buckets(estimator.processor, settings.buckets, settings.policy)
     shards = make_shards(settings.shard_format) if settings.shards else None
+    buckets = Buckets(estimator.processor, settings.buckets, settings.policy)
     batch_size = settings.batch_size or estimator.batch_size
     with ExitStack() as stack:
         storage = open_storage(output, settings.process_index, settings.process_count)
         stack.enter_context(storage.locked())
         plan = plan_batch(source, output, settings)
+        parameters = job_parameters(estimator, os.fspath(source), settings, batch_size, model)
         keys = [item.key for item in plan.source.items]
-        parameters = _parameters(estimator, os.fspath(source), settings, batch_size, model)
         same_items = claim(storage, parameters, keys_digest(keys))
-        if shards is not None and not same_items:
-            raise JobRefusedError(
-                f"{source} has not the items that it had when this job was begun, and its shards depend on all of "
-                "them: choose another output folder"
-            )
-        if settings.process_count > 1 and not same_items:
-            # The names that other processes give right now are not known here.
-            raise JobRefusedError(
-                f"{source} has not the items that it had when this job was begun, and several processes that work at "
-                "the same time cannot name new items: run this once as one process (process count 1), or choose "
-                "another output folder"
-            )
+        manifest = Manifest(storage)
+        # If the source has changed, what is done keeps its name, and nothing new takes one of those.
+        names = plan.names if same_items else _names_beside(plan, manifest, settings)
         storage.clean()
         stack.callback(storage.clean)
-        manifest = Manifest(storage)
-        # Where the source has changed, what is done keeps its name, and nothing new takes one of those.
-        names = plan.names if same_items else output_names(keys, _earlier_names(manifest))
         bar = stack.enter_context(Progress(storage, plan.items, plan.earlier, show=progress))
-        todo = _Todo(plan, names)
+        common = (storage, manifest, bar, settings.max_rejects)
         committer: Committer = (
-            FileCommitter(storage, manifest, bar, settings.max_rejects)
+            FileCommitter(*common)
             if shards is None or settings.shards is None
-            else ShardCommitter(storage, manifest, bar, settings.max_rejects, shards, settings.shards, plan)
+            else ShardCommitter(*common, shards, settings.shards, plan)
         )
         workers = settings.workers or min(os.cpu_count() or 1, 16)
-        decoders = Decoders(
-            workers, buckets.options(), timeout=settings.decode_timeout, ahead=max(2 * batch_size, 2 * workers)
-        )
+        ahead = max(2 * batch_size, 2 * workers)
+        decoders = Decoders(workers, buckets.options(), timeout=settings.decode_timeout, ahead=ahead)
         stack.callback(decoders.close)
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
-        _run(estimator, todo, decoders, pool, committer, encoding, settings, batch_size, stop)
+        run = _Run(estimator, decoders, pool, committer, encoding, settings.size == "source", batch_size, stop)
+        run(plan, names)
         committer.finish(complete=not stop.is_set())
-        return Report(
-            plan.items,
-            plan.source.repeated,
-            plan.earlier,
-            committer.done,
-            committer.rejected,
-            time.monotonic() - began,
-            stop.is_set(),
+        counts = (plan.items, plan.source.repeated, plan.earlier, committer.done, committer.rejected)
+        return Report(*counts, time.monotonic() - began, stop.is_set())
+
+
+def _names_beside(plan: Plan, manifest: Manifest, settings: BatchSettings) -> list[str]:
+    """Return the output names for a source whose items are not those that the job was begun with.
+
+    Raises:
+        JobRefusedError: The settings do not allow it.
+    """
+    fixed = None
+    if settings.shards is not None:
+        fixed = "its output shards depend on all items. Choose another output folder"
+    elif settings.process_count > 1:
+        # The names that other processes give right now are not known here.
+        fixed = (
+            "several processes that work at the same time cannot name new items. Run this once as one process (process "
+            "count 1), or choose another output folder"
         )
+    if fixed:
+        raise JobRefusedError(f"the source has not the items that it had when this job was begun, and {fixed}")
+    earlier = {}
+    for key, row in manifest.latest().items():
+        if row.output:
+            first = row.output[0]
+            earlier[key] = next(first.removesuffix(end) for end in ENDINGS.values() if first.endswith(end))
+    return output_names([item.key for item in plan.source.items], earlier)
 
 
 class _Stopped(Exception):
     pass
 
 
-class _Todo:
-    """The items that are to be done, with their places and names."""
+class _Run:
+    """Moves items from the decoders through the network to the committer, in order.
 
-    def __init__(self, plan: Plan, names: list[str]) -> None:
-        self._plan, self._names = plan, names
+    Args:
+        estimator: Estimates the depth.
+        decoders: Read the images.
+        pool: The threads that encode and write.
+        committer: Takes the outcomes.
+        encoding: Which files a depth map becomes.
+        source_size: Resize depth maps to the size of their images.
+        batch_size: Images that are run together.
+        stop: Ends the run when it is set.
+    """
 
-    def items(self) -> Iterator[Item]:
-        for place in self._plan.left:
-            yield self._plan.source.items[place]
+    def __init__(
+        self,
+        estimator: DepthEstimator,
+        decoders: Decoders,
+        pool: ThreadPoolExecutor,
+        committer: Committer,
+        encoding: Encoding,
+        source_size: bool,
+        batch_size: int,
+        stop: threading.Event,
+    ) -> None:
+        self._estimator, self._decoders, self._pool, self._committer = estimator, decoders, pool, committer
+        self._encoding, self._source_size, self._batch_size, self._stop = encoding, source_size, batch_size, stop
+        self._in_network: deque[tuple[Decoded, str]] = deque()
+        # They are taken in order, so that output shards are filled in order.
+        self._outcomes: deque[Future[Any]] = deque()
 
-    def names(self) -> Iterator[str]:
-        for place in self._plan.left:
-            yield self._names[place]
+    def __call__(self, plan: Plan, names: list[str]) -> None:
+        """Do what the plan has left; `names` are the output names of all items."""
+        stream: Any = self._estimator.stream(
+            self._images(plan, names),
+            batch_size=self._batch_size,
+            whole_batches=True,
+            source_size=False,
+            on_smaller_batch=self._committer.note_smaller_batch,
+        )
+        try:
+            for depth in stream:
+                self._outcomes.append(self._pool.submit(self._finish, *self._in_network.popleft(), depth))
+                self._collect(4 * self._batch_size)
+                if self._stop.is_set():
+                    raise _Stopped
+        except _Stopped:
+            pass
+        finally:
+            stream.close()
+        self._collect(0)
 
-
-def _run(
-    estimator: DepthEstimator,
-    todo: _Todo,
-    decoders: Decoders,
-    pool: ThreadPoolExecutor,
-    committer: Committer,
-    encoding: Encoding,
-    settings: BatchSettings,
-    batch_size: int,
-    stop: threading.Event,
-) -> None:
-    in_work: deque[tuple[Decoded, str]] = deque()
-    # In order, so that shards are filled in order.
-    outcomes: deque[Future[Any]] = deque()
-    most = 4 * batch_size
-    processor = estimator.processor
-
-    def images() -> Iterator[ProcessedImage]:
-        for decoded, name in zip(decoders.read(todo.items()), todo.names(), strict=True):
-            if stop.is_set():
+    def _images(self, plan: Plan, names: list[str]) -> Iterator[ProcessedImage]:
+        """Yield the images that could be read; the others become rejects."""
+        left = plan.left
+        for place, decoded in zip(left, self._decoders.read(plan.source.items[i] for i in left), strict=True):
+            if self._stop.is_set():
                 raise _Stopped
-            if decoded.image is None:
-                outcome = rejected(decoded.item, name, decoded.reason, decoded.notes)
-                outcomes.append(pool.submit(committer.stage, outcome))
-                collect(most)
+            if decoded.image is not None:
+                self._in_network.append((decoded, names[place]))
+                yield decoded.image
                 continue
-            in_work.append((decoded, name))
-            yield decoded.image
+            outcome = rejected(decoded.item, names[place], decoded.reason, decoded.notes)
+            self._outcomes.append(self._pool.submit(self._committer.stage, outcome))
+            self._collect(4 * self._batch_size)
 
-    def finish(decoded: Decoded, name: str, depth: np.ndarray) -> Any:
+    def _finish(self, decoded: Decoded, name: str, depth: np.ndarray) -> Any:
+        """Resize, encode and stage a depth map."""
         assert decoded.image is not None
-        if settings.size == "source":
+        if self._source_size:
             sizes = [decoded.image.source_size]
-            depth = processor.post_process_depth_estimation(depth[None], sizes)[0]["predicted_depth"]
-        return committer.stage(encoded(encoding, decoded.item, name, depth, decoded.notes))
+            results = self._estimator.processor.post_process_depth_estimation(depth[None], sizes)
+            depth = results[0]["predicted_depth"]
+        return self._committer.stage(encoded(self._encoding, decoded.item, name, depth, decoded.notes))
 
-    def collect(at_most: int) -> None:
-        while outcomes and (outcomes[0].done() or len(outcomes) > at_most):
-            committer.add(outcomes.popleft().result())
-        committer.flush(force=False)
-
-    stream: Any = estimator.stream(
-        images(),
-        batch_size=batch_size,
-        whole_batches=True,
-        source_size=False,
-        on_smaller_batch=committer.note_smaller_batch,
-    )
-    try:
-        for depth in stream:
-            outcomes.append(pool.submit(finish, *in_work.popleft(), depth))
-            collect(most)
-            if stop.is_set():
-                raise _Stopped
-    except _Stopped:
-        pass
-    finally:
-        stream.close()
-    collect(0)
-
-
-def _earlier_names(manifest: Manifest) -> dict[str, str]:
-    """Return the output names that earlier runs gave, by key."""
-    earlier = {}
-    for key, row in manifest.latest().items():
-        if row.output:
-            first = row.output[0]
-            earlier[key] = next(first.removesuffix(end) for end in ENDINGS.values() if first.endswith(end))
-    return earlier
-
-
-def _parameters(
-    estimator: DepthEstimator, source: str, settings: BatchSettings, batch_size: int, model: str
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "dajax": described("relative", "")["version"],
-        **describe_estimator(estimator),
-        "source": source if is_remote(source) else os.path.abspath(source),
-        "column": settings.column,
-        "formats": list(settings.formats),
-        "values": settings.values,
-        "size": settings.size,
-        "colormap": settings.colormap if "color" in settings.formats else None,
-        "shards": settings.shards,
-        "shard_format": settings.shard_format if settings.shards else None,
-        "batch_size": batch_size,
-        "buckets": settings.buckets,
-        "policy": settings.policy if settings.buckets else None,
-    }
+    def _collect(self, at_most: int) -> None:
+        """Commit what is finished, and wait until no more than `at_most` outcomes are left."""
+        while self._outcomes and (self._outcomes[0].done() or len(self._outcomes) > at_most):
+            self._committer.add(self._outcomes.popleft().result())
+        self._committer.flush(force=False)

@@ -1,4 +1,4 @@
-"""What a job writes: a few files for each image, or shards of many images."""
+"""The bytes that a job writes: a few files for each image, or output shards of many images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from dajax.depth_maps import encode
 from dajax.depth_maps.naming import digest
 from dajax.errors import ConfigError, ImageError
 
+TAR, PARQUET = ".tar", ".parquet"
+
 
 @dataclass(frozen=True)
 class Encoding:
-    """How depth becomes bytes.
+    """How a depth map becomes files.
 
     Attributes:
-        formats: any of "color", "npy", "npz", "png16", "tiff", "pfm" and "exr".
-        values: "float32" or "float16", of npy and npz.
-        colormap: of "color".
-        kind: "relative" or "metric".
-        model: name to put into the files.
-        style: of the preprocessing, to put into them as well.
+        formats: Any of "color", "npy", "npz", "png16", "tiff", "pfm" and "exr".
+        values: "float32" or "float16", for npy and npz.
+        colormap: For "color".
+        kind: "relative" or "metric", which is written into the files where the format allows it.
+        model: The model's name, likewise.
+        style: The style of preprocessing, likewise.
     """
 
     formats: tuple[str, ...]
@@ -41,7 +43,7 @@ class Encoding:
     style: str
 
     def check(self) -> None:
-        """Raise ConfigError or ImageError where this cannot be done."""
+        """Raise ConfigError or ImageError if files cannot be made like this."""
         unknown = [form for form in self.formats if form not in encode.ENDINGS]
         if unknown or not self.formats or len(set(self.formats)) != len(self.formats):
             raise ConfigError(f"formats must be some of {', '.join(encode.ENDINGS)}, each once; got {self.formats}")
@@ -50,13 +52,16 @@ class Encoding:
         if self.values == "float16" and not {"npy", "npz"} & set(self.formats):
             raise ConfigError(f"values = 'float16' goes with npy or npz, not with {', '.join(self.formats)} alone")
         encode.color([[0.0]], self.colormap)
-        self.files(np.zeros((1, 1), np.float32))  # what is not installed shows now
+        self.files(np.zeros((1, 1), np.float32))  # fails now if a library is not installed
 
     def files(self, depth: np.ndarray) -> list[tuple[str, bytes]]:
         """Return the ending and the bytes of each file of a depth map.
 
+        Args:
+            depth: float32 [height, width].
+
         Raises:
-            ImageError: it has values that are not finite, or that do not fit into `values`.
+            ImageError: It has values that are not finite, or that do not fit into `values`.
         """
         about: Any = {"kind": self.kind, "model": self.model, "style": self.style}
         options: Any = {"values": self.values, "colormap": self.colormap}
@@ -65,15 +70,15 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item, on its way to be written.
+    """What became of one item, before it is written.
 
     Attributes:
-        item: which one.
-        name: of its output, without ending.
-        files: ending and bytes; none if it was rejected.
-        shape: [height, width] of the depth map.
-        notes: of the reader.
-        reason: why it was rejected.
+        item: The item.
+        name: The name of its output, without ending.
+        files: The ending and the bytes of each file; empty if the item was rejected.
+        shape: (height, width) of the depth map.
+        notes: What the reader said about the image.
+        reason: Why the item was rejected; "" if it was not.
     """
 
     item: Item
@@ -89,8 +94,17 @@ def rejected(item: Item, name: str, reason: str, notes: tuple[str, ...] = ()) ->
     return Outcome(item, name, [], (), notes, reason)
 
 
+def encoded(encoding: Encoding, item: Item, name: str, depth: np.ndarray, notes: tuple[str, ...]) -> Outcome:
+    """Return the outcome of an item with this depth map; it is a reject if the depth map cannot be encoded."""
+    try:
+        files = encoding.files(depth)
+    except ImageError as error:
+        return rejected(item, name, str(error), notes)
+    return Outcome(item, name, files, depth.shape, notes)
+
+
 def row_of(outcome: Outcome, output: list[str]) -> Row:
-    """Return the manifest's row of an outcome whose files are `output`."""
+    """Return the manifest's row of an outcome whose files have the names `output`."""
     if outcome.reason:
         return Row(outcome.item.key, "rejected", reason=outcome.reason, notes=list(outcome.notes))
     digests = [hashlib.sha256(data).hexdigest() for _, data in outcome.files]
@@ -98,23 +112,23 @@ def row_of(outcome: Outcome, output: list[str]) -> Row:
 
 
 class Shards(ABC):
-    """Makes the bytes of one file of many outcomes. The same outcomes give the same bytes."""
+    """Makes output shards: one file of many outcomes. The same outcomes give the same bytes."""
 
     suffix: str
 
     @abstractmethod
     def pack(self, outcomes: Sequence[Outcome]) -> bytes:
-        """Return the file."""
+        """Return the content of an output shard."""
 
     def name(self, number: int) -> str:
-        """Return the name of the shard with this number."""
+        """Return the name of the output shard with this number."""
         return f"depth-{number:06}{self.suffix}"
 
 
 class TarShards(Shards):
-    """WebDataset: of each sample NAME.depth.npy and so on, and NAME.json; a dot in a name would end it."""
+    """WebDataset: each image has the members NAME.depth.npy (one for each format) and NAME.json."""
 
-    suffix = ".tar"
+    suffix = TAR
 
     def pack(self, outcomes: Sequence[Outcome]) -> bytes:
         """See `Shards`."""
@@ -125,7 +139,7 @@ class TarShards(Shards):
                     continue
                 stem = _sample_name(outcome.name)
                 about = {"key": outcome.item.key, "shape": list(outcome.shape), "notes": list(outcome.notes)}
-                # All of a sample have one stem, and WebDataset's field is what stands behind its first dot.
+                # All members of a sample have the same stem, and the field begins behind the first dot.
                 members = [(ending.replace("_", ".", 1), data) for ending, data in outcome.files]
                 for field, data in [*members, (".json", json.dumps(about).encode("ascii"))]:
                     member = tarfile.TarInfo(stem + field)
@@ -135,7 +149,7 @@ class TarShards(Shards):
 
 
 def _sample_name(name: str) -> str:
-    """Return the name without dots in its last part, and distinct from that of every other name."""
+    """Return the name without dots in its last part, where a dot would end it; distinct names stay distinct."""
     folder, slash, last = name.rpartition("/")
     if "." in last:
         last = f"{last.replace('.', '_')}-{digest(name).hex()[:8]}"
@@ -143,24 +157,21 @@ def _sample_name(name: str) -> str:
 
 
 class ParquetShards(Shards):
-    """A row for each image: key, height, width, and a column of bytes for each format."""
+    """Parquet: each image has a row with key, height, width, and a column of bytes for each format."""
 
-    suffix = ".parquet"
+    suffix = PARQUET
 
     def __init__(self) -> None:
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise ConfigError("Parquet shards need pyarrow: pip install pyarrow") from error
+        pyarrow_parquet()
 
     def pack(self, outcomes: Sequence[Outcome]) -> bytes:
         """See `Shards`."""
+        pq = pyarrow_parquet()
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         kept = [outcome for outcome in outcomes if not outcome.reason]
         columns: dict[str, Any] = {
-            # Names that are no Unicode are written with escapes, as in the manifest.
+            # Names that are not Unicode are written with escapes, as in the manifest.
             "key": pa.array([o.item.key.encode("utf-8", "backslashreplace").decode() for o in kept], pa.string()),
             "height": pa.array([o.shape[0] for o in kept], pa.int32()),
             "width": pa.array([o.shape[1] for o in kept], pa.int32()),
@@ -173,23 +184,27 @@ class ParquetShards(Shards):
         return stream.getvalue()
 
 
-def make_shards(form: str) -> Shards:
-    """Return the maker of "tar" or "parquet" shards.
+def pyarrow_parquet() -> Any:
+    """Return `pyarrow.parquet`.
 
     Raises:
-        ConfigError: it is neither, or pyarrow is not installed.
+        ConfigError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError("Parquet shards need pyarrow: pip install pyarrow") from error
+    return pyarrow.parquet
+
+
+def make_shards(form: str) -> Shards:
+    """Return the maker of "tar" or "parquet" output shards.
+
+    Raises:
+        ConfigError: `form` is neither, or pyarrow is not installed.
     """
     if form == "tar":
         return TarShards()
     if form == "parquet":
         return ParquetShards()
     raise ConfigError(f"shards are tar or parquet, got {form!r}")
-
-
-def encoded(encoding: Encoding, item: Item, name: str, depth: np.ndarray, notes: tuple[str, ...]) -> Outcome:
-    """Return the outcome of a depth map."""
-    try:
-        files = encoding.files(depth)
-    except ImageError as error:
-        return rejected(item, name, str(error), notes)
-    return Outcome(item, name, files, depth.shape, notes)

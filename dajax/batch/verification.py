@@ -1,4 +1,4 @@
-"""Looks again at what a job has written."""
+"""Compares what a job has written with its manifest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dajax.batch.commit import lost
 from dajax.batch.job import JOB
 from dajax.batch.manifest import Manifest, Row
+from dajax.batch.sinks import PARQUET, TAR, pyarrow_parquet
 from dajax.batch.storage import Storage
 from dajax.batch.storage_kinds import open_storage
 from dajax.errors import ConfigError, JobRefusedError
@@ -22,9 +22,9 @@ class Verified:
     """What was found.
 
     Attributes:
-        whole: outputs that are what the manifest says.
-        rejected: items that have none.
-        lost: keys whose output is missing or damaged, and why; the next run of the job does them again.
+        whole: How many images have the outputs that the manifest says.
+        rejected: How many images have none.
+        lost: The keys whose output is missing or damaged, and why. The next run of the job makes them again.
     """
 
     whole: int = 0
@@ -33,10 +33,15 @@ class Verified:
 
 
 def verify(output: str | os.PathLike[str]) -> Verified:
-    """Compare every output with its SHA-256 in the manifest, and record those that are not whole as lost.
+    """Compare every output with its SHA-256 in the manifest, and record those that differ as lost.
+
+    Args:
+        output: The job's folder or fsspec address.
 
     Raises:
-        JobError: there is no job in this folder, or another process works on it.
+        JobRefusedError: There is no job in this folder.
+        JobError: Another process works on it.
+        ConfigError: The job has Parquet files, and pyarrow is not installed.
     """
     storage = open_storage(output)
     if not storage.exists(JOB):
@@ -48,34 +53,29 @@ def verify(output: str | os.PathLike[str]) -> Verified:
 def _verify(storage: Storage) -> Verified:
     manifest = Manifest(storage)
     found = Verified()
+    faults: list[tuple[Row, str]] = []
     of_shards: dict[str, list[Row]] = {}
-    rows = []
-
-    def note(row: Row, reason: str) -> None:
-        if reason:
-            found.lost[row.key] = reason
-            rows.append(lost(row, reason))
-        else:
-            found.whole += 1
-
     for row in manifest.latest().values():
         if row.status == "rejected":
             found.rejected += 1
         elif row.status == "lost":
             found.lost[row.key] = row.reason
-        elif len(row.output) == len(row.sha256) and not row.output[0].endswith((".tar", ".parquet")):
-            note(row, _fault_of_files(storage, row))
-        else:
+        elif row.output[0].endswith((TAR, PARQUET)):
             of_shards.setdefault(row.output[0], []).append(row)
-    for name, members in of_shards.items():
-        fault = _fault_of_shard(storage, name, members)
-        for row in members:
-            note(row, fault)
-    manifest.append(rows)
+        else:
+            faults.append((row, _fault_of_files(storage, row)))
+    for name, rows in of_shards.items():
+        fault = _fault_of_shard(storage, name, rows)
+        faults += [(row, fault) for row in rows]
+    lost = [replace(row, status="lost", reason=fault, time="") for row, fault in faults if fault]
+    found.whole = len(faults) - len(lost)
+    found.lost |= {row.key: row.reason for row in lost}
+    manifest.append(lost)
     return found
 
 
 def _fault_of_files(storage: Storage, row: Row) -> str:
+    """Return what is wrong with an image's files, or ""."""
     for name, digest in zip(row.output, row.sha256, strict=True):
         if not storage.exists(name):
             return f"{name} is missing"
@@ -86,20 +86,24 @@ def _fault_of_files(storage: Storage, row: Row) -> str:
 
 
 def _fault_of_shard(storage: Storage, name: str, rows: list[Row]) -> str:
-    """Return what is wrong with a shard; it is made again as a whole."""
+    """Return what is wrong with an output shard, or "". A faulty one is made again as a whole."""
     if not storage.exists(name):
         return f"{name} is missing"
+    with storage.open(name) as file:
+        data = file.read()
     wanted = sorted(digest for row in rows for digest in row.sha256)
     try:
-        with storage.open(name) as file:
-            found = sorted(hashlib.sha256(data).hexdigest() for data in _contents(name, file.read()))
-    except Exception as error:  # tarfile and pyarrow have errors of many types
+        found = sorted(hashlib.sha256(content).hexdigest() for content in _contents(name, data))
+    except ConfigError:  # pyarrow is missing: nothing is known of the file
+        raise
+    except Exception as error:  # tarfile and pyarrow raise errors of many types
         return f"{name} cannot be read ({error})"
     return "" if found == wanted else f"{name} has changed"
 
 
 def _contents(name: str, data: bytes) -> Iterator[bytes]:
-    if name.endswith(".tar"):
+    """Yield the files that an output shard holds."""
+    if name.endswith(TAR):
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
                 if not member.name.endswith(".json"):
@@ -107,10 +111,6 @@ def _contents(name: str, data: bytes) -> Iterator[bytes]:
                     assert inside is not None
                     yield inside.read()
         return
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ConfigError("Parquet shards need pyarrow: pip install pyarrow") from error
-    table = pq.read_table(io.BytesIO(data))
+    table = pyarrow_parquet().read_table(io.BytesIO(data))
     for column in table.column_names[3:]:
         yield from (value.as_py() for value in table[column])

@@ -81,7 +81,7 @@ def test_what_the_reader_says(tmp_path, pool):
     assert "several frames" in note
 
 
-def test_a_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
+def test_an_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
     make_images(tmp_path, good=4, bad=0)
     items = find_items(tmp_path).items
     # A file that a reader waits for without end, which no check of the file itself finds.

@@ -123,7 +123,7 @@ def test_values_that_do_not_fit_are_rejected_not_saved(images, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 4, 100])
-def test_tar_shards(images, tmp_path, shards):
+def test_tar_shards(images, undisturbed, tmp_path, shards):
     import tarfile
 
     do(images, tmp_path, shards=shards)
@@ -135,27 +135,50 @@ def test_tar_shards(images, tmp_path, shards):
             stem, _, field = member.partition(".")
             found.setdefault(stem, {})[field] = data
     assert len(found) == GOOD
-    for sample in found.values():
+    files = read_manifest(undisturbed)
+    for stem, sample in found.items():
         assert list(sample) == ["depth.npy", "depth.png", "json"]
-        row = read_manifest(tmp_path)[json.loads(sample["json"])["key"]]
-        assert row.status == "done"
+        about = json.loads(sample["json"])
+        row = files[about["key"]]
+        assert stem == about["key"][:-4]
+        assert (about["shape"], about["notes"]) == (row.shape, row.notes)
+        assert [sample["depth.npy"], sample["depth.png"]] == [(undisturbed / name).read_bytes() for name in row.output]
     assert len(outputs(tmp_path)) == -(-(GOOD + BAD) // shards)
     report = do(images, tmp_path, shards=shards)
     assert report.earlier == GOOD + BAD
 
 
-def test_parquet_shards(images, tmp_path):
-    import io
-
+@pytest.mark.parametrize("shards", [1, 4])
+def test_parquet_shards(images, undisturbed, tmp_path, shards):
+    """With 1, a shard has exactly one image, good or bad."""
     import pyarrow.parquet as pq
 
-    do(images, tmp_path, shards=4, shard_format="parquet")
+    do(images, tmp_path, shards=shards, shard_format="parquet")
     kept = [row for row in rows(tmp_path) if row.status == "done"]
-    table = pq.read_table(tmp_path).to_pylist()
+    tables = [pq.read_table(tmp_path / name).to_pylist() for name in sorted(outputs(tmp_path))]
+    assert len(tables) == -(-(GOOD + BAD) // shards)
+    table = [row for rows in tables for row in rows]
     assert [row["key"] for row in table] == [row.key for row in kept]
+    files = read_manifest(undisturbed)
     for row in table:
-        depth = np.load(io.BytesIO(row["depth_npy"]))
-        assert depth.shape == (row["height"], row["width"])
+        assert [row["height"], row["width"]] == files[row["key"]].shape
+        npy, png = ((undisturbed / name).read_bytes() for name in files[row["key"]].output)
+        assert (row["depth_npy"], row["depth_png"]) == (npy, png)
+    assert (verify(tmp_path).whole, verify(tmp_path).lost) == (GOOD, {})
+
+
+def test_parquet_without_pyarrow(images, tmp_path, monkeypatch):
+    """Nothing is known of the outputs then: they are not lost."""
+    do(images, tmp_path / "out", shards=4, shard_format="parquet")
+    before = rows(tmp_path / "out")
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        verify(tmp_path / "out")
+    assert rows(tmp_path / "out") == before
+    with pytest.raises(ConfigError, match="pip install pyarrow"):
+        do(images, tmp_path / "new", shards=4, shard_format="parquet")
+    assert not (tmp_path / "new").exists()
 
 
 def test_shards_need_the_same_items(images, tmp_path):
@@ -182,6 +205,21 @@ def test_new_images_are_done_and_old_ones_keep_their_names(tmp_path):
     assert set(outputs(output)) - set(before) == {"set0/image 0.png_depth.npy", "set0/image 0.png_depth.png"}
 
 
+def test_an_image_of_a_later_run_takes_no_name_of_an_earlier_one(tmp_path):
+    """x.jpg was done and is gone; x.png alone would have its output's name."""
+    source, output = tmp_path / "images", tmp_path / "out"
+    source.mkdir()
+    Image.new("RGB", (40, 40), "red").save(source / "x.jpg")
+    do(source, output)
+    before = outputs(output)
+    (source / "x.jpg").unlink()
+    Image.new("RGB", (60, 40), "blue").save(source / "x.png")
+    assert do(source, output).done == 1
+    assert before.items() <= outputs(output).items()
+    assert set(outputs(output)) - set(before) == {"x.png_depth.npy", "x.png_depth.png"}
+    assert (verify(output).whole, verify(output).lost) == (2, {})
+
+
 def test_rejects_are_tried_again_if_asked(tmp_path):
     source, output = tmp_path / "images", tmp_path / "out"
     make_images(source, good=2, bad=1)
@@ -199,7 +237,7 @@ def test_max_rejects(images, tmp_path):
     do(images, tmp_path, max_rejects=BAD)
 
 
-def test_a_image_that_vanishes(tmp_path):
+def test_an_image_that_vanishes(tmp_path):
     source = make_images(tmp_path / "images", good=6, bad=0)
 
     class Removing(PlainEstimator):
@@ -257,12 +295,13 @@ def test_an_output_that_cannot_be(tmp_path):
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
 def test_remote(images, undisturbed, request, kind):
-    system = fsspec.filesystem(kind)
     if kind == "memory":
+        system = fsspec.filesystem("memory")
         system.store.clear()
         out = "memory://out"
     else:
-        out = request.getfixturevalue("s3") + "/out"
+        out = request.getfixturevalue("s3") + "/out"  # skips if there is no s3fs
+        system = fsspec.filesystem("s3")
         # Sources, too.
         system.put(f"{images}/", "bucket/images/", recursive=True)
         images = "s3://bucket/images"

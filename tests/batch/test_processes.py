@@ -122,7 +122,7 @@ def test_a_source_that_grew_is_for_one_process_first(tmp_path):
     source = make_images(tmp_path / "images", 4, 0)
     do(source, tmp_path / "out", (0, 2))
     make_images(tmp_path / "images", 6, 0)
-    with pytest.raises(JobError, match="run this once as one process"):
+    with pytest.raises(JobError, match="Run this once as one process"):
         do(source, tmp_path / "out", (1, 2))
     do(source, tmp_path / "out")
     assert len(outputs(tmp_path / "out")) == 12
