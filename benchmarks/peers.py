@@ -193,10 +193,10 @@ def _openvino(setup: Setup, dtype: str) -> Run:
 def _keras_hub(setup: Setup, dtype: str) -> Run:
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from flax.traverse_util import flatten_dict
     from keras_hub.models import DepthAnythingBackbone, DepthAnythingDepthEstimator, DINOV2Backbone
 
     import dajax
-    from dajax.weights.tree import flatten
 
     model, params = dajax.load(setup.checkpoint)
     config, encoder = model.config, model.config.backbone_config
@@ -219,7 +219,7 @@ def _keras_hub(setup: Setup, dtype: str) -> Run:
         head_in_index=config.head_in_index,
         feature_keys=[f"stage{i}" for i in encoder.out_indices],
     )
-    values = {path: np.asarray(value) for path, value in flatten(params).items()}
+    values = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
     for variable in network.variables:
         value = values[_dajax_path(variable.path)]
         if _dajax_path(variable.path).endswith("upsample/kernel"):

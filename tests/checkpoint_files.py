@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from refusal import refused
 
 import dajax
@@ -13,12 +14,11 @@ from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import write_safetensors
 from dajax.weights.shapes import parameter_shapes
 from dajax.weights.torch_files.torch_write import write_torch
-from dajax.weights.tree import flatten
 
 
 def tensors_of(config, table="huggingface", dtype="float32", seed=0):
     """A checkpoint's tensors, made without the code under test but for its table of names."""
-    flat = flatten(random_params(config, seed))
+    flat = flatten_dict(random_params(config, seed), sep="/")
     tensors, thirds = {}, {}
     for path, source in sources(table, flat).items():
         joined = source.transform.to_torch(flat[path]).astype(dtype)
@@ -62,7 +62,7 @@ def write_index(folder, weight_map):
 
 def assert_params(params, expected):
     """The same paths, types and bits."""
-    found, expected = flatten(params), flatten(expected)
+    found, expected = flatten_dict(params, sep="/"), flatten_dict(expected, sep="/")
     assert found.keys() == expected.keys()
     for path, leaf in found.items():
         assert leaf.dtype == expected[path].dtype, path

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.remote import is_remote
@@ -16,7 +17,6 @@ from dajax.batch.storage import Storage
 from dajax.depth_maps.encode import described
 from dajax.errors import JobRefusedError
 from dajax.numerics import NUMERICS
-from dajax.weights.tree import flatten
 
 if TYPE_CHECKING:
     from dajax.inference.estimator import DepthEstimator
@@ -30,7 +30,7 @@ JOB_FORMAT = 1
 def weights_digest(params: Mapping[str, Any]) -> str:
     """Return the SHA-256 of all params, with their names, types and shapes."""
     found = hashlib.sha256()
-    for path, leaf in sorted(flatten(params).items()):
+    for path, leaf in sorted(flatten_dict(params, sep="/").items()):
         array = np.asarray(leaf)
         found.update(f"{path} {array.dtype} {array.shape}\n".encode())
         found.update(np.ascontiguousarray(array).tobytes())

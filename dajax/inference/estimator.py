@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import path_aware_map
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -24,7 +25,6 @@ from dajax.model.precision import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.loading import load
-from dajax.weights.tree import flatten, nest
 
 # An image waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
 _WAITING_BATCHES = 4
@@ -343,11 +343,11 @@ def _adapt(
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
             raise ConfigError(f'dtype {dtype} needs jax.config.update("jax_enable_x64", True)')
 
-        def cast(path: str, leaf: Any) -> Any:
+        def cast(path: tuple[Any, ...], leaf: Any) -> Any:
             # numpy's are cast where they are: only what is wanted goes to the devices.
-            kept = parameter_dtype(path, dtype)
+            kept = parameter_dtype("/".join(path), dtype)
             return leaf.astype(kept) if isinstance(leaf, jax.Array) else np.asarray(leaf, kept)
 
-        params = nest({path: cast(path, leaf) for path, leaf in flatten(params).items()})
+        params = path_aware_map(cast, params)
         model = model.clone(dtype=dtype)
     return model, params

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import nest
 
 _PARALLEL = ("jit", "pmap")
 # Axes that hold images by the custom of jax's own examples.
@@ -53,7 +53,8 @@ def param_shardings(config: DepthAnythingConfig, mesh: Mesh, axis: str | None = 
         cut = max(divisible, key=lambda i: (shape[i], i), default=None)
         return PartitionSpec() if cut is None else PartitionSpec(*[axis if i == cut else None for i in range(rank)])
 
-    return nest({path: NamedSharding(mesh, spec(shape)) for path, shape in parameter_shapes(config).items()})
+    shapes = unflatten_dict(parameter_shapes(config), sep="/")
+    return jax.tree.map(lambda shape: NamedSharding(mesh, spec(shape)), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def resolve_mesh(mesh: Mesh | str | None, parallel: str) -> Mesh | None:

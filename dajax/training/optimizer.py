@@ -9,7 +9,6 @@ import jax
 import optax
 
 from dajax.errors import ConfigError
-from dajax.weights.tree import flatten, nest
 
 # Parameters that are no matrices, or tables that are looked up: weight decay would only pull them to zero.
 _NOT_DECAYED = ("bias", "scale", "lambda1", "cls_token", "mask_token", "position_embeddings")
@@ -90,5 +89,4 @@ def _check(**values: tuple[float, float]) -> None:
 
 def encoder_only(params: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
     """Return `fresh` params with the encoder of `params`: where metric fine-tuning starts from."""
-    found = flatten(params)
-    return nest({path: found[path] if path.startswith("backbone/") else leaf for path, leaf in flatten(fresh).items()})
+    return {**fresh, "backbone": params["backbone"]}

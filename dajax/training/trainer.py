@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from dajax import losses
@@ -25,7 +26,6 @@ from dajax.training.validation import Validation
 from dajax.weights.loading import load
 from dajax.weights.saving import save
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten, nest
 
 _LAST_BIAS = "head/conv3/bias"
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -146,9 +146,9 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     """
     pixels = jnp.zeros((1, 2 * config.patch_size, 2 * config.patch_size, 3))
     variables: Mapping[str, Any] = jax.jit(DepthAnything(config).init)(jax.random.key(seed), pixels)
-    flat = flatten(variables["params"])
+    flat = flatten_dict(variables["params"], sep="/")
     bias = -2.0 if config.is_metric else 1.0
-    return nest(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)})
+    return unflatten_dict(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)}, sep="/")
 
 
 def _check_loss(settings: Settings, config: DepthAnythingConfig) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dajax.checkpoints import NOT_STATED, checkpoint_of
 from dajax.config import DepthAnythingConfig
@@ -38,7 +39,6 @@ from dajax.weights.report import raise_problems
 from dajax.weights.safetensors_io import FLOAT_DTYPES
 from dajax.weights.shapes import Shape
 from dajax.weights.torch_files.torch_file import TorchFile
-from dajax.weights.tree import flatten, nest
 
 # Two are enough to read the next tensor while the last one is transposed; more only take memory.
 _READERS = 2
@@ -228,7 +228,7 @@ def _read_all(plan: Plan, tensors: Tensors, dtype_of: DtypeOf, sharding: Any, ch
                 first, future = ahead.popleft()
                 params[first] = place(first, future.result())
         params |= {rest: place(rest, future.result()) for rest, future in ahead}
-    return nest(params)
+    return unflatten_dict(params, sep="/")
 
 
 def _kept_dtype(source: Source, tensors: Tensors, has_float64: bool) -> np.dtype:
@@ -283,7 +283,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 def _placement(sharding: Any, plan: Plan) -> Callable[[str, np.ndarray], jax.Array]:
     if isinstance(sharding, Mapping):
-        flat = flatten(sharding)
+        flat = flatten_dict(sharding, sep="/")
         raise_problems("sharding does not fit the params", [f"missing: {path}" for path in plan if path not in flat])
         return lambda path, array: _put(path, array, flat[path])
     return lambda path, array: _put(path, array, sharding)

@@ -13,15 +13,15 @@ import zlib
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from dajax.config import DepthAnythingConfig
 from dajax.weights.shapes import Shape, parameter_shapes
-from dajax.weights.tree import nest
 
 
 def random_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     """Return nested numpy parameters, float32, the same on every machine and under every version of numpy."""
-    return nest({path: _draw(path, shape, seed) for path, shape in parameter_shapes(config).items()})
+    return unflatten_dict({path: _draw(path, shape, seed) for path, shape in parameter_shapes(config).items()}, sep="/")
 
 
 def _draw(path: str, shape: Shape, seed: int) -> np.ndarray:

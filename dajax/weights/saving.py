@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import jax
 import numpy as np
+from flax.core import FrozenDict
+from flax.traverse_util import flatten_dict
 
 from dajax.checkpoints import ALIASES, official_stem
 from dajax.config import DepthAnythingConfig
@@ -22,7 +24,6 @@ from dajax.weights.report import raise_problems
 from dajax.weights.safetensors_io import dtype_code, write_safetensors
 from dajax.weights.shapes import parameter_shapes
 from dajax.weights.torch_files.torch_write import write_torch
-from dajax.weights.tree import flatten
 
 if TYPE_CHECKING:
     from dajax.model.depth_anything import DepthAnything
@@ -67,7 +68,9 @@ def save(
         raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
     filename = weights_name(format, model.config)
     directory = Path(directory)
-    flat = flatten(params)
+    if not isinstance(params, dict | FrozenDict):
+        raise WeightsError(f"params must be a nested dict, got {type(params).__name__}")
+    flat = flatten_dict(params, sep="/")
     shapes = parameter_shapes(model.config)
     _check(flat, shapes)
     if format == "official":

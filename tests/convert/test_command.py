@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from authors import official_shapes, official_state, write_official
+from flax.traverse_util import flatten_dict
 from seeded import write_checkpoint
 from tiny import tiny_config, tiny_metric_config
 
@@ -23,7 +24,6 @@ from convert.to_pytorch import to_pytorch
 from convert.verify_table import StageError
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten
 
 ROOT = Path(dajax.__file__).parents[1]
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
@@ -60,7 +60,7 @@ def files(folder):
 
 
 def assert_same_params(first, second):
-    first, second = flatten(first), flatten(second)
+    first, second = flatten_dict(first, sep="/"), flatten_dict(second, sep="/")
     assert first.keys() == second.keys()
     for path, leaf in first.items():
         np.testing.assert_array_equal(leaf, second[path], err_msg=path)
@@ -96,14 +96,14 @@ def test_config_of_a_lone_file(run, lone, tmp_path):
     assert (status, err) == (0, "")
     model, params = dajax.load(tmp_path / "out" / "mine")
     assert model.config == tiny_metric_config()
-    assert flatten(params).keys() == parameter_shapes(CONFIG).keys()
+    assert flatten_dict(params, sep="/").keys() == parameter_shapes(CONFIG).keys()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(run, checkpoint, tmp_path, dtype):
     assert run(checkpoint, "--out", tmp_path / "out", "--dtype", dtype)[0] == 0
     params, before = dajax.load(tmp_path / "out" / "tiny")[1], dajax.load(checkpoint)[1]
-    assert {str(leaf.dtype) for leaf in flatten(params).values()} == {dtype}
+    assert {str(leaf.dtype) for leaf in flatten_dict(params, sep="/").values()} == {dtype}
     kernel, exact = (p["head"]["conv1"]["kernel"] for p in (params, before))
     np.testing.assert_array_equal(kernel, exact.astype(jnp.dtype(dtype)))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from seeded import error, make_image, write_checkpoint
 from tiny import tiny_config, tiny_metric_config
@@ -18,7 +19,6 @@ import dajax
 from dajax.errors import ConfigError, HubError, ImageError, JobError, WeightsError
 from dajax.inference.estimator import _check_batch_size
 from dajax.preprocessing.buckets import Buckets
-from dajax.weights.tree import flatten
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 # Across batch sizes; at one padded batch shape results are bit-equal.
@@ -311,7 +311,7 @@ def test_half_precision_is_close_and_gives_float32(checkpoint, estimator, dtype,
     by_pair = dajax.DepthEstimator(dajax.load(checkpoint), dtype=dtype, input_size=70)
     for half in (by_name, by_pair):
         assert half.dtype == half.model.dtype == jnp.dtype(dtype)
-        kept = {path: leaf.dtype for path, leaf in flatten(half.params).items()}
+        kept = {path: leaf.dtype for path, leaf in flatten_dict(half.params, sep="/").items()}
         matrices = {path for path in kept if path.startswith("backbone/layer_") and path.endswith("kernel")}
         assert len(matrices) == 6 * half.model.config.backbone_config.num_hidden_layers
         assert {kept.pop(path) for path in matrices} == {jnp.dtype(dtype)}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from seeded import make_image, pixels, write_checkpoint
 from tiny import tiny_config
@@ -25,7 +26,6 @@ from dajax.inference.parallel import batch_axes, distribute, param_shardings, pl
 from dajax.model.platform import target_platform
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -430,7 +430,7 @@ def test_sharded_params_by_name(checkpoint):
 def test_param_shardings_cut_inputs_or_outputs():
     config = tiny_config(neck_hidden_sizes=(7, 12, 16, 24))
     mesh = mesh_of(names=("data", "model"), shape=(1, 2))
-    found = flatten(param_shardings(config, mesh))
+    found = flatten_dict(param_shardings(config, mesh), sep="/")
     assert found.keys() == parameter_shapes(config).keys()
     expected = {
         "backbone/layer_0/mlp/fc1/kernel": (None, "model"),  # 32, 128
@@ -445,7 +445,7 @@ def test_param_shardings_cut_inputs_or_outputs():
     }
     for path, spec in expected.items():
         assert found[path] == NamedSharding(mesh, PartitionSpec(*spec)), path
-    over_data = flatten(param_shardings(config, mesh, axis="data"))
+    over_data = flatten_dict(param_shardings(config, mesh, axis="data"), sep="/")
     assert over_data["backbone/layer_0/mlp/fc1/kernel"].spec == PartitionSpec(None, "data")
     with pytest.raises(ConfigError, match="'data', 'model', got 'fsdp'"):
         param_shardings(config, mesh, axis="fsdp")
@@ -454,7 +454,7 @@ def test_param_shardings_cut_inputs_or_outputs():
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_param_shardings_halve_what_a_device_holds(size):
     config = getattr(DepthAnythingConfig, size)()
-    shapes, shardings = parameter_shapes(config), flatten(param_shardings(config, mesh_of()))
+    shapes, shardings = parameter_shapes(config), flatten_dict(param_shardings(config, mesh_of()), sep="/")
     on_each = sum(int(np.prod(shardings[path].shard_shape(shape))) for path, shape in shapes.items())
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     print(f"{size}: {on_each / total:.2%} on each of two devices")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from flax.traverse_util import flatten_dict
 from reference import load_reference
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 from transformers import DepthAnythingConfig as ReferenceConfig
 from transformers import DepthAnythingForDepthEstimation
 
 import dajax
-from dajax.weights.tree import flatten
 
 CONFIGS = {
     "gelu": tiny_config(),
@@ -102,11 +102,11 @@ def test_every_form_gives_the_same_params(tmp_path, kind):
         tensor.copy_(torch.randn(tensor.shape))
     model.save_pretrained(tmp_path / "hf")
     _, params = dajax.load(tmp_path / "hf")
-    expected = flatten(params)
+    expected = flatten_dict(params, sep="/")
     state = safetensors.torch.load_file(tmp_path / "hf" / "model.safetensors")
     seen = []
     for name, path in forms(state, tmp_path):
-        found = flatten(dajax.load(path, config=config)[1])
+        found = flatten_dict(dajax.load(path, config=config)[1], sep="/")
         assert found.keys() == expected.keys()
         for flax_path, leaf in found.items():
             assert np.array_equal(np.asarray(leaf), np.asarray(expected[flax_path])), (name, flax_path)

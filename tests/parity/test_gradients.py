@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 from reference import checkpoint_shapes, load_reference
 from seeded import pixels, uniform, write_checkpoint
 from tiny import tiny_metric_config, tiny_swiglu_config
 
 import dajax
 from dajax import DepthAnythingConfig
-from dajax.weights.tree import flatten
 
 CASES = {
     "small": (DepthAnythingConfig.small(), (126, 154)),
@@ -43,7 +43,8 @@ def test_every_gradient(tmp_path, name):
         parameter.data = gradient
     reference.float().save_pretrained(tmp_path / "gradients")
     expected = {
-        path: np.asarray(leaf, np.float64) for path, leaf in flatten(dajax.load(tmp_path / "gradients")[1]).items()
+        path: np.asarray(leaf, np.float64)
+        for path, leaf in flatten_dict(dajax.load(tmp_path / "gradients")[1], sep="/").items()
     }
 
     model, params = dajax.load(checkpoint)
@@ -52,7 +53,9 @@ def test_every_gradient(tmp_path, name):
         return jnp.square(model.apply({"params": params}, x).predicted_depth - target).mean()
 
     with jax.default_matmul_precision("highest"):
-        found = {path: np.asarray(leaf) for path, leaf in flatten(jax.jit(jax.grad(loss))(params)).items()}
+        found = {
+            path: np.asarray(leaf) for path, leaf in flatten_dict(jax.jit(jax.grad(loss))(params), sep="/").items()
+        }
 
     assert found.keys() == expected.keys()
     zero = {path for path, leaf in found.items() if not leaf.any()}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from flax.traverse_util import flatten_dict
 from reference import load_reference, run
 from seeded import error, pixels
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
@@ -20,7 +21,6 @@ from dajax.weights.mapping import sources
 from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten
 
 TINY = tiny_config()
 CONFIGS = {
@@ -44,7 +44,7 @@ def reference(config, dtype="float32"):
 
 def assert_same_values(params, model):
     """Every param is the module's own tensor, by the table of its own names."""
-    state, flat = model.state_dict(), flatten(params)
+    state, flat = model.state_dict(), flatten_dict(params, sep="/")
     found = sources("huggingface-5", flat)
     assert {name for source in found.values() for name in source.names} == state.keys()
     for path, source in found.items():
@@ -119,7 +119,7 @@ def test_bytes_of_mixed_types(tmp_path):
     random = torch.Generator().manual_seed(0)
     dtypes = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
     with jax.enable_x64(True):
-        flat, state = flatten(random_params(TINY)), {}
+        flat, state = flatten_dict(random_params(TINY), sep="/"), {}
         for i, (path, source) in enumerate(sources("huggingface", flat).items()):
             value = torch.tensor(np.ascontiguousarray(source.transform.to_torch(flat[path])))
             state[source.names[0]] = (value + torch.rand(value.shape, generator=random)).to(dtypes[i % 4])

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from tiny import shallow_config
 
 from dajax.errors import ConfigError
 from dajax.training.optimizer import decay_mask, encoder_only, make_optimizer, poly_schedule
 from dajax.weights.random import random_params
-from dajax.weights.tree import flatten
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def updates(optimizer, params, gradients, count=1):
     state = optimizer.init(params)
     for _ in range(count):
         found, state = jax.jit(optimizer.update)(gradients, state, params)
-    return flatten(found)
+    return flatten_dict(found, sep="/")
 
 
 def test_schedule_by_hand():
@@ -55,8 +55,8 @@ def test_only_kernels_decay(params):
     zeros = jax.tree.map(jnp.zeros_like, params)
     optimizer = make_optimizer(params, steps=100, learning_rate=1e-2, encoder_learning_rate=1e-2, weight_decay=0.5)
     decayed = {path for path, update in updates(optimizer, params, zeros).items() if np.any(update != 0)}
-    assert decayed == {path for path in flatten(params) if path.endswith("/kernel")}
-    assert decayed == {path for path, decays in flatten(decay_mask(params)).items() if decays}
+    assert decayed == {path for path in flatten_dict(params, sep="/") if path.endswith("/kernel")}
+    assert decayed == {path for path, decays in flatten_dict(decay_mask(params), sep="/").items() if decays}
 
 
 def test_clipping_is_of_all_gradients_together(params):
@@ -65,7 +65,7 @@ def test_clipping_is_of_all_gradients_together(params):
     huge = jax.tree.map(lambda leaf: 1e6 * leaf, ones(params))
     state = clipped.init(params)
     _, state = jax.jit(clipped.update)(huge, state, params)  # op by op it takes ten times as long
-    moments = [leaf for path, leaf in flatten({"state": _dict(state)}).items() if "/mu/" in path]
+    moments = [leaf for path, leaf in flatten_dict({"state": _dict(state)}, sep="/").items() if "/mu/" in path]
     expected, _ = jax.jit(sgd.update)(huge, sgd.init(params))
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in moments)) / (1 - 0.9)
     np.testing.assert_allclose(
@@ -88,7 +88,7 @@ def test_accumulation_is_one_update_of_the_mean(params):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(first))
     second, _ = accumulating.update(jax.tree.map(lambda leaf: -leaf, gradients), state, params)
     expected = updates(make_optimizer(params, steps=100), params, gradients)
-    for path, update in flatten(second).items():
+    for path, update in flatten_dict(second, sep="/").items():
         np.testing.assert_allclose(update, expected[path], rtol=1e-6)
 
 
@@ -109,6 +109,6 @@ def test_bad_numbers(params, options):
 
 def test_encoder_only(params):
     fresh = jax.tree.map(lambda leaf: leaf + 1, params)
-    for path, leaf in flatten(encoder_only(params, fresh)).items():
+    for path, leaf in flatten_dict(encoder_only(params, fresh), sep="/").items():
         source = params if path.startswith("backbone/") else fresh
-        np.testing.assert_array_equal(leaf, flatten(source)[path])
+        np.testing.assert_array_equal(leaf, flatten_dict(source, sep="/")[path])

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from environment import as_here
+from flax.traverse_util import flatten_dict
 from tiny import shallow_config
 
 import dajax
@@ -15,7 +16,6 @@ from dajax.training.batches import SceneBatches
 from dajax.training.log import read_rows
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
 from dajax.training.trainer import train
-from dajax.weights.tree import flatten
 
 # A process that is asked for the batch `stop` is gone at once, as one that is preempted; one whose loss is to be NaN
 # has a label that is.
@@ -101,7 +101,7 @@ def test_two_processes_that_were_preempted_end_as_one_that_was_not(place):
 
     for name in ("log.csv", "validation.csv", "images/00000002.png", "images/00000004.png"):
         assert (place / "run" / name).read_bytes() == (place / "alone" / name).read_bytes(), name
-    one, two = (flatten(dajax.load(folder)[1]) for folder in (alone, place / "run" / "model"))
+    one, two = (flatten_dict(dajax.load(folder)[1], sep="/") for folder in (alone, place / "run" / "model"))
     for path, leaf in one.items():
         np.testing.assert_array_equal(two[path], leaf, err_msg=path)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from tiny import shallow_config, shallow_metric_config
 
@@ -17,7 +18,6 @@ from dajax.training.train_settings import LOSSES as NAMES_OF_LOSSES
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
 from dajax.training.trainer import LOSSES, fresh_params, start, train
 from dajax.weights.random import random_params
-from dajax.weights.tree import flatten
 
 DATA = DataSettings(size=42, count=6, batch_size=2, validation=3)
 
@@ -56,8 +56,8 @@ def test_the_model_opens(finished):
     output, config = finished
     model, params = dajax.load(output / "model")
     assert model.config == config
-    before = flatten(start(ModelSettings(config=config.to_dict()), 0)[1])
-    moved = {path for path, leaf in flatten(params).items() if np.any(np.asarray(leaf) != before[path])}
+    before = flatten_dict(start(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
+    moved = {path for path, leaf in flatten_dict(params, sep="/").items() if np.any(np.asarray(leaf) != before[path])}
     assert "head/conv1/kernel" in moved
     assert any(path.startswith("backbone/") for path in moved)
     estimator = dajax.DepthEstimator(output / "model")
@@ -97,13 +97,13 @@ def test_fine_tuning_starts_from_the_encoder(tmp_path):
     to_metric = {"depth_estimation_type": "metric", "max_depth": 20}
     config, params = start(ModelSettings(start=str(tmp_path), config=to_metric, encoder_only=True), 0)
     assert config == metric
-    encoder, fresh = flatten(random_params(relative)), flatten(fresh_params(metric))
-    for path, leaf in flatten(params).items():
+    encoder, fresh = flatten_dict(random_params(relative), sep="/"), flatten_dict(fresh_params(metric), sep="/")
+    for path, leaf in flatten_dict(params, sep="/").items():
         np.testing.assert_array_equal(leaf, encoder[path] if path.startswith("backbone/") else fresh[path])
     for changes, expected in (({}, relative), (to_metric, metric)):
         config, params = start(ModelSettings(start=str(tmp_path), config=changes), 0)
         assert config == expected
-        assert all(np.array_equal(leaf, encoder[path]) for path, leaf in flatten(params).items())
+        assert all(np.array_equal(leaf, encoder[path]) for path, leaf in flatten_dict(params, sep="/").items())
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_frozen_encoder_stays_and_half_precision_is_only_what_is_saved(tmp_pat
     config = shallow_config()
     frozen = OptimizerSettings(learning_rate=1e-3, encoder_learning_rate=0.0)
     output = train(settings(tmp_path, config, optimizer=frozen, ema_decay=0.0, save_dtype="float16"), progress=False)
-    before = flatten(start(ModelSettings(config=config.to_dict()), 0)[1])
+    before = flatten_dict(start(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
     before = {path: leaf.astype(np.float16) for path, leaf in before.items()}
-    after = flatten(dajax.load(output)[1])
+    after = flatten_dict(dajax.load(output)[1], sep="/")
     assert {leaf.dtype for leaf in after.values()} == {np.dtype("float16")}
     for path in before:
         same = np.array_equal(after[path], before[path])

@@ -4,13 +4,13 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 import dajax
 from dajax.errors import ConfigError, LicenceWarning, WeightsError
 from dajax.weights.conversion import convert
 from dajax.weights.random import random_params
-from dajax.weights.tree import flatten
 
 FORMATS = ("hf", "flax", "official")
 CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny_swiglu_config()}
@@ -40,8 +40,8 @@ def test_all_ways_lead_to_the_same_bytes(tmp_path, kind, dtype):
             assert convert(before, place, format=format).config == config
         convert(place, tmp_path / "-".join(order), format="hf")
         assert weights(tmp_path / "-".join(order)) == weights(tmp_path / "start")
-        found = flatten(dajax.load(place)[1])
-        for path, leaf in flatten(params).items():
+        found = flatten_dict(dajax.load(place)[1], sep="/")
+        for path, leaf in flatten_dict(params, sep="/").items():
             assert np.asarray(found[path]).tobytes() == leaf.tobytes(), path
 
 

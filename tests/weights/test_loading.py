@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import assert_params, assert_refused, tensors_of, write_file, write_folder
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
@@ -19,7 +20,6 @@ from dajax.errors import ConfigError
 from dajax.weights.mapping import sources
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten, nest
 
 CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny_swiglu_config()}
 
@@ -140,7 +140,7 @@ def test_param_dtype(tmp_path):
 
     model, params = dajax.load(folder, param_dtype=matrices_in_half)
     assert model.dtype == jnp.float32
-    by_path = flatten(params)
+    by_path = flatten_dict(params, sep="/")
     assert {leaf.dtype for path, leaf in by_path.items() if path.endswith("kernel")} == {jnp.float16.dtype}
     assert {leaf.dtype for path, leaf in by_path.items() if not path.endswith("kernel")} == {jnp.float32.dtype}
 
@@ -159,7 +159,7 @@ def test_float64_file(tmp_path):
     """jax without x64 has no float64: float32 it is, and float64 where x64 is on."""
     config = tiny_config()
     exact = jax.tree.map(lambda x: x.astype(np.float64) + 1e-9, random_params(config))
-    flat = flatten(exact)
+    flat = flatten_dict(exact, sep="/")
     tensors = {s.names[0]: s.transform.to_torch(flat[path]) for path, s in sources("huggingface", flat).items()}
     folder = write_folder(tmp_path, config, tensors)
     with pytest.warns(UserWarning, match="float64 tensors, which become float32"):
@@ -240,11 +240,11 @@ def test_a_sharding_for_each(tmp_path):
         path: NamedSharding(mesh, last(len(shape)) if shape[-1] % 2 == 0 else whole) for path, shape in shapes.items()
     }
     folder = write_folder(tmp_path, config)
-    params = dajax.load(folder, sharding=nest(specs))[1]
-    assert all(leaf.sharding == specs[path] for path, leaf in flatten(params).items())
+    params = dajax.load(folder, sharding=unflatten_dict(specs, sep="/"))[1]
+    assert all(leaf.sharding == specs[path] for path, leaf in flatten_dict(params, sep="/").items())
     assert_params(params, random_params(config))
 
-    missing = nest({path: spec for path, spec in specs.items() if "head/conv1" not in path})
+    missing = unflatten_dict({path: spec for path, spec in specs.items() if "head/conv1" not in path}, sep="/")
     message = assert_refused(folder, "sharding does not fit the params", sharding=missing)
     assert all(f"missing: head/conv1/{name}" in message for name in ("kernel", "bias"))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 from dajax import DepthAnything, DepthAnythingConfig
@@ -11,7 +12,6 @@ from dajax.checkpoints import ALIASES
 from dajax.weights.mapping import TABLES, TRANSFORMS, recognise, sources, targets, torch_shape
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
-from dajax.weights.tree import flatten, nest
 
 
 def with_backbone(config, **changes):
@@ -45,7 +45,7 @@ def test_shapes_are_those_of_init(name):
     config = CONFIGS[name]
     side = 2 * config.patch_size
     variables = jax.eval_shape(DepthAnything(config).init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
-    found = {path: leaf.shape for path, leaf in flatten(variables["params"]).items()}
+    found = {path: leaf.shape for path, leaf in flatten_dict(variables["params"], sep="/").items()}
     assert set(variables) == {"params"}
     assert found == parameter_shapes(config)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {"float32"}
@@ -89,7 +89,7 @@ def test_tables_are_bijective(name, table):
 def test_every_value_arrives(name, table):
     """There and back through each table, every element is at its place."""
     config = CONFIGS[name]
-    flat = flatten(random_params(config))
+    flat = flatten_dict(random_params(config), sep="/")
     for path, source in sources(table, flat).items():
         tensor = source.transform.to_torch(flat[path])
         rows, *rest = torch_shape(source, flat[path].shape)
@@ -219,8 +219,3 @@ def test_axes():
     assert TRANSFORMS["deconv"].to_flax(deconv)[y, x, i, o] == deconv[i, o, y, x]
     assert TRANSFORMS["linear"].to_flax(conv[:, :, y, x])[i, o] == conv[o, i, y, x]
     assert TRANSFORMS["pointwise"].to_flax(conv[:, :, :1, :1])[i, o] == conv[o, i, 0, 0]
-
-
-def test_tree():
-    assert nest({"a/b/c": 1, "a/d": 2, "e": 3}) == {"a": {"b": {"c": 1}, "d": 2}, "e": 3}
-    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a/b/c": 1, "a/d": 2, "e": 3}

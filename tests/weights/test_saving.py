@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 from checkpoint_files import assert_params
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
@@ -28,7 +29,6 @@ from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.saving import weights_name
 from dajax.weights.torch_files.torch_file import TorchFile
-from dajax.weights.tree import flatten, nest
 
 CONFIGS = {"gelu": tiny_config(), "metric": tiny_metric_config(), "swiglu": tiny_swiglu_config()}
 HF_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
@@ -66,7 +66,7 @@ def test_hf_there_and_back(tmp_path, kind, dtype):
 def test_a_file_of_the_package_comes_back(tmp_path, kind, dtype):
     """What the safetensors package wrote, from arrays that dajax never saw, is what dajax writes."""
     config = CONFIGS[kind]
-    flat = flatten(random_params(config))
+    flat = flatten_dict(random_params(config), sep="/")
     tensors = {
         source.names[0]: np.ascontiguousarray(source.transform.to_torch(flat[path])).astype(dtype)
         for path, source in sources("huggingface", flat).items()
@@ -92,7 +92,7 @@ def test_flax_there_and_back(tmp_path, kind, dtype):
     for name in names(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     with SafetensorsFile(tmp_path / "first" / "params.safetensors") as file:
-        assert file.tensors.keys() == flatten(params).keys()
+        assert file.tensors.keys() == flatten_dict(params, sep="/").keys()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -108,7 +108,9 @@ def test_official_there_and_back(tmp_path, kind, dtype):
     for name in names(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     with TorchFile(tmp_path / "first" / "model.pth") as file:
-        assert len(file.tensors) == len(flatten(params)) - 2 * 2 * 4  # one qkv weight and bias for three, in 4 layers
+        assert (
+            len(file.tensors) == len(flatten_dict(params, sep="/")) - 2 * 2 * 4
+        )  # one qkv weight and bias for three, in 4 layers
         assert file.tensors["pretrained.blocks.0.attn.qkv.weight"].shape == (96, 32)
 
 
@@ -164,9 +166,9 @@ def test_processor_goes_along(tmp_path):
 
 def test_mixed_types(tmp_path):
     config = tiny_config()
-    flat = flatten(random_params(config))
+    flat = flatten_dict(random_params(config), sep="/")
     kinds = [np.float32, jnp.bfloat16, np.float16]
-    params = nest({path: leaf.astype(kinds[i % 3]) for i, (path, leaf) in enumerate(flat.items())})
+    params = unflatten_dict({path: leaf.astype(kinds[i % 3]) for i, (path, leaf) in enumerate(flat.items())}, sep="/")
     dajax.save(tmp_path, dajax.DepthAnything(config), params)
     assert_params(dajax.load(tmp_path)[1], params)
     assert "torch_dtype" not in json.loads((tmp_path / "config.json").read_text())
