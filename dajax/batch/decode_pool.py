@@ -24,9 +24,9 @@ from dajax.batch.items import Item
 from dajax.errors import JobError
 from dajax.preprocessing.buckets import ProcessedImage
 
-# Until a process has imported what it needs, from a cold network disk perhaps.
+# Seconds that a process may take to import what it needs, perhaps from a slow network disk.
 _START_S = 120.0
-# Until a process that was killed is gone.
+# Seconds until a killed process must be gone.
 _END_S = 5.0
 
 
@@ -35,10 +35,10 @@ class Decoded:
     """An image that was read, or why it was not.
 
     Attributes:
-        item: which one.
-        image: as the network takes it, or None.
-        notes: what the reader said.
-        reason: why there is no image.
+        item: The item.
+        image: The image as the network takes it, or None.
+        notes: What the reader said about the image.
+        reason: Why there is no image.
     """
 
     item: Item
@@ -48,13 +48,13 @@ class Decoded:
 
 
 class Decoders:
-    """Reads items ahead, in order, in `count` processes.
+    """Reads items ahead, in order, in several processes.
 
     Args:
-        count: of processes.
-        options: of the `Buckets` in them.
-        timeout: seconds that one image may take; then its process is killed and the image is left out.
-        ahead: how many items may be read before the first of them is taken.
+        count: How many processes.
+        options: The options of the `Buckets` that they process images with, see `Buckets.options`.
+        timeout: Seconds that one image may take; after that its process is killed and the image is left out.
+        ahead: How many items may be read before the first of them is taken.
     """
 
     def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
@@ -71,7 +71,7 @@ class Decoders:
         """Yield what became of each item, in order.
 
         Raises:
-            JobError: the machine lacks what reading takes (open files, memory, processes).
+            JobError: The machine lacks what reading needs (open files, memory, processes, the network).
         """
         waiting: deque[Future[Decoded]] = deque()
         for item in items:
@@ -123,9 +123,9 @@ class Decoders:
             except (EOFError, OSError):
                 status = self._drop(worker)
                 worker = None
-                # Once more, for the case that it was not the image: the machine may have been short of memory.
+                # It is tried once more, because the image may not be the cause: memory may have been short.
                 if attempt == 2:
-                    reason = f"the process that reads images died of it, twice ({_ended(status)})"
+                    reason = f"the process that reads images died on it, twice ({_ended(status)})"
                     return None, Decoded(item, reason=reason)
                 continue
             break
@@ -172,9 +172,9 @@ class _Process:
     def __init__(self, options: str) -> None:
         mine, its = socket.socketpair()
         with mine, its:
-            # Started afresh: a fork of a process that runs jax deadlocks, and a spawn would run the caller's script.
+            # A fork of a process that runs jax deadlocks, and multiprocessing's spawn would run the caller's script.
             self._process = subprocess.Popen(
-                # -P: a random.py beside the images is not the one to import.
+                # -P: Python must not import a random.py that lies beside the images.
                 [
                     sys.executable,
                     "-P",
@@ -191,7 +191,12 @@ class _Process:
             self._connection = Connection(mine.detach())
 
     def ask(self, request: bytes, timeout: float) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Return the answer and the pixels; TimeoutError, or EOFError or OSError if the process is gone."""
+        """Return the answer and the pixels.
+
+        Raises:
+            TimeoutError: It took too long.
+            EOFError, OSError: The process has ended.
+        """
         self._connection.send_bytes(request)
         self._wait(timeout)
         answer = json.loads(self._connection.recv_bytes())
@@ -202,7 +207,12 @@ class _Process:
         return answer, np.frombuffer(data, np.float32).reshape(answer["shape"])
 
     def begin(self) -> None:
-        """Wait until it can be asked; TimeoutError, or EOFError or OSError if it ended instead."""
+        """Wait until the process is ready.
+
+        Raises:
+            TimeoutError: It took too long.
+            EOFError, OSError: The process has ended.
+        """
         self._wait(_START_S)
         self._connection.recv_bytes()
 
@@ -215,13 +225,13 @@ class _Process:
         try:
             status = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            # It hangs in the kernel, on a file system that does not answer, and goes when that does.
+            # It hangs in the kernel, on a file system that does not answer, and ends when that answers.
             status = -signal.SIGKILL
         self._connection.close()
         return status
 
     def _wait(self, timeout: float) -> None:
-        """Wait for a message. In slices: the time in which all stood still (Ctrl-Z, a paused machine) is nobody's."""
+        """Wait for a message, in slices: of the time in which all stood still (Ctrl-Z), only one slice is counted."""
         slice_s = min(1.0, timeout / 10)
         waited = 0.0
         while not self._connection.poll(slice_s):

@@ -1,7 +1,8 @@
-"""A process that reads images for a job: `python -m dajax.batch.decoder_process FD`. The job survives its death.
+"""The program of a decoder process, which reads images for a job. If it dies, the job goes on.
 
-It loads neither jax nor the model. A request is the JSON of a location and of the processor's options; the answer is
-JSON, and where it went well the pixels.
+It loads neither jax nor the model. Its arguments are the descriptor of its socket, the id of the job's process, and the
+options of its `Buckets` as JSON. A request is the JSON of a location; the answer is JSON, followed by the pixels if the
+image could be read.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from dajax.errors import ImageError
 from dajax.images.read import read_image
 from dajax.preprocessing.buckets import Buckets
 
-# Not the image's fault: the job stops instead of leaving images out. EIO is not among them: a bad spot of a disk is
-# for ever, and one image's.
+# Errors that are not the image's fault: the job stops instead of leaving images out. EIO is not among them: a bad spot
+# of a disk stays bad, and concerns one image.
 _OF_THE_MACHINE = {
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOMEM,
-    # A network disk or a bucket that is away.
+    # A network disk or a bucket cannot be reached.
     errno.ESTALE,
     errno.ENOTCONN,
     errno.ETIMEDOUT,
@@ -44,14 +45,14 @@ _OF_THE_MACHINE = {
     errno.EPIPE,
     errno.ESHUTDOWN,
 }
-# What the process says when it can be asked.
+# The message that says that the process takes requests.
 READY = b"ready"
 _PR_SET_PDEATHSIG = 1
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Answer requests until the other end is closed."""
-    # Whoever stops the job stops this process, too; a terminal's Ctrl-C would reach both.
+    """Answer requests until the other end of the socket is closed."""
+    # The job's process ends this one. A terminal's Ctrl-C reaches both, and must not end this one earlier.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_with(parent)
@@ -76,7 +77,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any], Any]:
-    """Return what is said of an image, and its pixels if it could be read."""
+    """Return the answer about an image, and its pixels (float32 [height, width, 3]) if it could be read."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -96,7 +97,7 @@ def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any
 
 
 def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Whether other images would have failed, too."""
+    """Return whether other images would have failed, too."""
     return isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _OF_THE_MACHINE
 
 
@@ -109,7 +110,7 @@ def _bytes_or_path(request: dict[str, Any]) -> Any:
             return io.BytesIO(system.cat_file(inside, start=offset or None, end=end))
         except OSError:
             raise
-        except Exception as error:  # the client's own, which tries several times before it gives up
+        except Exception as error:  # an error class of the client, which has tried several times
             raise ConnectionError(f"cannot be read ({type(error).__name__}: {error})") from error
     if size is None:
         return path
@@ -119,7 +120,7 @@ def _bytes_or_path(request: dict[str, Any]) -> Any:
 
 
 def _end_with(parent: int) -> None:
-    """End when the job's process does, even within a decoder that never returns."""
+    """End this process when the job's process ends, even if an image decoder never returns."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

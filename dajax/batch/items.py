@@ -1,7 +1,7 @@
 """Where images come from: folders, patterns, lists, tables, tar shards, remote file systems.
 
-A source lists its items first, in a fixed order. An item has a key, which names it in the manifest and gives its output
-its place, and a location, from which a worker process reads it.
+A source is listed first, in a fixed order. Each item has a key, which names it in the manifest and from which its
+output name is made, and a location, from which a decoder process reads it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Location:
     """Where the bytes of an image are.
 
     Attributes:
-        path: a local path or the address of a remote file.
-        offset: where it begins in that file.
-        size: how many bytes it has; None for the whole file.
+        path: A local path or the address of a remote file.
+        offset: The byte at which the image begins in that file.
+        size: How many bytes it has; None for the whole file.
     """
 
     path: str
@@ -40,8 +40,8 @@ class Item:
     """An image of a source.
 
     Attributes:
-        key: its name in the source, the same in every run; unique.
-        location: where it is.
+        key: Its name in the source: unique, and the same in every run.
+        location: Where it is.
     """
 
     key: str
@@ -53,8 +53,8 @@ class Source:
     """What a job reads.
 
     Attributes:
-        items: sorted by key.
-        repeated: how many entries named an item that was there already.
+        items: The images, sorted by key.
+        repeated: How many entries named an item once more.
         kind: "folder", "pattern", "list", "table" or "tar".
     """
 
@@ -64,28 +64,30 @@ class Source:
 
 
 def find_items(source: str | os.PathLike[str], *, column: str | None = None, leave_out: Path | None = None) -> Source:
-    """List the images that a source names. Nothing but lists, tables and tar indices is opened.
+    """List the images of a source. It opens lists, tables and the indices of tar files, but no image.
 
-    - a folder: all files below it with an image's suffix; the key is the path below the folder.
-    - a pattern (`images/**/*.jpg`): the files that match; the key is the path below its fixed part.
+    - a folder: all files below it with the suffix of an image; the key is the path below the folder.
+    - a pattern (`images/**/*.jpg`): the files that match; the key is the path below the part without wildcards.
     - `list.txt`: a path in each line; the key is the line.
     - `table.csv`, `table.parquet`: paths in the column `column`; the key is the entry.
-    - `shard.tar`, or a pattern of such: the images in them (WebDataset); the key is SHARD/MEMBER.
+    - `name.tar`, or a pattern of tar files: the images in them (WebDataset); the key is FILE/MEMBER.
     - any of these as an fsspec address (`gs://bucket/images`).
 
     Args:
-        source: one of these.
-        column: of a table.
-        leave_out: a folder below which nothing is an input: the job's own output.
+        source: One of these.
+        column: The column of a table that has the paths; not needed if there is only one.
+        leave_out: A folder below which nothing is an input: the job's own output folder.
 
     Raises:
-        ImageError: there is nothing, or a folder cannot be listed.
-        ConfigError: a column is missing, or the address needs a package that is not installed.
-        JobError: a list, table or tar file cannot be read.
+        ImageError: There is no image, or a folder cannot be listed.
+        ConfigError: A column is missing, or the address needs a package that is not installed.
+        JobError: A list, table or tar file cannot be read.
     """
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):
-        raise ConfigError(f"{text}: a job reads no web pages; download the images first, or give a bucket's address")
+        raise ConfigError(
+            f"{text}: a job does not read web pages; download the images first, or give a bucket's address"
+        )
     suffix = os.path.splitext(text)[1].lower()
     if column is not None and suffix not in (".csv", ".parquet"):
         raise ConfigError(f"column = {column!r} goes with a .csv or .parquet source, not with {text}")
@@ -135,7 +137,7 @@ def _apart(paths: Iterable[Path], folder: Path | None) -> Iterator[Path]:
         return
     folder = folder.resolve()
     for path in paths:
-        # Of the path itself, not of what a link leads to: a link to an output is an input.
+        # The path itself counts, not the target of a link: a link to an output is an input.
         if folder not in (path.parent.resolve() / path.name).parents:
             yield path
 
@@ -148,7 +150,7 @@ def _entries(entries: Iterable[str]) -> Iterator[tuple[str, Location]]:
 def _lines(path: str) -> Iterator[str]:
     with _opened(path) as file:
         for line in file:
-            # Bytes that are no UTF-8 stay what they are: names of files may have any.
+            # Bytes that are not UTF-8 are kept, because names of files may have any bytes.
             text = os.fsdecode(line.rstrip(b"\r\n"))
             if text.strip():
                 yield text
@@ -221,7 +223,7 @@ def _remote(address: str) -> Iterator[tuple[str, Location]]:
         found = system.glob(path) if glob.has_magic(path) else system.find(path)
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{address}: cannot be listed ({error})") from error
-    except OSError as error:  # of the network: another time it may do
+    except OSError as error:  # a fault of the network: it may work another time
         raise JobError(f"{address}: cannot be listed ({error})") from error
     fixed = path
     while glob.has_magic(fixed):

@@ -1,6 +1,7 @@
-"""The record of a job: a row of JSON for each image, appended to a file of the process that wrote it.
+"""The record of a job: a row of JSON for each image.
 
-No process touches another's file. What a killed process leaves behind its last whole row is passed over.
+Each process appends its rows to a file of its own, a *part* of the manifest. If a killed process left an incomplete row
+at the end of its part, that row is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dajax.errors import JobRefusedError
 Status = Literal["done", "rejected", "lost"]
 _START, _END = b'{"key": "', b"}\n"
 _STATUS = b'", "status": "'
-# The end of a part may have been on its way to the disk when the machine went down: it is read with more care.
+# The last bytes of a part may not have reached the disk when the machine went down: rows there are parsed as a check.
 _TAIL = 1 << 20
 
 
@@ -34,14 +35,15 @@ class Row:
     """What became of an image.
 
     Attributes:
-        key: of the item.
-        status: "done"; "rejected", for the reason given; or "lost": it was done, but `--verify` did not find it so.
-        output: its files, relative to the output folder; in a shard, one file of many images.
-        sha256: of each of them; of a shard's, of what it holds of this image.
+        key: The key of the item.
+        status: "done"; "rejected", for the given reason; or "lost": it was done, but `verify` found its output missing
+            or changed.
+        output: Its files, relative to the output folder; or the one output shard that it is in.
+        sha256: The SHA-256 of each of its files; for an output shard, of each file of this image in it.
         shape: [height, width] of the depth map.
-        reason: why it was rejected.
-        notes: what the reader said of the image, such as that it has several frames.
-        time: when, UTC.
+        reason: Why it was rejected or is lost.
+        notes: What the reader said about the image, such as that it has several frames.
+        time: When the row was written, in UTC.
     """
 
     key: str
@@ -54,7 +56,7 @@ class Row:
     time: str = ""
 
     def line(self) -> bytes:
-        """Return the row as a line of ASCII."""
+        """Return the row as a line of ASCII, with the present time if it has none."""
         now = self.time or datetime.now(UTC).isoformat(timespec="seconds")
         return json.dumps(asdict(self) | {"time": now}).encode("ascii") + b"\n"
 
@@ -63,11 +65,11 @@ _STAMP = "%Y%m%dT%H%M%S.%fZ"
 
 
 class Manifest:
-    """The parts of a job's manifest, in a folder; this process appends to one of its own.
+    """All parts of a job's manifest; this process appends to one of its own.
 
     Args:
-        storage: of the output.
-        folder: relative to the output.
+        storage: The output folder.
+        folder: The folder of the parts, relative to the output folder.
     """
 
     def __init__(self, storage: Storage, folder: str = ".dajax/manifest") -> None:
@@ -75,7 +77,7 @@ class Manifest:
         self._name = ""
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append rows; when this returns they are on disk."""
+        """Append rows. On return they survive a crash."""
         data = b"".join(row.line() for row in rows)
         if data:
             self._name = self._name or self._new_name()
@@ -86,7 +88,7 @@ class Manifest:
         return [name for name in self._storage.list(self._folder) if name.endswith(".jsonl")]
 
     def _new_name(self) -> str:
-        """Return a name that stands behind those of all parts, whatever the clocks of the machines say."""
+        """Return a name that is sorted after those of all parts, whatever the clocks of the machines say."""
         now = datetime.now(UTC)
         for name in self.parts():
             with suppress(ValueError):
@@ -96,16 +98,16 @@ class Manifest:
         return f"{self._folder}/{now.strftime(_STAMP)}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
 
     def rows(self) -> Iterator[Row]:
-        """Yield all whole rows, oldest part first; of a key's rows, the last one counts."""
+        """Yield all rows, those of the oldest part first. If a key has several rows, the last one counts."""
         for line in self._lines():
             yield _row(line)
 
     def latest(self) -> dict[str, Row]:
-        """Return the row that counts of each key."""
+        """Return the last row of each key."""
         return {row.key: row for row in self.rows()}
 
     def rejects(self) -> list[Row]:
-        """Return the rows of the keys that are rejected, however many others there are."""
+        """Return the rows of the rejected keys. The memory that this takes depends on their number alone."""
         found: dict[bytes, Row] = {}
         for line in self._lines():
             end = line.index(_STATUS)
@@ -116,14 +118,14 @@ class Manifest:
         return list(found.values())
 
     def finished(self, *, rejected: bool = True) -> Finished:
-        """Return the keys that need not be done again, from 10 million rows in less than a minute.
+        """Return the keys that need not be done again. Ten million rows take less than a minute.
 
         Args:
-            rejected: those that were rejected are finished, too.
+            rejected: Rejected keys count as finished, too.
         """
         digests, finished = bytearray(), bytearray()
         for line in self._lines():
-            # The key's own JSON text, which has no plain quotation mark, ends where the status begins.
+            # The status begins after the key, whose JSON text has no quotation mark without a backslash.
             end = line.index(_STATUS)
             status = line[end + len(_STATUS) : end + len(_STATUS) + 1]
             digests += _digest_of_line(line, end)
@@ -140,9 +142,9 @@ class Manifest:
                     if not _is_whole(line, careful=place > size - _TAIL):
                         if place < size:
                             raise JobRefusedError(
-                                f"{name}: a row at byte {place - len(line)} is damaged, and it is not the last one: "
-                                "something else has written to this file. Move the file away, and what it recorded "
-                                "is done again"
+                                f"{name}: the row at byte {place - len(line)} is damaged, and it is not the last one: "
+                                "something else than dajax has written to this file. Move the file away; then the "
+                                "images that it recorded are done again"
                             )
                         break
                     yield line
@@ -154,7 +156,7 @@ class Finished:
     def __init__(self, digests: bytes | bytearray, finished: bytes | bytearray) -> None:
         pairs = np.frombuffer(digests, np.dtype([("high", ">u8"), ("low", ">u8")]))
         high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
-        # Stable: of rows with one key the last one stays last.
+        # The sort is stable: the last one of several rows with the same key stays last.
         order = np.lexsort((low, high))
         high, low = high[order], low[order]
         last = np.ones(len(order), bool)
@@ -166,12 +168,12 @@ class Finished:
         return len(self._high)
 
     def contains(self, keys: Sequence[str]) -> np.ndarray:
-        """Return bool [keys]."""
+        """Return bool [keys]: which of the keys are in the set."""
         pairs = np.frombuffer(b"".join(map(_digest_of, keys)), np.dtype([("high", ">u8"), ("low", ">u8")]))
         high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
         found = np.zeros(len(keys), bool)
         place = np.searchsorted(self._high, high)
-        # Several keys with the same first half are next to each other.
+        # Keys whose digests have the same first half are next to each other.
         open_ = np.arange(len(keys))
         while len(open_):
             open_ = open_[place[open_] < len(self._high)]
@@ -211,10 +213,24 @@ def _row(line: bytes) -> Row:
 
 
 def read_rejects(output: str | os.PathLike[str]) -> list[Row]:
-    """Return the rows of the keys of a job's output folder that are rejected."""
+    """Return the rows of the images that a job left out.
+
+    Args:
+        output: The job's folder or fsspec address.
+
+    Raises:
+        JobError: The manifest cannot be read.
+    """
     return Manifest(open_storage(output)).rejects()
 
 
 def read_manifest(output: str | os.PathLike[str]) -> dict[str, Row]:
-    """Return the row that counts of each key of a job's output folder."""
+    """Return the row of each image of a job, by key.
+
+    Args:
+        output: The job's folder or fsspec address.
+
+    Raises:
+        JobError: The manifest cannot be read.
+    """
     return Manifest(open_storage(output)).latest()

@@ -1,4 +1,4 @@
-"""Remote file systems, by fsspec; the only place that knows it."""
+"""Remote file systems, by fsspec; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from dajax.errors import ConfigError
 
-# A letter alone is a drive of Windows.
+# A single letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::|://)")
 
 

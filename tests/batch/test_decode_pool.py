@@ -126,7 +126,7 @@ def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):
     deaths.clear()
     most = 2
     found = {decoded.item.key: decoded for decoded in pool(count=1).read(items)}
-    assert found["set1/image 1.png"].reason == "the process that reads images died of it, twice (signal 9)"
+    assert found["set1/image 1.png"].reason == "the process that reads images died on it, twice (signal 9)"
     assert sum(decoded.image is None for decoded in found.values()) == 1
 
 

@@ -75,7 +75,7 @@ def test_damage_in_the_middle_is_named(tmp_path):
     part = tmp_path / manifest.parts()[0]
     lines = part.read_bytes().splitlines(keepends=True)
     part.write_bytes(lines[0] + lines[1][:30] + b"\n" + lines[2])
-    with pytest.raises(JobError, match=rf"jsonl: a row at byte {len(lines[0])} is damaged"):
+    with pytest.raises(JobError, match=rf"jsonl: the row at byte {len(lines[0])} is damaged"):
         Manifest(LocalStorage(tmp_path)).finished()
 
 
