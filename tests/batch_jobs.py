@@ -41,13 +41,16 @@ def make_images(folder, good=GOOD, bad=BAD):
 class PlainEstimator:
     """Stands for a `DepthEstimator`: the mean of each pixel's channels. It needs no jax, so a process may fork."""
 
-    def __init__(self, scale=1.0):
+    def __init__(self, scale=1.0, config=None):
         self.params = {"scale": np.float32(scale)}
-        self.model = SimpleNamespace(config=tiny_config())
+        self.model = SimpleNamespace(config=config or tiny_config())
         self.processor = DepthImageProcessor(input_size=28)
         self.batch_size, self.dtype, self.device = 2, "float32", "none"
 
-    def stream(self, images, *, on_smaller_batch=None, **options):
+    def stream(self, images, *, batch_size, whole_batches, source_size, on_smaller_batch):
+        # Outputs are equal to the bit because of these.
+        assert (whole_batches, source_size) == (True, False)
+        self.asked_batch_size, self.on_smaller_batch = batch_size, on_smaller_batch
         for image in images:
             assert isinstance(image, ProcessedImage)
             yield image.pixels.mean(-1) * self.params["scale"]

@@ -103,9 +103,32 @@ def test_an_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
         before = time.monotonic()
         found = list(decoders.read([items[0], hanging, *items[1:]]))
         seconds = time.monotonic() - before
+        # The process that hung was ended at once, not when all is over.
+        assert len(decoders._workers) <= 2
+        assert all(worker._process.poll() is None for worker in decoders._workers)
     assert [decoded.image is None for decoded in found] == [False, True, False, False, False]
     assert found[1].reason == "it was not read within 3 seconds"
     assert 3 <= seconds < 20
+
+
+def test_no_more_is_read_ahead_than_said(tmp_path, pool):
+    items = find_items(make_images(tmp_path, good=8, bad=0)).items
+    taken = []
+    found = pool(ahead=3).read(item for item in items if taken.append(item) is None)
+    next(found)
+    assert len(taken) == 3
+    assert len(list(found)) == 7
+
+
+def test_memory_that_is_short_for_one_image_is_that_images_fault(monkeypatch):
+    from dajax.batch import decoder_process
+
+    def read(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(decoder_process, "read_image", read)
+    answer, pixels = decoder_process.answered({"path": "x.jpg", "offset": 0, "size": None}, BUCKETS)
+    assert (answer, pixels) == ({"error": "there is not enough memory to read it", "machine": False}, None)
 
 
 def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):

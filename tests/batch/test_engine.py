@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 from batch_jobs import BAD, FORMATS, GOOD, PlainEstimator, assert_same_job, do, leftovers, make_images, outputs, rows
 from PIL import Image
+from tiny import tiny_config, tiny_metric_config
 
+from dajax.batch import engine
 from dajax.batch.engine import run_batch
 from dajax.batch.job_plan import plan_batch
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.manifest import read_manifest, read_rejects
 from dajax.batch.verification import verify
+from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.write import read_png16
 from dajax.errors import ConfigError, DajaxError, JobError
 from dajax.images.read import read_image
@@ -84,6 +88,95 @@ def test_other_weights_and_another_source_are_refused(images, undisturbed, tmp_p
 
 def test_what_does_not_change_outputs_may_differ(images, undisturbed):
     do(images, undisturbed, workers=1, max_rejects=100, decode_timeout=5.0)
+
+
+@pytest.mark.parametrize(("config", "units"), [(tiny_config(), "affine-inv"), (tiny_metric_config(), "metres")])
+def test_files_say_what_they_are(tmp_path, config, units):
+    source = make_images(tmp_path / "images", good=1, bad=0)
+    settings = BatchSettings(formats=("npz", "npy", "color"), colormap="gray", workers=1)
+    run_batch(PlainEstimator(config=config), source, tmp_path / "out", settings, model="some", progress=False)
+    (row,) = rows(tmp_path / "out")
+    npz, npy, png = (tmp_path / "out" / name for name in row.output)
+    depth = np.load(npy)
+    with np.load(npz) as stored:
+        assert (str(stored["kind"]), str(stored["model"])) == (config.depth_estimation_type, "some")
+        assert str(stored["style"]) == config.style
+        assert str(stored["units"]).startswith(units)
+    with Image.open(png) as coloured:
+        # Near is bright, for metres too.
+        expected = colorize(-depth if config.is_metric else depth, "gray")
+        np.testing.assert_array_equal(np.asarray(coloured), expected)
+
+
+def test_what_the_reader_says_is_in_the_manifest_and_in_output_shards(tmp_path):
+    import tarfile
+
+    source = tmp_path / "images"
+    source.mkdir()
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "b.gif"):
+        frames[0].save(source / name, save_all=True, append_images=frames[1:])
+    (tmp_path / "files" / "b_depth.npy").mkdir(parents=True)  # so that b.gif is left out
+    do(source, tmp_path / "files", formats=("npy",))
+    do(source, tmp_path / "shards", formats=("npy",), shards=2)
+    notes = [row.notes for row in [*rows(tmp_path / "files"), *rows(tmp_path / "shards")]]
+    assert [row.status for row in rows(tmp_path / "files")] == ["done", "rejected"]
+    assert len(notes) == 4
+    assert all("several frames" in note for (note,) in notes)
+    with tarfile.open(tmp_path / "shards" / "depth-000000.tar") as archive:
+        assert json.load(archive.extractfile("a.json"))["notes"] == notes[0]
+
+
+def test_what_the_readers_and_the_network_are_asked_for(images, tmp_path, monkeypatch):
+    asked = {}
+
+    class Recording(engine.Decoders):
+        def __init__(self, count, options, **more):
+            asked.update(more, count=count, buckets=options["count"])
+            super().__init__(count, options, **more)
+
+    monkeypatch.setattr(engine, "Decoders", Recording)
+    estimator = PlainEstimator()
+    do(images, tmp_path, estimator, workers=1, decode_timeout=7.0, batch_size=3, buckets=2)
+    assert asked == {"count": 1, "timeout": 7.0, "ahead": 6, "buckets": 2}
+    assert estimator.asked_batch_size == 3
+
+
+def test_no_process_is_left(images, tmp_path, monkeypatch):
+    started = []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(real(*a, **options)) or started[-1])
+    do(images, tmp_path)
+    assert started
+    assert all(process.poll() is not None for process in started)
+
+
+def test_short_device_memory_is_recorded(images, tmp_path):
+    class Short(PlainEstimator):
+        def stream(self, images, **options):
+            for depth in super().stream(images, **options):
+                if options["on_smaller_batch"]:
+                    options["on_smaller_batch"](1)
+                yield depth
+
+    do(images, tmp_path, Short())
+    progress = json.loads((tmp_path / ".dajax" / "progress.json").read_text())
+    assert progress["notes"][0] == "out of device memory: batches of 1 from here on"
+
+
+def test_rows_are_written_on_the_way(images, tmp_path, monkeypatch):
+    """After a while, though there are less than a group."""
+    monkeypatch.setattr("dajax.batch.commit.GROUP_SECONDS", 0.0)
+    seen = []
+
+    class Looking(PlainEstimator):
+        def stream(self, images, **options):
+            for depth in super().stream(images, **options):
+                seen.append(len(read_manifest(tmp_path)))
+                yield depth
+
+    do(images, tmp_path, Looking(), batch_size=1, workers=1)
+    assert 0 < seen[-1] < GOOD + BAD
 
 
 def test_all_formats(images, tmp_path):
@@ -179,6 +272,56 @@ def test_parquet_without_pyarrow(images, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="pip install pyarrow"):
         do(images, tmp_path / "new", shards=4, shard_format="parquet")
     assert not (tmp_path / "new").exists()
+
+
+def test_names_with_dots_in_tar_files(tmp_path):
+    """The first dot ends a sample's name for readers of WebDataset."""
+    import tarfile
+
+    image = make_images(tmp_path / "one", good=1, bad=0) / "set0" / "image 0.jpg"
+    names = ["a.b.jpg", "a_b.jpg", "x.y/a.b.jpg", "a.b_c.jpg", "a_b.c.jpg"]
+    for name in names:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(image.read_bytes())
+    do(tmp_path / "images", tmp_path / "out", formats=("npy",), shards=10)
+    with tarfile.open(tmp_path / "out" / "depth-000000.tar") as archive:
+        members = archive.getnames()
+        keys = [json.load(archive.extractfile(name))["key"] for name in members if name.endswith(".json")]
+    assert sorted(keys) == sorted(names)
+    stems = {}
+    for member in members:
+        folder, _, last = member.rpartition("/")
+        stem, _, field = last.partition(".")
+        stems.setdefault((folder, stem), []).append(field)
+    assert list(stems.values()) == [["depth.npy", "json"]] * len(names)
+
+
+def test_a_key_that_is_no_unicode_in_parquet(tmp_path):
+    import pyarrow.parquet as pq
+
+    image = make_images(tmp_path / "one", good=1, bad=0) / "set0" / "image 0.jpg"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(image.read_bytes())
+    do(tmp_path / "images", tmp_path / "out", shards=1, shard_format="parquet")
+    assert pq.read_table(tmp_path / "out" / "depth-000000.parquet")["key"].to_pylist() == [r"caf\udce9.jpg"]
+
+
+def test_an_output_shard_whose_name_is_taken_stops_the_job(images, tmp_path):
+    (tmp_path / "depth-000000.tar" / "x").mkdir(parents=True)
+    with pytest.raises(JobError, match=r"depth-000000\.tar. cannot be written"):
+        do(images, tmp_path, shards=100)
+    assert not read_manifest(tmp_path)
+
+
+def test_an_output_shard_that_lacks_a_row_is_made_again(images, sharded, tmp_path):
+    do(images, tmp_path, shards=4)
+    (part,) = (tmp_path / ".dajax" / "manifest").iterdir()
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:-1]))
+    assert len(read_manifest(tmp_path)) == GOOD + BAD - 1
+    report = do(images, tmp_path, shards=4)
+    assert report.done + report.rejected == min(4, (GOOD + BAD) % 4 or 4)
+    assert_same_job(tmp_path, sharded)
 
 
 def test_shards_need_the_same_items(images, tmp_path):
@@ -332,6 +475,10 @@ def test_verify(images, undisturbed, tmp_path):
         first.key: f"{first.output[0]} is missing",
         second.key: f"{second.output[1]} has changed",
     }
+    # The manifest has it now; looking again finds the same.
+    assert {row.key: row.reason for row in rows(tmp_path) if row.status == "lost"} == found.lost
+    again = verify(tmp_path)
+    assert (again.whole, again.lost) == (GOOD - 2, found.lost)
     assert do(images, tmp_path).done == 2
     assert_same_job(tmp_path, undisturbed)
     assert verify(tmp_path).lost == {}
@@ -344,6 +491,12 @@ def test_verify_shards(images, sharded, tmp_path):
     lost = verify(tmp_path).lost
     assert 1 <= len(lost) <= 4
     assert all("depth-000001.tar cannot be read" in reason for reason in lost.values())
+    do(images, tmp_path, shards=4)
+    assert_same_job(tmp_path, sharded)
+    # A whole file, but with other images; and one that is gone.
+    (tmp_path / "depth-000001.tar").write_bytes((tmp_path / "depth-000000.tar").read_bytes())
+    (tmp_path / "depth-000000.tar").unlink()
+    assert set(verify(tmp_path).lost.values()) == {"depth-000000.tar is missing", "depth-000001.tar has changed"}
     do(images, tmp_path, shards=4)
     assert_same_job(tmp_path, sharded)
 
@@ -371,6 +524,13 @@ def test_bad_settings_write_nothing(images, tmp_path, settings):
     with pytest.raises(DajaxError):
         do(images, tmp_path / "out", **settings)
     assert not outputs(tmp_path)
+
+
+def test_a_format_whose_library_is_missing_writes_nothing(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ConfigError, match="pip install OpenEXR"):
+        do(images, tmp_path / "out", formats=("npy", "exr"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_output_and_source_apart(images):
@@ -402,6 +562,14 @@ def test_asked_to_stop(images, undisturbed, tmp_path):
     assert not leftovers(tmp_path)
     do(images, tmp_path)
     assert_same_job(tmp_path, undisturbed)
+
+
+def test_asked_to_stop_while_no_image_can_be_read(tmp_path):
+    source = make_images(tmp_path / "images", good=0, bad=30)
+    stop = threading.Event()
+    stop.set()
+    report = do(source, tmp_path / "out", stop=stop)
+    assert (report.interrupted, report.done, report.rejected) == (True, 0, 0)
 
 
 def test_without_standard_error(images, tmp_path, monkeypatch):

@@ -47,6 +47,9 @@ def test_output_inside_the_source_is_no_input(images):
     assert "out/b_depth.png" in keys(images)
     assert not [key for key in keys(images, leave_out=out) if key.startswith("out")]
     assert keys(f"{images}/**/*.[pP]*", leave_out=out) == ["a.PNG"]
+    # A link to an output is an input.
+    (images / "link.png").symlink_to(out / "b_depth.png")
+    assert "link.png" in keys(images, leave_out=out)
 
 
 def test_list(images, tmp_path):
@@ -112,6 +115,13 @@ def test_tar(tmp_path):
         "s-1.tar/10.png",
         "s-1.tar/11.jpg",
     ]
+    with tarfile.open(tmp_path / "s-1.tar", "a") as archive:
+        folder, link = tarfile.TarInfo("folder.jpg"), tarfile.TarInfo("link.jpg")
+        folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "11.jpg"
+        archive.addfile(folder)
+        archive.addfile(link)
+    assert find_items(f"{tmp_path}/s-*.tar") == found
+    assert keys(tmp_path / "s-0.tar") == ["s-0.tar/00.png", "s-0.tar/01.jpg"]
     location = found.items[3].location
     with open(location.path, "rb") as file:
         file.seek(location.offset)
@@ -129,8 +139,29 @@ def test_remote():
     assert [item.key for item in found.items] == ["b.png", "x/a.jpg"]
     assert found.items[1].location.path == "memory:///bucket/x/a.jpg"
     assert keys("memory://bucket/*/*.jpg") == ["x/a.jpg"]
+    assert keys("memory://bucket/b.png") == ["b.png"]
     with pytest.raises(ImageError, match="has no images"):
         find_items("memory://nothing")
+
+
+def test_remote_lists_tables_and_tars(tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/lists/list.txt", b"b.jpg\na.jpg\n")
+    system.pipe_file("/lists/table.csv", b"file\nc.jpg\n")
+    for number in (1, 0):
+        write_tar(tmp_path / "one.tar", {f"{number}.jpg": f"image {number}".encode()})
+        system.pipe_file(f"/tars/s-{number}.tar", (tmp_path / "one.tar").read_bytes())
+    assert keys("memory://lists/list.txt") == ["a.jpg", "b.jpg"]
+    assert keys("memory://lists/table.csv") == ["c.jpg"]
+    assert keys("memory://tars/s-1.tar") == ["s-1.tar/1.jpg"]
+    found = find_items("memory://tars/s-*.tar")
+    assert [item.key for item in found.items] == ["s-0.tar/0.jpg", "s-1.tar/1.jpg"]
+    for number, item in enumerate(found.items):
+        location = item.location
+        with fsspec.open(location.path) as file:
+            assert file.read()[location.offset :][: location.size] == f"image {number}".encode()
+    with pytest.raises(ImageError, match="no file matches"):
+        find_items("memory://tars/none-*.tar")
 
 
 @pytest.mark.parametrize(
