@@ -16,7 +16,7 @@ import dajax
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics
 from dajax.preprocessing.buckets import Buckets
 from dajax.training.batches import HELD_OUT_SEED
-from dajax.training.data.synthetic import MAX_DEPTH, scenes
+from dajax.training.data.synthetic import MAX_DEPTH, render_scenes
 from dajax.weights.random import random_params
 
 PAGE = Path(__file__).parents[1] / "docs" / "batch.md"
@@ -52,7 +52,7 @@ def accuracy(estimator: dajax.DepthEstimator, count: int | None, policy: str) ->
     """Return AbsRel and delta1 on scenes of eight of the sizes."""
     found = []
     for number, size in enumerate(SIZES[::5]):
-        taken = scenes(HELD_OUT_SEED, range(2000 + 30 * number, 2030 + 30 * number), size)
+        taken = render_scenes(HELD_OUT_SEED, range(2000 + 30 * number, 2030 + 30 * number), size)
         for depth, inverse in zip(
             taken.depth, estimator.stream(taken.image, buckets=count, policy=policy), strict=True
         ):

@@ -47,11 +47,11 @@ from pathlib import Path
 from PIL import Image
 
 import dajax
-from dajax.training import scenes
+from dajax.training import render_scenes
 
 dajax.enable_compilation_cache()
 images = Path("images")
-for number, image in enumerate(scenes(5, range(60), size=(126, 168)).image):
+for number, image in enumerate(render_scenes(5, range(60), size=(126, 168)).image):
     folder = images / f"camera{number % 3}"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / f"{number:04}.jpg", quality=92)

@@ -50,11 +50,11 @@ if importlib.util.find_spec("orbax") is None:
 
 # %%
 import dajax
-from dajax.training import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
 
 dajax.enable_compilation_cache()
 
-settings = Settings(
+settings = TrainSettings(
     output="finetuned",
     steps=100,
     loss="silog",
@@ -83,9 +83,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from dajax.training import read_rows
+from dajax.training import read_log
 
-rows = list(read_rows("finetuned/log.csv"))
+rows = list(read_log("finetuned/log.csv"))
 plt.plot([row["step"] for row in rows], [row["loss"] for row in rows])
 plt.xlabel("step")
 plt.ylabel("scale-invariant logarithmic loss")
@@ -95,7 +95,7 @@ plt.show()
 # These are scores on held-out scenes, and what some of them look like: image, truth, prediction.
 
 # %%
-for row in read_rows("finetuned/validation.csv"):
+for row in read_log("finetuned/validation.csv"):
     print(f"after {row['step']:.0f} steps: AbsRel {row['abs_rel']:.2f}, within a factor of 1.25: {row['delta1']:.0%}")
 Image.open(sorted(Path("finetuned/images").glob("*.png"))[-1])
 
@@ -106,9 +106,9 @@ Image.open(sorted(Path("finetuned/images").glob("*.png"))[-1])
 
 # %%
 from dajax.evaluation import depth_metrics
-from dajax.training import scenes
+from dajax.training import render_scenes
 
-taken = scenes(12345, [0], size=(84, 84))
+taken = render_scenes(12345, [0], size=(84, 84))
 metres = dajax.DepthEstimator(folder)(taken.image[0])
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 for axis, image, title in zip(axes, (taken.image[0], taken.depth[0], metres), ("Image", "True metres", "Estimated")):

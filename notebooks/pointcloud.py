@@ -48,10 +48,10 @@ import numpy as np
 
 import dajax
 from dajax.geometry import Intrinsics
-from dajax.training import scenes
+from dajax.training import render_scenes
 
 dajax.enable_compilation_cache()
-taken = scenes(12345, [0], size=(168, 224))
+taken = render_scenes(12345, [0], size=(168, 224))
 image, true = taken.image[0], taken.depth[0]
 matrix = taken.intrinsics[0]
 camera = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])

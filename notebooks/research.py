@@ -115,9 +115,9 @@ show([before[0], noisy.std(0)], ["Inverse depth", "Deviation under noise"], cmap
 # probe has not seen. (A probe reads little from `tiny`, which keeps most of what it knows in its head.)
 
 # %%
-from dajax.training import scenes
+from dajax.training import render_scenes
 
-taken = scenes(7, range(120), size=(168, 168))
+taken = render_scenes(7, range(120), size=(168, 168))
 as_they_are = dajax.DepthImageProcessor.from_pretrained(MODEL, input_size=168)
 inputs = np.concatenate([as_they_are(image)["pixel_values"] for image in taken.image])
 rows = inputs.shape[1] // 14

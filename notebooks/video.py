@@ -52,7 +52,7 @@ import jax
 import numpy as np
 
 import dajax
-from dajax.training import render, sample_scene
+from dajax.training import render_scene, sample_scene
 
 dajax.enable_compilation_cache()
 scene = sample_scene(jax.random.key(12))
@@ -62,7 +62,7 @@ scene = sample_scene(jax.random.key(12))
 def image(time):
     camera = scene.camera
     place = camera.position + time * (0.02 * camera.axes[0] + 0.01 * camera.axes[2])
-    return render(scene._replace(camera=camera._replace(position=place)), size=(168, 224)).image
+    return render_scene(scene._replace(camera=camera._replace(position=place)), size=(168, 224)).image
 
 
 times = np.cumsum(np.random.default_rng(0).integers(20, 60, 40))  # milliseconds

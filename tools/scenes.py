@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from dajax.depth_maps.colormap import colorize
+from dajax.training import render_scenes, sample_scene
 from dajax.training.data.furniture import CAN
-from dajax.training.data.synthetic import sample_scene, scenes
 
 SEED, COUNT, SIZE = 0, 512, (168, 168)
 SHOWN, COLUMNS, SHOWN_SIZE = 48, 8, (126, 126)
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "docs" / "scenes.md"
 HEAD = "| | all | rooms | outdoors |\n|---|---|---|---|\n"
 
 
@@ -57,11 +57,11 @@ def table(taken, indoor, solids):
 
 
 def main(image):
-    shown = scenes(SEED, range(SHOWN), SHOWN_SIZE)
+    shown = render_scenes(SEED, range(SHOWN), SHOWN_SIZE)
     Image.fromarray(page_of(shown, COLUMNS)).save(image, quality=82, optimize=True)
-    scenes(SEED, [0], SIZE)  # compiles
+    render_scenes(SEED, [0], SIZE)  # compiles
     start, used = time.perf_counter(), time.process_time()
-    taken = scenes(SEED, range(COUNT), SIZE)
+    taken = render_scenes(SEED, range(COUNT), SIZE)
     seconds, used = time.perf_counter() - start, time.process_time() - used
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(SEED), i))(np.arange(COUNT))
     drawn = jax.device_get(jax.jit(jax.vmap(sample_scene))(keys))

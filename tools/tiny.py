@@ -15,7 +15,7 @@ import dajax
 from dajax.depth_maps.colormap import colorize
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
 from dajax.training.batches import HELD_OUT_SEED
-from dajax.training.data.synthetic import MAX_DEPTH, scenes
+from dajax.training.data.synthetic import MAX_DEPTH, render_scenes
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
@@ -30,7 +30,7 @@ IMAGE_HEAD = "| Motorcycle | AbsRel | delta1 | ordinal accuracy |\n|---|---|---|
 
 def held_out(count=COUNT):
     """Scenes that no training, validation or choice has seen."""
-    return scenes(HELD_OUT_SEED, range(FIRST, FIRST + count), SIZE)
+    return render_scenes(HELD_OUT_SEED, range(FIRST, FIRST + count), SIZE)
 
 
 def motorcycle():
@@ -70,7 +70,7 @@ def best_constant(depths):
 
 def mean_map():
     """Mean inverse depth of each pixel over scenes that were trained on."""
-    depth = scenes(0, range(AVERAGED), SIZE).depth
+    depth = render_scenes(0, range(AVERAGED), SIZE).depth
     return np.where(depth > 0, 1 / np.where(depth > 0, depth, 1), 0).mean(0)
 
 

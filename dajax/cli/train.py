@@ -36,12 +36,12 @@ def train(
     import jax
 
     from dajax.errors import DajaxError, HubError, JobError
-    from dajax.training.log import read_rows
-    from dajax.training.train_settings import read_settings
+    from dajax.training.log import read_log
+    from dajax.training.train_settings import read_train_settings
     from dajax.training.trainer import train as run
 
     try:
-        settings = read_settings(config)
+        settings = read_train_settings(config)
         if output is not None:
             settings = replace(settings, output=str(output))
         if distributed:
@@ -56,7 +56,7 @@ def train(
         return status
     if jax.process_index() > 0:
         return 0
-    last = list(read_rows(Path(settings.output) / "validation.csv"))[-1]
+    last = list(read_log(Path(settings.output) / "validation.csv"))[-1]
     print(
         f"{settings.steps} steps; {settings.data.validation} held-out scenes: AbsRel {last['abs_rel']:.3f}, "
         f"delta1 {last['delta1']:.3f}, order right in {last['ordinal']:.1%} of pairs; wrote {model}"

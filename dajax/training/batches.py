@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dajax.preprocessing.processor import IMAGENET_MEAN, IMAGENET_STD
-from dajax.training.data.synthetic import Rendered, degrade, scenes
+from dajax.training.data.degrade import degrade_image
+from dajax.training.data.synthetic import Rendered, render_scenes
 from dajax.training.train_settings import DataSettings
 
 # Scenes that are validated on, whatever the seed of those that are trained on.
@@ -77,12 +78,12 @@ class SceneBatches:
         return np.stack(images), np.stack(depths)
 
     def _render(self, numbers: list[int]) -> Rendered:
-        return scenes(self._settings.seed, numbers, (self._settings.size, self._settings.size))
+        return render_scenes(self._settings.seed, numbers, (self._settings.size, self._settings.size))
 
 
-def held_out(settings: DataSettings) -> Rendered:
+def held_out_scenes(settings: DataSettings) -> Rendered:
     """Return the scenes to validate on."""
-    return scenes(HELD_OUT_SEED, range(settings.validation), (settings.size, settings.size))
+    return render_scenes(HELD_OUT_SEED, range(settings.validation), (settings.size, settings.size))
 
 
 @partial(jax.jit, static_argnames=("degraded", "is_metric"))
@@ -93,7 +94,7 @@ def _batch(
     images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     depths = jnp.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
     if degraded:
-        images = jax.vmap(degrade)(keys, images)
+        images = jax.vmap(degrade_image)(keys, images)
     return {"pixel_values": normalise(images), **labels(depths, is_metric=is_metric)}
 
 

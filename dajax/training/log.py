@@ -21,7 +21,7 @@ class CsvLog:
     def __init__(self, path: Path, last_step: int) -> None:
         self._path = path
         self._empty = True
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
+        kept = [row for row in read_log(path) if row["step"] <= last_step]
         temporary = path.with_suffix(".tmp")
         with self._errors():
             self._file = temporary.open("wb", buffering=0)
@@ -73,7 +73,7 @@ class NoLog:
         """Return at once."""
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
+def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
     """Yield the rows of such a file; half a row at the end, of a process that was killed, is passed over."""
     path = Path(path)
     if not path.exists():

@@ -17,14 +17,14 @@ from jax.experimental import multihost_utils
 
 from dajax.errors import JobError
 from dajax.training.log import CsvLog, NoLog
-from dajax.training.run_checkpoints import Checkpoints
+from dajax.training.run_checkpoints import RunCheckpoints
 from dajax.training.step import TrainState
 
 Batch = Mapping[str, Any]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def run(
+def run_training_loop(
     step: Step,
     state: TrainState,
     batch_of: Callable[[int], Batch],
@@ -66,7 +66,7 @@ def run(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        checkpoints = Checkpoints(output / "checkpoints", keep)
+        checkpoints = RunCheckpoints(output / "checkpoints", keep)
         stack.callback(checkpoints.close)
         first = 0
         if checkpoints.latest() is not None:

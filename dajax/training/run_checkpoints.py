@@ -11,7 +11,7 @@ from dajax.errors import ConfigError, JobError
 from dajax.training.step import TrainState
 
 
-class Checkpoints:
+class RunCheckpoints:
     """A directory of training states, one for each step that was saved.
 
     A state is written beside its place and then renamed: one that was interrupted, or that found the disk full, leaves

@@ -70,7 +70,7 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """A training run.
 
     Attributes:
@@ -99,7 +99,7 @@ class Settings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
-def read_settings(path: str | Path) -> Settings:
+def read_train_settings(path: str | Path) -> TrainSettings:
     """Return the settings in a TOML file.
 
     Raises:
@@ -112,7 +112,7 @@ def read_settings(path: str | Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     problems: list[str] = []
-    settings = _build(Settings, values, "", problems)
+    settings = _build(TrainSettings, values, "", problems)
     if not problems:
         problems = list(_out_of_range(settings))
     if problems:
@@ -142,7 +142,7 @@ def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) 
             problems.append(f"{name} must be of type {expected.__name__}, got {value!r}")
         else:
             found[key] = value
-    missing = [key for key in ("output", "steps") if kind is Settings and key not in values]
+    missing = [key for key in ("output", "steps") if kind is TrainSettings and key not in values]
     problems += [f"{key} is missing" for key in missing]
     return None if problems else kind(**found)
 
@@ -153,7 +153,7 @@ def _plain(hint: Any) -> Any:
     return get_origin(inner) or inner
 
 
-def _out_of_range(settings: Settings) -> Any:
+def _out_of_range(settings: TrainSettings) -> Any:
     least = {
         "steps": 1, "save_every": 1, "validate_every": 1, "keep": 1, "data.batch_size": 1, "data.validation": 1,
         "data.count": 0, "data.size": 14, "data.seed": 0, "seed": 0, "optimizer.accumulate": 1, "optimizer.warmup": 0,

@@ -17,11 +17,11 @@ from dajax.errors import ConfigError, JobError, WeightsError
 from dajax.model.depth_anything import DepthAnything
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.training.batches import SceneBatches
-from dajax.training.loop import run
+from dajax.training.loop import run_training_loop
 from dajax.training.optimizer import encoder_only, make_optimizer
 from dajax.training.placement import Placement
 from dajax.training.step import TrainState, make_train_step
-from dajax.training.train_settings import ModelSettings, Settings
+from dajax.training.train_settings import ModelSettings, TrainSettings
 from dajax.training.validation import Validation
 from dajax.weights.loading import load
 from dajax.weights.saving import save
@@ -37,7 +37,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 
 
-def train(settings: Settings, *, progress: bool = True) -> Path:
+def train(settings: TrainSettings, *, progress: bool = True) -> Path:
     """Train as the settings say, and save the result.
 
     Called again after it was stopped, it goes on from the newest state in the output folder, and ends with the same
@@ -47,7 +47,7 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
     that all of them see. Batches are cut over all devices; the first process writes.
 
     Args:
-        settings: from `read_settings`, or made by hand.
+        settings: from `read_train_settings`, or made by hand.
         progress: show a bar.
 
     Returns:
@@ -84,7 +84,7 @@ def train(settings: Settings, *, progress: bool = True) -> Path:
     validation = Validation(model, settings.data, output, placement)
     # optax promotes types by itself, which jax's strict mode would forbid.
     with jax.numpy_dtype_promotion("standard"):
-        state = run(
+        state = run_training_loop(
             train_step,
             state,
             lambda number: placement.put_rows(batch_of(number)),
@@ -151,7 +151,7 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     return unflatten_dict(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)}, sep="/")
 
 
-def _check_loss(settings: Settings, config: DepthAnythingConfig) -> None:
+def _check_loss(settings: TrainSettings, config: DepthAnythingConfig) -> None:
     metric = settings.loss == "silog"
     if metric != config.is_metric:
         kind = "metric" if config.is_metric else "relative"

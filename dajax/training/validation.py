@@ -15,7 +15,7 @@ from dajax.errors import ImageError, JobError
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
 from dajax.files import write_atomically
 from dajax.model.depth_anything import DepthAnything
-from dajax.training.batches import held_out, normalise
+from dajax.training.batches import held_out_scenes, normalise
 from dajax.training.data.synthetic import MAX_DEPTH, Rendered
 from dajax.training.placement import Placement
 from dajax.training.train_settings import DataSettings
@@ -59,7 +59,7 @@ class Validation:
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         """Return the fields of `Scores`, and draw the images, of params after `step` steps."""
         if self._taken is None:
-            self._taken = held_out(self._settings)
+            self._taken = held_out_scenes(self._settings)
         images, depths = np.asarray(self._taken.image), np.asarray(self._taken.depth)
         maps = self._maps(params, images)
         is_metric = self._model.config.is_metric

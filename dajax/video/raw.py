@@ -186,7 +186,7 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
             for number, pts in enumerate(archive["pts"].tolist()):
                 yield float(pts * base), archive[f"{number:06}"]
         return
-    index = read_index(path)
+    index = read_depth_video_index(path)
     base = Fraction(*index["time_base"])
     scales = list(index["scales"])
     av = import_av()
@@ -199,7 +199,7 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
             yield float(pts * base), depth.astype(np.float32)
 
 
-def read_index(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_depth_video_index(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what the .json beside a raw video says: kind, units, model, time_base, pts, scales and so on.
 
     Raises:

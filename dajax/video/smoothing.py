@@ -177,7 +177,7 @@ class Smoother:
         return self._cv.resize(image, size, interpolation=method)
 
 
-def smoothed(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
+def smooth_depth(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
     """Yield the steadied maps of an iterable of pairs (depth, image), see `Smoother`."""
     smoother = Smoother(kind)
     for depth, image in frames:

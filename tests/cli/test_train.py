@@ -79,12 +79,12 @@ def test_no_file(place, capsys):
 
 def test_a_stopped_run_has_a_status_of_its_own(place, capsys, monkeypatch):
     from dajax.errors import JobError
-    from dajax.training.run_checkpoints import Checkpoints
+    from dajax.training.run_checkpoints import RunCheckpoints
 
     def full(self, state, data):
         raise JobError("step 2 could not be saved: No space left on device")
 
-    monkeypatch.setattr(Checkpoints, "save", full)
+    monkeypatch.setattr(RunCheckpoints, "save", full)
     status, _, err = run(capsys, "run.toml")
     assert status == 1
     assert err.rstrip().endswith("dajax train: step 2 could not be saved: No space left on device")

@@ -8,7 +8,7 @@ import pytest
 from dajax.errors import ImageError
 from dajax.geometry.camera import Intrinsics
 from dajax.geometry.points import depth_edges, normals, project, unproject
-from dajax.training.data.synthetic import scenes
+from dajax.training.data.synthetic import render_scenes
 
 CAMERA = Intrinsics(50.0, 70.0, 21.0, 13.0)  # pixels that are not square, a principal point beside the middle
 
@@ -39,7 +39,7 @@ def test_by_hand():
 
 def test_synthetic_scenes():
     """Where the generator says a pixel is, and back: within 1e-4 px."""
-    taken = scenes(3, range(6), (70, 98))
+    taken = render_scenes(3, range(6), (70, 98))
     for depth, valid, matrix in zip(taken.depth, taken.valid, taken.intrinsics, strict=True):
         camera = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
         points = unproject(np.where(valid, depth, 1), camera)

@@ -17,9 +17,9 @@ from environment import as_here
 
 from dajax.errors import JobError
 from dajax.training import run_checkpoints as checkpoints_module
-from dajax.training.log import read_rows
-from dajax.training.loop import run
-from dajax.training.run_checkpoints import Checkpoints
+from dajax.training.log import read_log
+from dajax.training.loop import run_training_loop
+from dajax.training.run_checkpoints import RunCheckpoints
 from dajax.training.step import TrainState
 
 OPTIMIZER = optax.adam(1e-2)
@@ -54,13 +54,13 @@ def same(a, b):
 
 
 def trained(output, steps=20, **options):
-    return run(step, start(), batch_of, output, steps=steps, save_every=5, progress=False, **options)
+    return run_training_loop(step, start(), batch_of, output, steps=steps, save_every=5, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
-    return trained(output), list(read_rows(output / "log.csv"))
+    return trained(output), list(read_log(output / "log.csv"))
 
 
 class Killed(BaseException):
@@ -77,9 +77,9 @@ def test_stopped_and_started_again(tmp_path, undisturbed, moments):
             return batch_of(number)
 
         with pytest.raises(Killed):
-            run(step, start(), killing, tmp_path, steps=20, save_every=5, progress=False)
+            run_training_loop(step, start(), killing, tmp_path, steps=20, save_every=5, progress=False)
     assert same(trained(tmp_path), undisturbed[0])
-    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+    assert list(read_log(tmp_path / "log.csv")) == undisturbed[1]
     assert [row["step"] for row in undisturbed[1]] == list(range(1, 21))
 
 
@@ -89,14 +89,16 @@ from test_loop import *
 import time
 print("ready", flush=True)
 slow = lambda n: (time.sleep(0.05), batch_of(n))[1]
-run(step, start(), slow, {output!r}, steps={steps}, save_every=4, progress=False)
+run_training_loop(step, start(), slow, {output!r}, steps={steps}, save_every=4, progress=False)
 """
 
 
 @pytest.mark.parametrize(("times", "steps"), [(3, 120), pytest.param(20, 500, marks=pytest.mark.slow)])
 def test_killed_at_random(tmp_path, times, steps):
     """By a signal that cannot be caught, at any moment of a run: restoring, stepping, saving."""
-    undisturbed = run(step, start(), batch_of, tmp_path / "undisturbed", steps=steps, save_every=4, progress=False)
+    undisturbed = run_training_loop(
+        step, start(), batch_of, tmp_path / "undisturbed", steps=steps, save_every=4, progress=False
+    )
     here, output = Path(__file__).parent, tmp_path / "killed"
     paths = [str(here), str(here.parent), str(here.parents[1])]
     code = PROCESS.format(paths=paths, output=str(output), steps=steps)
@@ -107,16 +109,18 @@ def test_killed_at_random(tmp_path, times, steps):
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=as_here()
         ) as process:
             assert process.stdout.readline() == b"ready\n"
-            while not reached and not list(read_rows(output / "log.csv")):
+            while not reached and not list(read_log(output / "log.csv")):
                 time.sleep(0.05)  # once at least, something was done before the kill
             time.sleep(rng.uniform(0, 2))
             assert process.poll() is None, "it ended by itself: nothing was killed"
             process.kill()
-        reached.append(max((row["step"] for row in read_rows(output / "log.csv")), default=0))
+        reached.append(max((row["step"] for row in read_log(output / "log.csv")), default=0))
     print(reached)
     assert 0 < reached[-1] < steps
-    assert same(run(step, start(), batch_of, output, steps=steps, save_every=4, progress=False), undisturbed)
-    logs = [list(read_rows(folder / "log.csv")) for folder in (output, tmp_path / "undisturbed")]
+    assert same(
+        run_training_loop(step, start(), batch_of, output, steps=steps, save_every=4, progress=False), undisturbed
+    )
+    logs = [list(read_log(folder / "log.csv")) for folder in (output, tmp_path / "undisturbed")]
     assert logs[0] == logs[1]
     assert len(logs[0]) == steps
 
@@ -128,7 +132,7 @@ def test_a_torn_log_is_mended(tmp_path, undisturbed, tail):
     with (tmp_path / "log.csv").open("ab") as log:
         log.write(tail)
     trained(tmp_path)
-    assert list(read_rows(tmp_path / "log.csv")) == undisturbed[1]
+    assert list(read_log(tmp_path / "log.csv")) == undisturbed[1]
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):
@@ -139,12 +143,12 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
         return batch
 
     with pytest.raises(JobError, match=r"step 8: the loss is nan .*not_finite\.npz.* after 5 steps is whole"):
-        run(step, start(), poisoned, tmp_path, steps=20, save_every=5, progress=False)
+        run_training_loop(step, start(), poisoned, tmp_path, steps=20, save_every=5, progress=False)
     saved = np.load(tmp_path / "not_finite.npz")
     assert saved["step"] == 8
     np.testing.assert_array_equal(saved["x"], poisoned(7)["x"])
-    assert len(list(read_rows(tmp_path / "log.csv"))) == 7
-    manager = Checkpoints(tmp_path / "checkpoints")
+    assert len(list(read_log(tmp_path / "log.csv"))) == 7
+    manager = RunCheckpoints(tmp_path / "checkpoints")
     assert manager.latest() == 5
     state, data = manager.restore(start())
     manager.close()
@@ -169,14 +173,14 @@ def save_beyond_the_limit(directory):
     """Run in a process of its own: a failed save leaves coroutines in orbax, which complain at any later moment."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
     try:
-        Checkpoints(Path(directory)).save(large_state(10), {"next_step": 10})
+        RunCheckpoints(Path(directory)).save(large_state(10), {"next_step": 10})
     except JobError as error:
         print(error, flush=True)
         os._exit(7)
 
 
 def test_a_state_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
-    manager = Checkpoints(tmp_path)
+    manager = RunCheckpoints(tmp_path)
     manager.save(large_state(5), {"next_step": 5})
     manager.close()
     code = (
@@ -185,7 +189,7 @@ def test_a_state_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     stopped = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert stopped.returncode == 7, stopped.stderr
     assert re.search(r"step 10 could not be saved .*; the newest state there is 5", stopped.stdout)
-    manager = Checkpoints(tmp_path)
+    manager = RunCheckpoints(tmp_path)
     assert manager.latest() == 5
     state, data = manager.restore(large_state(0))
     assert same(state, large_state(5))
@@ -206,14 +210,14 @@ def test_a_log_that_cannot_be_written_stops(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     trained(tmp_path)
-    assert [row["step"] for row in read_rows(tmp_path / "log.csv")] == list(range(1, 21))
+    assert [row["step"] for row in read_log(tmp_path / "log.csv")] == list(range(1, 21))
 
 
 def test_a_state_of_another_model_is_refused(tmp_path):
     trained(tmp_path, steps=5)
     other = TrainState.create({"w": jnp.arange(7.0), "b": {"c": jnp.ones((2, 3))}}, OPTIMIZER, ema=True)
     with pytest.raises(JobError, match=r"step 5 .*another model or optimizer"):
-        run(step, other, batch_of, tmp_path, steps=20, progress=False)
+        run_training_loop(step, other, batch_of, tmp_path, steps=20, progress=False)
 
 
 def test_a_damaged_state_is_named(tmp_path):
@@ -231,7 +235,7 @@ def test_validation_is_called_on_time(tmp_path):
 
     trained(tmp_path, steps=7, validate_every=5, validate=validate)
     trained(tmp_path, steps=12, validate_every=5, validate=validate)
-    rows = list(read_rows(tmp_path / "validation.csv"))
+    rows = list(read_log(tmp_path / "validation.csv"))
     assert rows == [{"step": done, "score": done / 4} for done in (5, 7, 10, 12)]
 
 
@@ -241,4 +245,4 @@ def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     monkeypatch.setitem(sys.modules, "orbax", None)
     with pytest.raises(ConfigError, match="pip install orbax-checkpoint"):
-        checkpoints_module.Checkpoints(tmp_path)
+        checkpoints_module.RunCheckpoints(tmp_path)

@@ -13,8 +13,8 @@ from tiny import shallow_config
 
 import dajax
 from dajax.training.batches import SceneBatches
-from dajax.training.log import read_rows
-from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training.log import read_log
+from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
 from dajax.training.trainer import train
 
 # A process that is asked for the batch `stop` is gone at once, as one that is preempted; one whose loss is to be NaN
@@ -36,7 +36,7 @@ main(arguments)
 
 
 def settings(output):
-    return Settings(
+    return TrainSettings(
         output=str(output), steps=4, loss="affine_invariant", save_every=2, validate_every=2, ema_decay=0.5,
         data=DataSettings(size=42, count=6, batch_size=4, validation=3),
         model=ModelSettings(config=shallow_config().to_dict()), optimizer=OptimizerSettings(learning_rate=1e-3),
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_both_with_the_whole_batch_saved(place):
     with np.load(place / "run" / "not_finite.npz") as saved:
         assert saved["pixel_values"].shape == (4, 42, 42, 3)
         assert np.isnan(saved["labels"]).all((1, 2)).tolist() == [False, False, True, True]
-    assert [row["step"] for row in read_rows(place / "run" / "log.csv")] == [1, 2]
+    assert [row["step"] for row in read_log(place / "run" / "log.csv")] == [1, 2]
 
 
 def test_each_process_makes_its_rows_of_the_same_batch():

@@ -16,7 +16,7 @@ CARD = ROOT / "dajax" / "assets" / "tiny" / "README.md"
 @pytest.fixture(scope="module")
 def card():
     """The command that makes the card's figures."""
-    spec = importlib.util.spec_from_file_location("tiny_card", ROOT / "docs" / "tiny.py")
+    spec = importlib.util.spec_from_file_location("tiny_card", ROOT / "tools" / "tiny.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -3,7 +3,7 @@
 import pytest
 
 from dajax.errors import ConfigError
-from dajax.training.train_settings import read_settings
+from dajax.training.train_settings import read_train_settings
 
 GOOD = """
 output = "out"
@@ -28,7 +28,7 @@ def written(tmp_path, text):
 
 
 def test_good_settings(tmp_path):
-    settings = read_settings(written(tmp_path, GOOD))
+    settings = read_train_settings(written(tmp_path, GOOD))
     assert (settings.output, settings.steps, settings.loss, settings.data.size) == ("out", 100, "depth_anything", 168)
     assert settings.optimizer.learning_rate == 1.0
     assert settings.optimizer.weight_decay == 0.01
@@ -60,22 +60,22 @@ def test_problems_are_named(tmp_path, old, new, message):
     assert GOOD.count(old) == 1
     path = written(tmp_path, GOOD.replace(old, new))
     with pytest.raises(ConfigError, match=message) as caught:
-        read_settings(path)
+        read_train_settings(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_table_is_a_table(tmp_path):
     with pytest.raises(ConfigError, match="data must be a table, got 3"):
-        read_settings(written(tmp_path, 'output = "out"\nsteps = 1\ndata = 3\nmodel.start = "small"\n'))
+        read_train_settings(written(tmp_path, 'output = "out"\nsteps = 1\ndata = 3\nmodel.start = "small"\n'))
 
 
 def test_all_problems_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        read_settings(written(tmp_path, "stesp = 1\n[data]\nsiez = 3\n"))
+        read_train_settings(written(tmp_path, "stesp = 1\n[data]\nsiez = 3\n"))
     for problem in ("stesp", "siez", "output is missing", "steps is missing"):
         assert problem in str(caught.value)
 
 
 def test_no_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_settings(tmp_path / "none.toml")
+        read_train_settings(tmp_path / "none.toml")

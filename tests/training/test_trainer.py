@@ -12,10 +12,10 @@ from tiny import shallow_config, shallow_metric_config
 
 import dajax
 from dajax.errors import ConfigError
-from dajax.training.batches import SceneBatches, held_out, labels
-from dajax.training.log import read_rows
+from dajax.training.batches import SceneBatches, held_out_scenes, labels
+from dajax.training.log import read_log
 from dajax.training.train_settings import LOSSES as NAMES_OF_LOSSES
-from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, Settings
+from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
 from dajax.training.trainer import LOSSES, fresh_params, start, train
 from dajax.weights.random import random_params
 
@@ -24,7 +24,7 @@ DATA = DataSettings(size=42, count=6, batch_size=2, validation=3)
 
 def settings(output, config, **changes):
     loss = "silog" if config.is_metric else "depth_anything"
-    base = Settings(
+    base = TrainSettings(
         output=str(output), steps=4, loss=loss, save_every=2, validate_every=2, ema_decay=0.5, data=DATA,
         model=ModelSettings(config=config.to_dict()), optimizer=OptimizerSettings(learning_rate=1e-3),
     )  # fmt: skip
@@ -41,10 +41,10 @@ def finished(request, tmp_path_factory):
 
 def test_logs_and_images(finished):
     output, _ = finished
-    rows = list(read_rows(output / "log.csv"))
+    rows = list(read_log(output / "log.csv"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
-    scores = list(read_rows(output / "validation.csv"))
+    scores = list(read_log(output / "validation.csv"))
     assert [row["step"] for row in scores] == [2, 4]
     assert all(row["abs_rel"] > 0 and 0 <= row["delta1"] <= 1 and 0 <= row["ordinal"] <= 1 for row in scores)
     for step in (2, 4):
@@ -207,7 +207,7 @@ def test_labels_by_hand():
 def test_held_out_scenes_are_no_others():
     trained_on = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
     seen = {float(depth.sum()) for number in range(3) for depth in trained_on(number)["labels"]}
-    assert not seen & {float(depth.sum()) for depth in held_out(DATA).depth}
+    assert not seen & {float(depth.sum()) for depth in held_out_scenes(DATA).depth}
 
 
 def test_every_loss_has_a_name_in_the_settings():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dajax.training.data.synthetic import render, sample_scene
+from dajax.training.data.synthetic import render_scene, sample_scene
 
 
 class Move(NamedTuple):
@@ -56,7 +56,7 @@ def _frame(key, time, size):
     turned = camera.axes @ jnp.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]]).T
     place = camera.position + time * (0.02 * camera.axes[0] + 0.01 * camera.axes[2])
     moved = camera._replace(position=place, axes=turned)
-    return render(scene._replace(camera=moved), size), place, turned
+    return render_scene(scene._replace(camera=moved), size), place, turned
 
 
 def flicker(move: Move, maps: np.ndarray) -> tuple[float, float]:

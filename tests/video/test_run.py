@@ -16,7 +16,7 @@ import dajax
 from dajax.depth_maps.colormap import colorize
 from dajax.errors import ConfigError, ImageError
 from dajax.video import run as module
-from dajax.video.raw import read_depth_video, read_index
+from dajax.video.raw import read_depth_video, read_depth_video_index
 from dajax.video.reading import VideoReader
 from dajax.video.run import VideoSettings, depth_of_frames, depth_video
 
@@ -82,11 +82,11 @@ def test_raw_depth(estimator, tmp_path, raw, raw_size):
     if raw_size == "source":
         resize = estimator.processor.post_process_depth_estimation
         expected = [resize(depth[None], [(64, 96)])[0]["predicted_depth"] for depth in expected]
-    step = read_index(tmp_path / name)["scales"][-1]["step"] if raw == "ffv1" else 0
+    step = read_depth_video_index(tmp_path / name)["scales"][-1]["step"] if raw == "ffv1" else 0
     for (_, ours), depth in zip(found, expected, strict=True):
         assert np.abs(ours - depth).max() <= 0.51 * step
     if raw == "ffv1":
-        assert read_index(tmp_path / name)["style"] == "huggingface"
+        assert read_depth_video_index(tmp_path / name)["style"] == "huggingface"
 
 
 def test_beside_the_image_with_sound(estimator, tmp_path):

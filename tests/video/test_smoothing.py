@@ -8,7 +8,7 @@ from camera_moves import camera_move, flicker
 
 import dajax
 from dajax.errors import ConfigError
-from dajax.video.smoothing import Smoother, smoothed
+from dajax.video.smoothing import Smoother, smooth_depth
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_flickers_a_third_of_what_normalised_frames_do_and_is_no_worse(moves):
         low, high = (pick((1, 2), keepdims=True) for pick in (maps.min, maps.max))
         normalised, _ = flicker(move, (maps - low) / (high - low))
         raw, error = flicker(move, maps)
-        steady, steady_error = flicker(move, np.stack(list(smoothed(zip(maps, move.images, strict=True)))))
+        steady, steady_error = flicker(move, np.stack(list(smooth_depth(zip(maps, move.images, strict=True)))))
         shares.append(steady / normalised)
         errors.append(steady_error / error)
         assert steady_error < 1.02 * error
@@ -46,7 +46,7 @@ def test_known_jitter_is_taken_out(moves):
     scale, shift = rng.uniform(0.8, 1.25, (2, 40, 1, 1)) * [[[[1.0]]], [[[0.2]]]]
     jittered = (scale * true + shift).astype(np.float32)
     before, _ = flicker(move, jittered)
-    after, error = flicker(move, np.stack(list(smoothed(zip(jittered, move.images, strict=True)))))
+    after, error = flicker(move, np.stack(list(smooth_depth(zip(jittered, move.images, strict=True)))))
     assert after < 0.15 * before
     assert error < 0.02
 
@@ -57,7 +57,7 @@ def test_nothing_drifts():
     image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     shape = rng.uniform(0.5, 1, (40, 60)).astype(np.float32)
     maps = [shape * (1 + 0.01 * frame) for frame in range(200)]
-    found = np.stack(list(smoothed((depth, image) for depth in maps)))
+    found = np.stack(list(smooth_depth((depth, image) for depth in maps)))
     means = found.mean((1, 2)) / shape.mean()
     # At the ends neighbours are on one side only.
     np.testing.assert_allclose(means[12:188], (1 + 0.01 * np.arange(200))[12:188], rtol=0.03)
@@ -71,7 +71,7 @@ def test_metres_stay_metres():
     image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     metres = rng.uniform(2, 5, (40, 60)).astype(np.float32)
     scales = 1 + 0.1 * rng.standard_normal(64)
-    found = np.stack(list(smoothed((((scale * metres).astype(np.float32), image) for scale in scales), "metric")))
+    found = np.stack(list(smooth_depth((((scale * metres).astype(np.float32), image) for scale in scales), "metric")))
     assert np.abs(found.mean(0) / metres - scales.mean()).max() < 0.05
     assert found.mean((1, 2)).std() < 0.25 * (scales.std() * metres.mean())
 
@@ -81,7 +81,7 @@ def test_a_cut_is_not_smoothed_over():
     images = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(2)]
     maps = [rng.uniform(0, 1, (40, 60)).astype(np.float32) for _ in range(2)]
     shots = [0] * 20 + [1] * 20
-    found = list(smoothed((maps[shot], images[shot]) for shot in shots))
+    found = list(smooth_depth((maps[shot], images[shot]) for shot in shots))
     for shot, depth in zip(shots, found, strict=True):
         np.testing.assert_allclose(depth, maps[shot], atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_odd_sizes_and_flat_maps(size):
     image = np.zeros((*size, 3), np.uint8)
     for value in (0.0, 3.0, 1e30):
         maps = [np.full(size, value, np.float32)] * 20
-        for depth in smoothed((depth, image) for depth in maps):
+        for depth in smooth_depth((depth, image) for depth in maps):
             np.testing.assert_allclose(depth, maps[0], rtol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_a_still_image_with_noise_gets_its_mean():
     image = rng.integers(0, 256, (40, 60, 3), np.uint8)
     true = np.linspace(1, 2, 2400).reshape(40, 60)
     maps = [(true + 0.05 * rng.standard_normal((40, 60))).astype(np.float32) for _ in range(200)]
-    found = np.stack(list(smoothed((depth, image) for depth in maps)))
+    found = np.stack(list(smooth_depth((depth, image) for depth in maps)))
     assert (found - true)[16:184].std() < 0.05 / 3
     # Its contrast does not shrink with time.
     slope = np.polyfit(true.ravel(), found[180:].mean(0).ravel(), 1)[0]

@@ -11,7 +11,7 @@ import pytest
 from videos import TICKS, UNEVEN, frame_image, make_images, make_video, times
 
 from dajax.errors import ConfigError, ImageError
-from dajax.video.raw import Ffv1Writer, NpzWriter, read_depth_video, read_index
+from dajax.video.raw import Ffv1Writer, NpzWriter, read_depth_video, read_depth_video_index
 from dajax.video.reading import Frame
 from dajax.video.writing import VideoWriter, partial_name
 
@@ -137,7 +137,7 @@ def test_ffv1_is_within_half_a_step(tmp_path):
     for (_, ours), depth in zip(found, maps(), strict=True):
         assert ours.dtype == np.float32
         assert np.abs(ours - depth).max() <= 0.51 * 10 / 65535
-    index = read_index(tmp_path / "a.mkv")
+    index = read_depth_video_index(tmp_path / "a.mkv")
     assert {key: index[key] for key in ABOUT} == ABOUT
     assert (index["frames"], index["whole"], len(index["scales"])) == (30, True, 1)
     with av.open(str(tmp_path / "a.mkv")) as video:
@@ -151,7 +151,7 @@ def test_ffv1_grows_where_depth_leaves_its_range(tmp_path):
     for depth, frame in zip(several, frames_of(), strict=True):
         writer.write(depth, frame)
     writer.close()
-    scales = read_index(tmp_path / "a.mkv")["scales"]
+    scales = read_depth_video_index(tmp_path / "a.mkv")["scales"]
     assert len(scales) > 3
     largest = max(scale["step"] for scale in scales)
     for (_, ours), depth in zip(read_depth_video(tmp_path / "a.mkv"), several, strict=True):

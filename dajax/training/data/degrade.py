@@ -17,7 +17,7 @@ def _cosines() -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def degrade(key: Array, image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 3"]:
+def degrade_image(key: Array, image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 3"]:
     """Return an image as a worse camera would have taken it; where things are is not changed."""
     cast, blur, noise, sigma, amount, whether = jax.random.split(key, 6)
     values = image.astype(jnp.float32) / 255

@@ -20,12 +20,9 @@ from jaxtyping import Array, Bool, Float32, UInt8
 
 from dajax.errors import ConfigError
 from dajax.model.platform import target_platform
-from dajax.training.data.degrade import degrade
 from dajax.training.data.ray_casting import camera_rays, cast, intrinsics
 from dajax.training.data.scene import Camera, Scene, sample_scene
 from dajax.training.data.shading import radiance
-
-__all__ = ["MAX_DEPTH", "Rendered", "Scene", "batch_of_scenes", "degrade", "render", "sample_scene", "scenes"]
 
 MAX_DEPTH = 80.0  # metres; as in Depth Anything V2's outdoor metric models
 # Scenes that an accelerator renders at once: one alone is thousands of programs too small for it.
@@ -45,7 +42,7 @@ class Rendered(NamedTuple):
     intrinsics: Float32[Array, "*batch 3 3"]  # [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels
 
 
-def render(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+def render_scene(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
     """Take an image of one scene.
 
     Args:
@@ -70,12 +67,12 @@ def render(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -
     return Rendered(image, depth, valid, matrix)
 
 
-def batch_of_scenes(key: Array, indices: Array, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+def render_scene_batch(key: Array, indices: Array, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
     """Draw and render scenes `indices` (int [batch]) of a key: each is the same in whatever batch it is."""
     return jax.lax.map(lambda index: _scene(key, index, size, samples), indices)
 
 
-def scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
+def render_scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
     """Return scenes of a seed as numpy arrays, rendered on all cores of a CPU, or many at once by an accelerator.
 
     Each is a function of seed and number alone, bit-equal whatever others are asked for on one kind of device.
@@ -116,12 +113,12 @@ def _many(key: Array, numbers: np.ndarray, size: tuple[int, int], samples: int) 
 
 @partial(jax.jit, static_argnames=("size", "samples"))
 def _scenes_at_once(key: Array, indices: Array, size: tuple[int, int], samples: int) -> Rendered:
-    return jax.vmap(lambda index: render(sample_scene(jax.random.fold_in(key, index)), size, samples))(indices)
+    return jax.vmap(lambda index: render_scene(sample_scene(jax.random.fold_in(key, index)), size, samples))(indices)
 
 
 @partial(jax.jit, static_argnames=("size", "samples"))
 def _scene(key: Array, index: Array, size: tuple[int, int], samples: int) -> Rendered:
-    return render(sample_scene(jax.random.fold_in(key, index)), size, samples)
+    return render_scene(sample_scene(jax.random.fold_in(key, index)), size, samples)
 
 
 def _depth(scene: Scene, size: tuple[int, int]) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import pytest
 
 from dajax.errors import ConfigError
 from dajax.training.data import synthetic
+from dajax.training.data.degrade import degrade_image
 from dajax.training.data.furniture import BALL, BOX, CAN, KINDS, PARTS, tables
 from dajax.training.data.scene import MAX_SOLIDS, SHELL, Air, Camera, Lights, Materials, Scene, Solids, look
 
@@ -17,14 +18,16 @@ FOCAL = 0.9 * 57
 HEIGHT = 1.5  # of hand-made cameras, metres
 SHAPES = {"box": BOX, "ball": BALL, "can": CAN}
 
-make_image = jax.jit(partial(synthetic.render, size=SIZE, samples=1))
+make_image = jax.jit(partial(synthetic.render_scene, size=SIZE, samples=1))
 
 
 @cache
 def drawn():
     """64 scenes of seed 0 and their images."""
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(64))
-    return jax.device_get(jax.jit(jax.vmap(synthetic.sample_scene))(keys)), synthetic.scenes(0, range(64), SIZE, 1)
+    return jax.device_get(jax.jit(jax.vmap(synthetic.sample_scene))(keys)), synthetic.render_scenes(
+        0, range(64), SIZE, 1
+    )
 
 
 def by_hand(*solids, pitch=0.0, roll=0.0, room=None):
@@ -269,10 +272,10 @@ def test_furniture_touches_the_ground():
 def test_scenes_do_not_depend_on_their_batch():
     whole = drawn()[1]
     for start, count in ((5, 1), (2, 7)):
-        part = synthetic.scenes(0, range(start, start + count), SIZE, 1)
+        part = synthetic.render_scenes(0, range(start, start + count), SIZE, 1)
         for a, b in zip(part, whole, strict=True):
             np.testing.assert_array_equal(a, b[start : start + count])
-    other = synthetic.scenes(1, range(4), SIZE, 1)
+    other = synthetic.render_scenes(1, range(4), SIZE, 1)
     assert all(np.any(a != b) for a, b in zip(other.image, whole.image[:4], strict=True))
     assert len({image.tobytes() for image in whole.image}) == 64
 
@@ -289,20 +292,20 @@ def assert_alike(some, other):
 def test_the_same_under_jit_and_vmap():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     numbers = jnp.array([6, 1])
-    batch = jax.jit(jax.vmap(lambda key: synthetic.batch_of_scenes(key, numbers, SIZE, 1)))(keys)
+    batch = jax.jit(jax.vmap(lambda key: synthetic.render_scene_batch(key, numbers, SIZE, 1)))(keys)
     assert batch.image.shape == (2, 2, *SIZE, 3)
     for seed in (0, 1):
         for place, number in enumerate((6, 1)):
-            alone = jax.tree.map(lambda a: a[0], synthetic.scenes(seed, [number], SIZE, 1))
+            alone = jax.tree.map(lambda a: a[0], synthetic.render_scenes(seed, [number], SIZE, 1))
             assert_alike(jax.tree.map(lambda a, at=(seed, place): a[at], batch), alone)
 
 
 def test_many_at_once_as_accelerators_do(monkeypatch):
     monkeypatch.setattr(synthetic, "target_platform", lambda: "gpu")
     monkeypatch.setattr(synthetic, "_AT_ONCE", 4)
-    at_once = synthetic.scenes(0, range(6), SIZE, 1)
+    at_once = synthetic.render_scenes(0, range(6), SIZE, 1)
     assert_alike(at_once, jax.tree.map(lambda a: a[:6], drawn()[1]))
-    for one, whole in zip(synthetic.scenes(0, [5], SIZE, 1), at_once, strict=True):
+    for one, whole in zip(synthetic.render_scenes(0, [5], SIZE, 1), at_once, strict=True):
         np.testing.assert_array_equal(one, whole[5:])
 
 
@@ -347,10 +350,10 @@ FROZEN_BRIGHTNESS = [162.5, 169.1, 147.1, 156.2]
 
 def test_degraded_images_show_the_same():
     image = drawn()[1].image[3]
-    degrade = jax.jit(synthetic.degrade)
-    worse = [np.asarray(degrade(jax.random.key(i), image)) for i in range(8)]
+    degraded = jax.jit(degrade_image)
+    worse = [np.asarray(degraded(jax.random.key(i), image)) for i in range(8)]
     assert all(w.shape == image.shape and w.dtype == np.uint8 for w in worse)
-    np.testing.assert_array_equal(worse[0], degrade(jax.random.key(0), image))
+    np.testing.assert_array_equal(worse[0], degraded(jax.random.key(0), image))
     apart = [abs(w.astype(float) - image).mean() for w in worse]
     assert max(apart) < 40
     assert min(apart) > 0.1
@@ -361,13 +364,13 @@ def test_degraded_images_show_the_same():
 @pytest.mark.parametrize("numbers", [[], range(-1, 1), [0, 2**31]])
 def test_scenes_that_do_not_exist(numbers):
     with pytest.raises(ConfigError, match="numbers from 0"):
-        synthetic.scenes(0, numbers, SIZE)
+        synthetic.render_scenes(0, numbers, SIZE)
 
 
 def test_types_do_not_depend_on_x64():
     jax.config.update("jax_enable_x64", True)
     try:
-        taken = jax.eval_shape(lambda key: synthetic.render(synthetic.sample_scene(key), SIZE), jax.random.key(0))
+        taken = jax.eval_shape(lambda key: synthetic.render_scene(synthetic.sample_scene(key), SIZE), jax.random.key(0))
     finally:
         jax.config.update("jax_enable_x64", False)
     assert [a.dtype for a in taken] == [np.uint8, np.float32, np.bool_, np.float32]
