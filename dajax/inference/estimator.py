@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +14,10 @@ from flax.traverse_util import path_aware_map
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dajax.errors import ConfigError, JobRefusedError
+from dajax.errors import ConfigError
 from dajax.images.read import read_image
-from dajax.inference.parallel import distribute, place_params, resolve_mesh, running_on, shares, whole
+from dajax.inference.parallel import data_parallel_size, distribute, place_params, replicated, resolve_mesh, running_on
+from dajax.inference.scheduler import BatchScheduler, Rows
 from dajax.inference.tiles import tiled_depth
 from dajax.model.depth_anything import DepthAnything
 from dajax.model.precision import parameter_dtype
@@ -26,8 +25,6 @@ from dajax.preprocessing.buckets import Buckets, ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.loading import load
 
-# An image waits for others of its size until this many batches' worth have come after it; then a smaller batch is run.
-_WAITING_BATCHES = 4
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
@@ -80,7 +77,7 @@ class DepthEstimator:
         **load_options: Any,
     ) -> None:
         self.mesh = resolve_mesh(mesh, parallel)
-        self.batch_size = shares(self.mesh) if batch_size is None else _check_batch_size(batch_size)
+        self.batch_size = data_parallel_size(self.mesh) if batch_size is None else _check_batch_size(batch_size)
         if processor is not None and input_size is not None:
             raise ConfigError("input_size belongs to the processor that was given: set it there")
         if isinstance(model, tuple):
@@ -101,7 +98,7 @@ class DepthEstimator:
             style = style or processor.style
             _check_style(processor, style)
             if self.mesh is not None and load_options.get("sharding") is None:
-                load_options["sharding"] = whole(self.mesh)
+                load_options["sharding"] = replicated(self.mesh)
             if dtype is not None:
                 load_options["param_dtype"] = partial(parameter_dtype, dtype=dtype)
             self.model, params = load(model, dtype=dtype, style=style, **load_options)
@@ -204,110 +201,38 @@ class DepthEstimator:
             return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
         sizes = Buckets(self.processor, buckets, policy)
-        waiting: dict[tuple[int, int], list[_Queued]] = {}
-        running: deque[tuple[list[_Queued], Array]] = deque()
-        done: dict[int, np.ndarray] = {}
-        next_out = 0
+        rows: Rows = "fewest"
+        if whole_batches:
+            # The order in which a CPU adds up a row of a product depends on the row's place in the batch, and which
+            # places differ depends on the processor. A program of one image on each device has only one place.
+            rows = "single" if self._devices[0].platform == "cpu" else "whole"
+        scheduler = BatchScheduler(
+            self.predict,
+            partial(self._finish, source_size=source_size),
+            batch_size=batch_size,
+            devices=data_parallel_size(self.mesh),
+            rows=rows,
+            device=self.device,
+            on_smaller_batch=on_smaller_batch,
+        )
+        for image in images:
+            scheduler.add(image if isinstance(image, ProcessedImage) else sizes.process(read_image(image)))
+            yield from scheduler.results()
+        scheduler.flush()
+        yield from scheduler.results()
 
-        def start(queued: list[_Queued]) -> Any:
-            assert batch_size is not None
-            devices = shares(self.mesh)
-            rows = _padded(batch_size if whole_batches else len(queued), batch_size, devices)
-            pixels = np.zeros((rows, *queued[0].taken.pixels.shape), np.float32)
-            for row, one in enumerate(queued):
-                pixels[row] = one.taken.pixels
-            return self.predict(pixels)
-
-        def run(size: tuple[int, int]) -> None:
-            assert batch_size is not None
-            queued = waiting.pop(size)
-            while queued:  # more than a batch where batches became smaller since
-                part, queued = queued[:batch_size], queued[batch_size:]
-                try:
-                    running.append((part, start(part)))
-                except jax.errors.JaxRuntimeError as error:
-                    again(part, error)
-            # One batch stays on the device while the host prepares the next.
-            while len(running) > 1:
-                collect()
-
-        def collect() -> None:
-            queued, depths = running.popleft()
-            try:
-                finish(queued, np.asarray(depths))
-            except jax.errors.JaxRuntimeError as error:
-                again(queued, error)
-
-        def finish(queued: list[_Queued], maps: np.ndarray) -> None:
-            self._check_range(maps)
-            for row, one in enumerate(queued):
-                height, width = one.taken.content
-                depth = maps[row, :height, :width]
-                done[one.place] = self._to_size(depth, one.taken.source_size) if source_size else depth.copy()
-
-        def again(queued: list[_Queued], error: Exception) -> None:
-            nonlocal batch_size
-            assert batch_size is not None
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise error
-            if batch_size <= shares(self.mesh):
-                height, width, _ = queued[0].taken.pixels.shape
-                raise JobRefusedError(
-                    f"an image of {height}x{width} does not fit into the memory of {self.device}, even alone: use a "
-                    "smaller input_size, or half precision"
-                ) from error
-            batch_size = max(batch_size // 2, shares(self.mesh))
-            if on_smaller_batch is None:
-                warnings.warn(f"out of device memory: batches of {batch_size} from here on", UserWarning, stacklevel=2)
-            else:
-                on_smaller_batch(batch_size)
-            # What else is on the device takes memory, too.
-            while running:
-                collect()
-            for i in range(0, len(queued), batch_size):
-                part = queued[i : i + batch_size]
-                try:
-                    finish(part, np.asarray(start(part)))
-                except jax.errors.JaxRuntimeError as failed:
-                    again(queued[i:], failed)
-                    return
-
-        for index, image in enumerate(images):
-            taken = image if isinstance(image, ProcessedImage) else sizes.process(read_image(image))
-            size = (taken.pixels.shape[0], taken.pixels.shape[1])
-            waiting.setdefault(size, []).append(_Queued(index, taken))
-            if len(waiting[size]) >= batch_size:
-                run(size)
-            # The first of `waiting` waits longest. However rare its size, it must not hold up the ones behind it.
-            oldest = next(iter(waiting), None)
-            if oldest is not None and index - waiting[oldest][0].place >= _WAITING_BATCHES * batch_size:
-                run(oldest)
-            while next_out in done:
-                yield done.pop(next_out)
-                next_out += 1
-        for size in list(waiting):
-            run(size)
-        while running:
-            collect()
-        for index in sorted(done):
-            yield done[index]
-
-    def _check_range(self, maps: np.ndarray) -> None:
-        if self.dtype == "float16" and not np.isfinite(maps).all():
+    def _finish(self, image: ProcessedImage, depth: np.ndarray, *, source_size: bool) -> np.ndarray:
+        """Return the depth map of an image, without what fills up its bucket; see `stream`."""
+        height, width = image.content
+        depth = depth[:height, :width]
+        if self.dtype == "float16" and not np.isfinite(depth).all():
             raise ConfigError(
                 "in float16 this model has values beyond the largest, 65504, and its depth is not finite: use "
                 "bfloat16, which reaches as far as float32"
             )
-
-    def _to_size(self, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        return self.processor.post_process_depth_estimation(depth[None], [size])[0]["predicted_depth"]
-
-
-class _Queued(NamedTuple):
-    """A preprocessed image on its way, and its place in the order."""
-
-    place: int
-    taken: ProcessedImage
+        if not source_size:
+            return depth.copy()
+        return self.processor.post_process_depth_estimation(depth[None], [image.source_size])[0]["predicted_depth"]
 
 
 def _check_style(processor: DepthImageProcessor, style: str) -> None:
@@ -320,12 +245,6 @@ def _check_batch_size(batch_size: Any) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     return batch_size
-
-
-def _padded(count: int, batch_size: int, devices: int) -> int:
-    """Return the batch to run for `count` images: a power of two on each device, for few programs."""
-    on_each, at_most = -(-count // devices), -(-batch_size // devices)
-    return devices * min(1 << (on_each - 1).bit_length(), at_most)
 
 
 def _adapt(

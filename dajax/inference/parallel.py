@@ -98,7 +98,7 @@ def _checked(mesh: Any) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names)
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of what is whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -108,7 +108,7 @@ def batch_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(name for name in mesh.axis_names if name in _BATCH_AXES) or mesh.axis_names
 
 
-def shares(mesh: Mesh | None) -> int:
+def data_parallel_size(mesh: Mesh | None) -> int:
     """Return how many parts a batch is cut into."""
     return 1 if mesh is None else math.prod(mesh.shape[name] for name in batch_axes(mesh))
 
@@ -144,10 +144,10 @@ def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) ->
 def _target(name: str, leaf: Any, mesh: Mesh) -> NamedSharding:
     # What jax has put on its default device by itself is not committed, and free to move.
     if not isinstance(leaf, jax.Array) or not leaf.committed:
-        return whole(mesh)
+        return replicated(mesh)
     devices = list(mesh.devices.flat)
     if leaf.is_fully_replicated and leaf.devices() <= set(devices):
-        return whole(mesh)
+        return replicated(mesh)
     if isinstance(leaf.sharding, NamedSharding) and list(leaf.sharding.mesh.devices.flat) == devices:
         own = leaf.sharding.mesh
         return NamedSharding(Mesh(own.devices, own.axis_names), leaf.sharding.spec)
@@ -175,7 +175,7 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
     """
     if mesh is None:
         return jax.jit(forward)
-    count = shares(mesh)
+    count = data_parallel_size(mesh)
     compiled = _pmapped(forward, mesh) if parallel == "pmap" else _jitted(forward, mesh, params)
 
     def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:

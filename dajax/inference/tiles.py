@@ -9,8 +9,8 @@ from the parts, which are blended where they overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,8 +18,17 @@ from dajax.errors import ConfigError
 from dajax.images.read import DecodedImage, read_image
 from dajax.resample import resize_linear
 
-if TYPE_CHECKING:
-    from dajax.inference.estimator import DepthEstimator
+
+@runtime_checkable
+class Estimates(Protocol):
+    """What tiles need of an estimator."""
+
+    def __call__(self, images: Any, /) -> Any:
+        """Return the depth map of an image."""
+
+    def stream(self, images: Iterable[Any], /, *, batch_size: int | None, whole_batches: bool) -> Iterator[np.ndarray]:
+        """Yield the depth map of each image, in order."""
+
 
 # What neighbouring tiles share, of their side.
 _OVERLAP = 0.3
@@ -32,7 +41,7 @@ _MOST = 64
 
 
 def tiled_depth(
-    estimator: DepthEstimator, image: Any, tiles: int | tuple[int, int], *, batch_size: int | None = None
+    estimator: Estimates, image: Any, tiles: int | tuple[int, int], *, batch_size: int | None = None
 ) -> np.ndarray:
     """Return the depth of a large image, estimated in overlapping tiles.
 

@@ -21,8 +21,15 @@ import dajax
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError
 from dajax.inference import estimator as estimator_module
-from dajax.inference.estimator import _adapt, _padded
-from dajax.inference.parallel import batch_axes, distribute, param_shardings, place_params, resolve_mesh, shares
+from dajax.inference.estimator import _adapt
+from dajax.inference.parallel import (
+    batch_axes,
+    data_parallel_size,
+    distribute,
+    param_shardings,
+    place_params,
+    resolve_mesh,
+)
 from dajax.model.platform import target_platform
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
@@ -159,14 +166,6 @@ def test_batch_size_counts_the_images_on_all_devices(quick, monkeypatch, batch_s
     assert seen == rows
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 8])
-@pytest.mark.parametrize("batch_size", [1, 2, 6, 8, 9, 64])
-def test_padded_batches_are_few_and_fit(devices, batch_size):
-    padded = {count: _padded(count, batch_size, devices) for count in range(1, batch_size + 1)}
-    assert all(count <= rows < batch_size + devices and rows % devices == 0 for count, rows in padded.items())
-    assert len(set(padded.values())) <= 1 + np.ceil(np.log2(batch_size))
-
-
 def test_one_image_for_each_device_unless_it_is_said(pair):
     assert dajax.DepthEstimator(pair).batch_size == 1
     assert dajax.DepthEstimator(pair, mesh="local").batch_size == 2
@@ -238,8 +237,8 @@ def test_meshes_that_are_meant():
 def test_the_axes_that_a_batch_is_cut_over(names, batch, parts):
     mesh = mesh_of(names=names, shape=(2, 1, 1)[: len(names)])
     assert batch_axes(mesh) == batch
-    assert shares(mesh) == parts
-    assert shares(None) == 1
+    assert data_parallel_size(mesh) == parts
+    assert data_parallel_size(None) == 1
 
 
 def test_device_says_how_many(pair):

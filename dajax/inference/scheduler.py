@@ -1,0 +1,164 @@
+"""Which images run together: batches of one size each, started early, given back in the order of the images."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from dajax.errors import JobRefusedError
+from dajax.preprocessing.buckets import ProcessedImage
+
+# An image waits for others of its size until this many batches' worth of images have come after it. Then a smaller
+# batch runs.
+_WAITING_BATCHES = 4
+
+Rows = Literal["fewest", "whole", "single"]
+Result = TypeVar("Result")
+
+
+class _Queued(NamedTuple):
+    """A processed image, and its place in the order."""
+
+    place: int
+    image: ProcessedImage
+
+
+class BatchScheduler:
+    """Runs images of many sizes in batches of one size.
+
+    It knows no network: `run` may be any function. Where a batch does not fit into the device's memory, the scheduler
+    halves it and all batches that follow.
+
+    Args:
+        run: starts a batch of pixels, float32 [rows, height, width, 3]. It returns an array [rows, ...], which the
+            device may still be computing.
+        finish: makes a result of an image and its row of that array.
+        batch_size: how many images of one size run together at most.
+        devices: on how many devices a batch is cut. The number of rows is a multiple of it.
+        rows: how many rows a batch has that lacks images. "fewest": the smallest power of two on each device that holds
+            the images. "whole": as many as every other batch. "single": a batch consists of runs of one image on each
+            device.
+        device: what an error message calls the devices.
+        on_smaller_batch: called with the new batch size when memory was short. None: a warning.
+
+    Attributes:
+        batch_size: the batch size now.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], Any],
+        finish: Callable[[ProcessedImage, np.ndarray], Result],
+        *,
+        batch_size: int,
+        devices: int = 1,
+        rows: Rows = "fewest",
+        device: str = "the device",
+        on_smaller_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self._run, self._finish = run, finish
+        self._devices, self._rows, self._device = devices, rows, device
+        self._on_smaller_batch = on_smaller_batch
+        self._waiting: dict[tuple[int, int], list[_Queued]] = {}
+        self._running: deque[tuple[list[_Queued], list[Any]]] = deque()
+        self._done: dict[int, Any] = {}
+        self._added = self._given = 0
+
+    def add(self, image: ProcessedImage) -> None:
+        """Take an image. This may start a batch, and wait for an earlier one."""
+        size = (image.pixels.shape[0], image.pixels.shape[1])
+        self._waiting.setdefault(size, []).append(_Queued(self._added, image))
+        if len(self._waiting[size]) >= self.batch_size:
+            self._run_size(size)
+        # The first of `_waiting` waits longest. However rare its size is, it must not hold up those behind it.
+        oldest = next(iter(self._waiting), None)
+        if oldest is not None and self._added - self._waiting[oldest][0].place >= _WAITING_BATCHES * self.batch_size:
+            self._run_size(oldest)
+        self._added += 1
+
+    def flush(self) -> None:
+        """Run what still waits, and finish everything."""
+        for size in list(self._waiting):
+            self._run_size(size)
+        while self._running:
+            self._collect()
+
+    def results(self) -> Iterator[Any]:
+        """Yield the results that are finished and next in the order of the images."""
+        while self._given in self._done:
+            yield self._done.pop(self._given)
+            self._given += 1
+
+    def _run_size(self, size: tuple[int, int]) -> None:
+        queued = self._waiting.pop(size)
+        while queued:  # more than a batch if batches have become smaller since
+            batch, queued = queued[: self.batch_size], queued[self.batch_size :]
+            try:
+                self._running.append((batch, self._start(batch)))
+            except jax.errors.JaxRuntimeError as error:
+                self._run_smaller(batch, error)
+        # One batch stays on the device while the host prepares the next.
+        while len(self._running) > 1:
+            self._collect()
+
+    def _start(self, batch: list[_Queued]) -> list[Any]:
+        rows = self._rows_for(len(batch))
+        runs = []
+        for first in range(0, len(batch), rows):
+            pixels = np.zeros((rows, *batch[0].image.pixels.shape), np.float32)
+            for row, queued in enumerate(batch[first : first + rows]):
+                pixels[row] = queued.image.pixels
+            runs.append(self._run(pixels))
+        return runs
+
+    def _rows_for(self, count: int) -> int:
+        if self._rows == "single":
+            return self._devices
+        most = -(-self.batch_size // self._devices)
+        on_each = most if self._rows == "whole" else min(1 << (-(-count // self._devices) - 1).bit_length(), most)
+        return self._devices * on_each
+
+    def _collect(self) -> None:
+        batch, runs = self._running.popleft()
+        try:
+            self._finish_batch(batch, runs)
+        except jax.errors.JaxRuntimeError as error:
+            self._run_smaller(batch, error)
+
+    def _finish_batch(self, batch: list[_Queued], runs: list[Any]) -> None:
+        arrays = [np.asarray(run) for run in runs]
+        rows = (row for array in arrays for row in array)
+        for queued, row in zip(batch, rows, strict=False):  # the last rows may be filled up
+            self._done[queued.place] = self._finish(queued.image, row)
+
+    def _run_smaller(self, batch: list[_Queued], error: Exception) -> None:
+        """Run a batch that did not fit into memory in smaller parts."""
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise error
+        if self.batch_size <= self._devices:
+            height, width, _ = batch[0].image.pixels.shape
+            raise JobRefusedError(
+                f"an image of {height}x{width} does not fit into the memory of {self._device}, even alone: use a "
+                "smaller input_size, or half precision"
+            ) from error
+        self.batch_size = max(self.batch_size // 2, self._devices)
+        if self._on_smaller_batch is None:
+            warnings.warn(f"out of device memory: batches of {self.batch_size} from here on", UserWarning, stacklevel=2)
+        else:
+            self._on_smaller_batch(self.batch_size)
+        # What else is on the device takes memory, too.
+        while self._running:
+            self._collect()
+        for first in range(0, len(batch), self.batch_size):
+            part = batch[first : first + self.batch_size]
+            try:
+                self._finish_batch(part, self._start(part))
+            except jax.errors.JaxRuntimeError as failed:
+                self._run_smaller(batch[first:], failed)
+                return
