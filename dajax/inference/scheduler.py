@@ -141,6 +141,19 @@ class BatchScheduler:
         """Run a batch that did not fit into memory in smaller parts."""
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise error
+        if len(batch) <= self.batch_size:  # else it was started before batches became smaller
+            self._halve(batch, error)
+        # What else is on the device takes memory, too.
+        while self._running:
+            self._collect()
+        while batch:
+            part, batch = batch[: self.batch_size], batch[self.batch_size :]
+            try:
+                self._finish_batch(part, self._start(part))
+            except jax.errors.JaxRuntimeError as failed:
+                self._run_smaller(part, failed)
+
+    def _halve(self, batch: list[_Queued], error: Exception) -> None:
         if self.batch_size <= self._devices:
             height, width, _ = batch[0].image.pixels.shape
             raise JobRefusedError(
@@ -152,13 +165,3 @@ class BatchScheduler:
             warnings.warn(f"out of device memory: batches of {self.batch_size} from here on", UserWarning, stacklevel=2)
         else:
             self._on_smaller_batch(self.batch_size)
-        # What else is on the device takes memory, too.
-        while self._running:
-            self._collect()
-        for first in range(0, len(batch), self.batch_size):
-            part = batch[first : first + self.batch_size]
-            try:
-                self._finish_batch(part, self._start(part))
-            except jax.errors.JaxRuntimeError as failed:
-                self._run_smaller(batch[first:], failed)
-                return

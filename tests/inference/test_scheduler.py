@@ -45,8 +45,8 @@ def value(image, row):
     return float(row[0, 0])
 
 
-def run(device, images, **options):
-    scheduler = BatchScheduler(device, value, **options)
+def run(started, images, **options):
+    scheduler = BatchScheduler(started, value, **options)
     found = []
     for one in images:
         scheduler.add(one)
