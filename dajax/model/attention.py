@@ -14,8 +14,8 @@ from dajax.model.layers import Dense
 from dajax.model.platform import has_fused_attention, target_platform
 from dajax.model.precision import product_precision, wide
 
-# How many scores at a time a processor's cache holds, by bytes of a number; measured with 1 MiB of it for each core and
-# 32 MiB for all.
+# How many attention scores are computed at a time on a CPU, so that they stay in its cache, by the bytes of one number.
+# Measured on a processor with 1 MiB of cache for each core and 32 MiB for all.
 _CACHED_SCORES = {2: 2**20, 4: 2**21, 8: 2**20}
 
 
@@ -24,7 +24,10 @@ def dot_product_attention(
     key_bnhd: Float[Array, "batch tokens heads width"],
     value_bnhd: Float[Array, "batch tokens heads width"],
 ) -> Float[Array, "batch tokens heads width"]:
-    """Return softmax(q k^T / sqrt(width)) v. Scores and softmax are at least float32."""
+    """Return softmax(q k^T / sqrt(width)) v (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
+
+    Scores and softmax are computed in at least float32.
+    """
     if target_platform() == "cpu":
         return _attend_in_cache(query_bnhd, key_bnhd, value_bnhd)
     if has_fused_attention(query_bnhd.dtype, query_bnhd.shape[-1]):
@@ -49,7 +52,7 @@ _fused.defvjp(_fused_forward, _fused_backward)
 
 
 def _fused_even(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
-    """Attend to an even number of tokens: jax refuses to differentiate cuDNN's attention to an odd one."""
+    """Pad the tokens to an even number, because jax does not differentiate cuDNN's attention over an odd number."""
     batch, tokens = query_bnhd.shape[:2]
     if tokens % 2 == 0:
         return jax.nn.dot_product_attention(query_bnhd, key_bnhd, value_bnhd, implementation="cudnn")
@@ -63,7 +66,7 @@ def _fused_even(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
 
 @jax.custom_jvp
 def _attend_in_cache(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
-    """One head at a time, and where its scores are too many for the cache, a part of its queries at a time."""
+    """Compute one head at a time; if its scores do not fit into the cache, a part of its queries at a time."""
     batch, tokens, heads, width = query_bnhd.shape
     if batch == 0:
         return query_bnhd
@@ -74,14 +77,14 @@ def _attend_in_cache(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> A
         return jax.lax.dynamic_slice(x_bnhd, (i // heads, start, i % heads, 0), (1, size, 1, width))[0, :, 0]
 
     def one_part(attended_bnhd: Array, number: Array) -> tuple[Array, None]:
-        # The last part of a head ends with its queries: it repeats some of the part before.
+        # The last part of a head ends at its last query, so it may repeat some queries of the part before.
         i, start = number // blocks, jnp.minimum(number % blocks * rows, tokens - rows)
         part_nd = _attend(of_head(query_bnhd, i, start, rows), of_head(key_bnhd, i), of_head(value_bnhd, i))
         place = (i // heads, start, i % heads, 0)
         return jax.lax.dynamic_update_slice(attended_bnhd, part_nd[None, :, None], place), None
 
-    # Begun with the queries, of which nothing stays. `jax.lax.map` would begin with zeros, and XLA makes the zeros of
-    # all layers before anything else: they would take memory from the beginning.
+    # The loop starts from the queries and overwrites all of them. `jax.lax.map` would start from zeros; XLA makes the
+    # zeros of all layers before anything else, and they would occupy memory from the beginning.
     return jax.lax.scan(one_part, query_bnhd, jnp.arange(batch * heads * blocks))[0]
 
 
@@ -93,7 +96,7 @@ def _attend_in_cache_derivative(
 
 
 def _attend_by_heads(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
-    """As many heads at a time as the cache holds, in a loop whose gradient is one as well."""
+    """Compute as many heads at a time as fit into the cache, in a loop whose gradient is a loop as well."""
     batch, tokens, heads, width = query_bnhd.shape
     apart = (x.swapaxes(1, 2).reshape(batch * heads, tokens, width) for x in (query_bnhd, key_bnhd, value_bnhd))
     at_a_time = max(_CACHED_SCORES[query_bnhd.dtype.itemsize] // (tokens * tokens), 1)
@@ -111,20 +114,20 @@ def _attend(query_nd: Array, key_md: Array, value_md: Array, kept: bool = False)
     scale = query_nd.shape[-1] ** -0.5
     unnormalised_nm = jnp.exp((scores_nm - scores_nm.max(-1, keepdims=True)) * scale).astype(dtype)
     if not kept:
-        # Keeps XLA from computing the exponentials twice, for the product and for the sum. A backward pass, for which
-        # they are kept, would keep them on both sides of the barrier.
+        # The barrier keeps XLA from computing the exponentials twice, for the product and for the sum. If a backward
+        # pass needs them, there is no barrier: it would store them twice, before and after the barrier.
         unnormalised_nm = jax.lax.optimization_barrier(unnormalised_nm)
     mixed_nd = jnp.einsum(
         "nm,md->nd", unnormalised_nm, value_md, precision=precision, preferred_element_type=scores_nm.dtype
     )
-    # The sum divides [tokens, width] numbers here, not [tokens, tokens].
+    # Dividing after the product takes tokens * width divisions instead of tokens * tokens.
     return (mixed_nd / unnormalised_nm.sum(-1, dtype=scores_nm.dtype, keepdims=True)).astype(dtype)
 
 
 def attention_weights(
     query_bnhd: Float[Array, "batch tokens heads width"], key_bnhd: Float[Array, "batch tokens heads width"]
 ) -> Float[Array, "batch heads tokens tokens"]:
-    """Return softmax(q k^T / sqrt(width)), computed in at least float32."""
+    """Return softmax(q k^T / sqrt(width)), computed in at least float32, in the dtype of the queries."""
     scores_bhnm = jnp.einsum(
         "bnhd,bmhd->bhnm",
         query_bnhd,
@@ -138,14 +141,19 @@ def attention_weights(
 def apply_attention(
     weights_bhnm: Float[Array, "batch heads tokens tokens"], value_bmhd: Float[Array, "batch tokens heads width"]
 ) -> Float[Array, "batch tokens heads width"]:
-    """Return the values mixed by the weights."""
+    """Return each token's weighted sum of the values."""
     return jnp.einsum(
         "bhnm,bmhd->bnhd", weights_bhnm, value_bmhd, precision=product_precision(value_bmhd.dtype)
     )  # fmt: skip
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with its four projections."""
+    """Multi-head self-attention with its four projections.
+
+    Attributes:
+        config: The encoder's config.
+        dtype: The computation dtype of the projections and of the products with queries, keys and values.
+    """
 
     config: Dinov2Config
     dtype: jnp.dtype
@@ -154,7 +162,7 @@ class Attention(nn.Module):
     def __call__(
         self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool, return_weights: bool
     ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"] | None]:
-        """Return the tokens' update, and the attention weights if asked for."""
+        """Return what the layer adds to the tokens; and the attention weights, or None if they are not computed."""
         config = self.config
         heads = config.num_attention_heads
         split = (*tokens_bnd.shape[:2], heads, config.hidden_size // heads)

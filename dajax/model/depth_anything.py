@@ -1,4 +1,8 @@
-"""Depth Anything V1 and V2: encoder, neck and head in one module."""
+"""Depth Anything V1 and V2: one module made of encoder, neck and head.
+
+The encoder is DINOv2, a vision transformer; neck and head are those of DPT. V1 is Yang et al. 2024 (arXiv:2401.10891),
+V2 is Yang et al. 2024 (arXiv:2406.09414).
+"""
 
 from __future__ import annotations
 
@@ -24,40 +28,43 @@ from dajax.model.platform import convolution_dtype, target_platform
 
 @flax.struct.dataclass
 class DepthEstimatorOutput:
-    """What a model gives: a pytree, so it may cross `jit`, `vmap` and `pmap`.
+    """The output of a model. It is a pytree, so `jit`, `vmap` and `pmap` can return it.
 
     Attributes:
-        predicted_depth: float32 [batch, height, width]; affine-invariant inverse depth, bigger is nearer (relative
+        predicted_depth: float32 [batch, height, width]. Affine-invariant inverse depth, bigger is nearer (relative
             models), or metres (metric models).
-        hidden_states: tokens [batch, 1 + patches, width] before the first layer and after each; None unless asked for.
-        attentions: softmax weights [batch, heads, 1 + patches, 1 + patches] of each layer; None unless asked for.
-        loss: scalar; None without labels.
+        hidden_states: The tokens [batch, 1 + patches, width] before the first layer and after each layer. None unless
+            `output_hidden_states` is set.
+        attentions: The softmax weights [batch, heads, 1 + patches, 1 + patches] of each layer. None unless
+            `output_attentions` is set.
+        loss: A scalar. None without labels.
     """
 
-    # Any: transformations put shapes, axes and placeholders where arrays stand.
+    # The fields are Any because transformations of jax put shapes, axes or placeholders in the place of arrays.
     predicted_depth: Any
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
     loss: Any = None
 
 
-# Depth, hidden states, attention weights.
+# Depth [batch, height, width], hidden states and attention weights.
 Estimate = tuple[Array, tuple[Array, ...], tuple[Array | None, ...]]
 
-# Patches of an image from which on it goes through a CPU alone.
+# On a CPU, the images of a batch run one after another if each has at least this many patches.
 _TOKENS_FOR_A_CPU = 512
 
 
 class DepthAnything(nn.Module):
     """Depth Anything V1 or V2 as a Linen module.
 
-    `model.init(key, pixels)["params"]` is freshly initialised as Transformers does it; `dajax.load` gives trained ones.
+    `dajax.load` returns trained params. `model.init(key, pixels)["params"]` returns new ones, initialised as
+    Transformers initialises them.
 
     Attributes:
-        config: what is built.
-        dtype: what the trunk computes in: float32, bfloat16 or float16 (float64 where jax has x64 switched on). Norms,
-            softmax and the last layers are at least float32, and so is the output.
-        remat: recompute each encoder layer in the backward pass: less memory, a third more time.
+        config: The architecture.
+        dtype: The computation dtype of the encoder: float32, bfloat16 or float16 (or float64 if x64 is enabled in jax).
+            Norms, softmax, the last layers and the output are at least float32.
+        remat: Whether the backward pass recomputes each encoder layer. It takes less memory and a third more time.
     """
 
     config: DepthAnythingConfig
@@ -76,25 +83,25 @@ class DepthAnything(nn.Module):
         """Estimate depth.
 
         Args:
-            pixels: float [batch, height, width, 3], normalised (`DepthImageProcessor`); height and width are multiples
-                of the patch size, 14.
-            output_hidden_states: also return the encoder's tokens.
-            output_attentions: also return the encoder's attention weights.
-            labels: float [batch, height, width], target depth, for a loss: metres (metric models; scale-invariant
-                logarithmic loss) or inverse depth (relative models; scale-and-shift-invariant loss). Pixels that are
-                not finite or <= 0 are left out.
-            deterministic: False applies the config's dropout rates (all 0 in released checkpoints), with
-                `rngs={"dropout": key}`.
+            pixels: float [batch, height, width, 3], normalised as `DepthImageProcessor` does it. Height and width are
+                multiples of the patch size, 14.
+            output_hidden_states: Whether to return the encoder's tokens as well.
+            output_attentions: Whether to return the encoder's attention weights as well.
+            labels: float [batch, height, width], the target depth of a loss. For metric models it is in metres and the
+                loss is `dajax.losses.silog_loss`; for relative models it is inverse depth and the loss is
+                `dajax.losses.affine_invariant_loss`. Labels that are not finite, or not positive, do not count.
+            deterministic: Whether dropout is off. With False, the config's dropout rates apply (all are 0 in released
+                checkpoints), and `model.apply` needs `rngs={"dropout": key}`.
 
         Raises:
-            ImageError: pixels or labels have the wrong rank, channels, size or type.
-            ConfigError: `dtype` is not a floating-point type.
+            ImageError: Pixels or labels have a wrong rank, number of channels, size or dtype.
+            ConfigError: `dtype` is not a floating-point dtype.
         """
         config = self.config
         pixels = jnp.asarray(pixels)
         dtype = jnp.dtype(self.dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ConfigError(f"dtype must be a floating-point type such as float32 or bfloat16, got {dtype}")
+            raise ConfigError(f"dtype must be a floating-point dtype such as float32 or bfloat16, got {dtype}")
         size = _check_pixels(pixels, config)
         grid = (size[0] // config.patch_size, size[1] // config.patch_size)
 
@@ -114,7 +121,7 @@ class DepthAnything(nn.Module):
     @nn.compact
     def _estimate(self, pixels_bhwc: Array, deterministic: bool, return_weights: bool) -> Estimate:
         config, dtype, (height, width) = self.config, jnp.dtype(self.dtype), pixels_bhwc.shape[1:3]
-        # Convolutions may be in more than the trunk.
+        # Convolutions may be computed in a wider dtype than the encoder.
         wider = convolution_dtype(dtype)
         encoded = Dinov2(config.backbone_config, dtype, wider, self.remat, name="backbone")(
             pixels_bhwc, deterministic, return_weights
@@ -125,10 +132,10 @@ class DepthAnything(nn.Module):
         return depth_bhw, encoded.hidden_states, encoded.attentions
 
     def _one_by_one(self, batch: int, grid: tuple[int, int]) -> bool:
-        """Return whether the images of a batch are to be taken in turn: where one is enough to keep the cores busy.
+        """Return whether the images of a batch run one after another.
 
-        On a CPU the activations of one image stay in the cache. Not where the caller collects what is inside: the
-        collected arrays would have another axis.
+        They do on a CPU, whose cache holds the activations of one image, if one image is large enough to keep all cores
+        busy. They do not if the caller collects intermediate values: the collected arrays would have another axis.
         """
         enough = batch > 1 and grid[0] * grid[1] >= _TOKENS_FOR_A_CPU and target_platform() == "cpu"
         return enough and self.scope is not None and not self.scope.mutable
@@ -151,7 +158,7 @@ def _one_by_one(estimate: Callable[[Any, Array], Estimate], params: Any, pixels_
 def _derivative(
     estimate: Callable[[Any, Array], Estimate], primals: tuple[Any, Array], tangents: tuple[Any, Array]
 ) -> tuple[Estimate, Estimate]:
-    # The gradient with respect to the params would be added up image by image.
+    # The derivative runs the whole batch: in a loop, every image would add its gradients to those of all params.
     return jax.jvp(estimate, primals, tangents)
 
 

@@ -18,14 +18,17 @@ from dajax.resample import cubic_matrix
 
 
 class PatchEmbeddings(nn.Module):
-    """One linear map for every patch. Stride equals kernel, so the convolution is a matrix product."""
+    """One linear layer that is applied to every patch.
+
+    It is a convolution whose stride equals its kernel, so it is computed as a matrix product.
+    """
 
     config: Dinov2Config
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols dim"]:
-        """Return one token for every patch, at least float32."""
+        """Return one token for each patch, in at least float32."""
         config, p = self.config, self.config.patch_size
         shape = (p, p, config.num_channels, config.hidden_size)
         kernel = parameter(self, "kernel", nn.initializers.normal(config.initializer_range), shape)
@@ -37,20 +40,20 @@ class PatchEmbeddings(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Patches, a class token, and position embeddings resampled to the image's grid."""
+    """Patch tokens and a class token, with position embeddings that are resampled to the image's grid."""
 
     config: Dinov2Config
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, pixels_bhwc: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens dim"]:
-        """Return the class token followed by the patches, row by row, at least float32."""
+        """Return the class token followed by the patch tokens, row by row, in at least float32."""
         config = self.config
         grid, width = config.grid_size, config.hidden_size
         init = nn.initializers.normal(config.initializer_range)
         cls_token = parameter(self, "cls_token", init, (1, 1, width))
         positions = parameter(self, "position_embeddings", init, (1, 1 + grid * grid, width))
-        if config.use_mask_token:  # only DINOv2's pre-training reads it, but every checkpoint has it
+        if config.use_mask_token:  # only DINOv2's pre-training uses it, but every checkpoint has it
             parameter(self, "mask_token", nn.initializers.zeros, (1, width))
 
         patches_bhwd = PatchEmbeddings(config, self.dtype, name="patch_embeddings")(pixels_bhwc)
@@ -71,8 +74,15 @@ def resample_positions(
 ) -> Float[Array, "1 tokens_out dim"]:
     """Resample position embeddings from their square training grid to `rows` x `cols` patches.
 
-    Bicubic (a = -0.75, no antialiasing) in float32. As they are where the grid is the training grid.
-    `interpolate_offset` of the config is the authors' +0.1: it moves every sampling point a little.
+    The filter is bicubic (a = -0.75, no antialiasing) and computed in float32. On the training grid the embeddings are
+    returned unchanged.
+
+    Args:
+        positions: The embedding of the class token followed by those of the training grid, row by row.
+        config: The encoder's config. Its `interpolate_offset` is the +0.1 of the authors' code, which moves every
+            sampling point a little.
+        rows: The number of patches from top to bottom.
+        cols: The number of patches from left to right.
     """
     grid, offset = config.grid_size, config.interpolate_offset
     if (rows, cols) == (grid, grid):
@@ -88,20 +98,23 @@ def resample_positions(
         patch_positions.astype(jnp.float32).reshape(grid, grid, -1),
         precision=jax.lax.Precision.HIGHEST,
     )
-    # Not back to a half-precision file's type: what computes in more keeps more.
+    # The result stays in at least float32, even if the params are in half precision: the sum with the tokens is wide.
     dtype = wide(positions.dtype)
     return jnp.concatenate([class_position.astype(dtype), resampled.reshape(1, rows * cols, -1).astype(dtype)], 1)
 
 
 class LayerNorm(nn.Module):
-    """Normalise over the width in at least float32, with the two-pass variance."""
+    """Layer normalisation over the width (Ba et al. 2016, arXiv:1607.06450), computed in at least float32.
+
+    The variance is computed in two passes, as the mean square of the centred tokens.
+    """
 
     config: Dinov2Config
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "... tokens dim"]) -> Float[Array, "... tokens dim"]:
-        """Return normalised tokens in `dtype`."""
+        """Return the normalised tokens in `dtype`."""
         width = tokens_bnd.shape[-1]
         scale = parameter(self, "scale", nn.initializers.ones, (width,))
         bias = parameter(self, "bias", nn.initializers.zeros, (width,))
@@ -112,7 +125,7 @@ class LayerNorm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every channel of a residual branch (Touvron et al. 2021, arXiv:2103.17239)."""
+    """A learned factor for each channel of a residual branch (Touvron et al. 2021, arXiv:2103.17239)."""
 
     config: Dinov2Config
 
@@ -131,21 +144,21 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
-        """Return the tokens' update."""
+        """Return what the layer adds to the tokens."""
         config, stddev = self.config, self.config.initializer_range
         hidden_bnm = gelu(Dense(config.mlp_width, self.dtype, stddev, name="fc1")(tokens_bnd))
         return Dense(config.hidden_size, self.dtype, stddev, name="fc2")(hidden_bnm)
 
 
 class SwiGLU(nn.Module):
-    """A gated MLP (Shazeer 2020, arXiv:2002.05202); gate and up projection are one matrix, as in the checkpoints."""
+    """A gated MLP (Shazeer 2020, arXiv:2002.05202). Gate and up projection are one matrix, as in the checkpoints."""
 
     config: Dinov2Config
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
-        """Return the tokens' update."""
+        """Return what the layer adds to the tokens."""
         config, stddev = self.config, self.config.initializer_range
         both = Dense(2 * config.mlp_width, self.dtype, stddev, name="weights_in")(tokens_bnd)
         gate_bnm, up_bnm = jnp.split(both, 2, axis=-1)
@@ -153,7 +166,10 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm transformer layer. What it adds to, the tokens, is at least float32: rounding there adds up."""
+    """A pre-norm transformer layer.
+
+    The tokens stay in at least float32, whatever `dtype` is, because rounding errors add up from layer to layer.
+    """
 
     config: Dinov2Config
     dtype: jnp.dtype
@@ -162,7 +178,7 @@ class Layer(nn.Module):
     def __call__(
         self, tokens_bnd: Float[Array, "batch tokens dim"], deterministic: bool, return_weights: bool
     ) -> tuple[Float[Array, "batch tokens dim"], Float[Array, "batch heads tokens tokens"] | None]:
-        """Return the tokens, and the attention weights if asked for."""
+        """Return the tokens; and the attention weights, or None if they are not computed."""
         config, dtype = self.config, self.dtype
         drop_path = nn.Dropout(config.drop_path_rate, broadcast_dims=(1, 2), deterministic=deterministic)
 
@@ -177,12 +193,12 @@ class Layer(nn.Module):
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder gives.
+    """The output of the encoder.
 
     Attributes:
-        taps: what the neck reads: normalised tokens after the layers `out_indices`, class token included.
-        hidden_states: tokens before the first layer and after each layer, not normalised.
-        attentions: softmax weights of each layer, or None where they were not asked for.
+        taps: The normalised tokens after the layers `out_indices`, class token included. The neck reads them.
+        hidden_states: The tokens before the first layer and after each layer, not normalised.
+        attentions: The softmax weights of each layer, or None for layers that did not compute them.
     """
 
     taps: tuple[Array, ...]
@@ -194,9 +210,10 @@ class Dinov2(nn.Module):
     """The encoder.
 
     Attributes:
-        dtype: of the factors of matrix products.
-        tap_dtype: of the taps.
-        remat: recompute each layer in the backward pass instead of keeping its activations.
+        config: The encoder's config.
+        dtype: The computation dtype of matrix products.
+        tap_dtype: The dtype of the taps.
+        remat: Whether the backward pass recomputes each layer instead of keeping its activations.
     """
 
     config: Dinov2Config
@@ -211,9 +228,9 @@ class Dinov2(nn.Module):
         deterministic: bool = True,
         return_weights: bool = False,
     ) -> EncoderOutput:
-        """Return taps, hidden states, and attention weights if asked for."""
+        """Return taps, hidden states and, if `return_weights` is set, attention weights."""
         config = self.config
-        # Layers are alike: jitted, the first is traced and the others are calls of it.
+        # All layers are alike. Under nn.jit only the first is traced, and the others call it.
         layer = (nn.remat if self.remat else nn.jit)(Layer, static_argnums=(2, 3))
         tokens_bnd = Embeddings(config, self.dtype, name="embeddings")(pixels_bhwc)
         tokens_bnd = nn.Dropout(config.hidden_dropout_prob, deterministic=deterministic)(tokens_bnd)
@@ -225,10 +242,11 @@ class Dinov2(nn.Module):
             hidden_states.append(tokens_bnd)
             attentions.append(weights_bhnm)
         taps = tuple(hidden_states[i] for i in config.out_indices)
-        # A model that taps no layer, or does not normalise, still has the norm.
+        # A model that taps no layer, or that does not normalise the taps, still has the norm's params.
         norm = LayerNorm(config, self.tap_dtype, name="layernorm")
         if config.apply_layernorm and taps:
-            # All at once: on a CPU, what reads the first tap would start early and add its memory to the encoder's.
+            # All taps are normalised at once. Otherwise a CPU would start on the first tap early, while the encoder
+            # still needs its memory.
             taps = tuple(norm(jnp.stack(taps)))
         elif self.is_initializing():
             norm(tokens_bnd)

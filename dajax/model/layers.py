@@ -1,4 +1,4 @@
-"""Linear layers whose result is at least float32, whatever they compute in, and a fast exact GELU."""
+"""Linear layers and convolutions whose result is at least float32 whatever they compute in, and a fast exact GELU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dajax.model.precision import product_precision, wide
 
 
 def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:
-    """Return `jnp.einsum(equation, x, kernel)` of both cast to `dtype`, as at least float32."""
+    """Return `jnp.einsum(equation, x, kernel)`, computed in `dtype`, as at least float32."""
     result = jnp.einsum(
         equation,
         x.astype(dtype),
@@ -27,7 +27,7 @@ def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:
     return result.astype(wide(dtype))
 
 
-# Kernel and bias.
+# Kernel and bias; the bias is None if the layer has none.
 Weights = tuple[Array, Array | None]
 
 
@@ -35,9 +35,10 @@ class Dense(nn.Module):
     """A linear layer.
 
     Attributes:
-        features: channels that come out.
-        dtype: of the factors. Its bias is added in at least float32.
-        stddev: of the kernel's initial values.
+        features: The number of output channels.
+        dtype: The computation dtype of the product. The bias is added in at least float32.
+        stddev: The standard deviation of the kernel's initial values.
+        use_bias: Whether the layer has a bias.
     """
 
     features: int
@@ -47,16 +48,16 @@ class Dense(nn.Module):
 
     @nn.compact
     def weights(self, channels: int) -> Weights:
-        """Return kernel and bias, for `project` inside of a transformation, where modules cannot be called."""
+        """Return kernel and bias, for `project` in transformations of jax, within which modules cannot be called."""
         return _weights(self, (channels, self.features))
 
     def __call__(self, x: Float[Array, "*batch c_in"]) -> Float[Array, "*batch c_out"]:
-        """Return the mapped channels, at least float32."""
+        """Return the output channels, in at least float32."""
         return project(x, self.weights(x.shape[-1]), self.dtype)
 
 
 def project(x: Float[Array, "*batch c_in"], weights: Weights, dtype: Any) -> Float[Array, "*batch c_out"]:
-    """Return channels mapped by the weights of a `Dense`, at least float32."""
+    """Apply the weights of a `Dense` to the channels; the result is at least float32."""
     kernel, bias = weights
     x = product("...c,cd->...d", x, kernel, dtype)
     return x if bias is None else x + bias.astype(x.dtype)
@@ -66,10 +67,11 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution.
 
     Attributes:
-        features: channels that come out.
-        dtype: of the factors. Its bias is added in at least float32.
-        stddev: of the kernel's initial values.
-        stride: in both directions.
+        features: The number of output channels.
+        dtype: The computation dtype of the convolution. The bias is added in at least float32.
+        stddev: The standard deviation of the kernel's initial values.
+        stride: The stride in both directions.
+        use_bias: Whether the layer has a bias.
     """
 
     features: int
@@ -80,36 +82,46 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def weights(self, channels: int) -> Weights:
-        """Return kernel and bias, for `convolve` inside of a transformation, where modules cannot be called."""
+        """Return kernel and bias, for `convolve` in transformations of jax, within which modules cannot be called."""
         return _weights(self, (3, 3, channels, self.features))
 
-    def __call__(self, maps_bhwc: Float[Array, "batch height width c_in"]) -> Float[Array, "batch h_out w_out c_out"]:
-        """Return the convolved maps, at least float32."""
-        return convolve(maps_bhwc, self.weights(maps_bhwc.shape[-1]), self.dtype, stride=self.stride)
+    def __call__(
+        self, features_bhwc: Float[Array, "batch height width c_in"]
+    ) -> Float[Array, "batch h_out w_out c_out"]:
+        """Return the convolved features, in at least float32."""
+        return convolve(features_bhwc, self.weights(features_bhwc.shape[-1]), self.dtype, stride=self.stride)
 
 
 def convolve(
-    maps_bhwc: Float[Array, "batch height width c_in"],
+    features_bhwc: Float[Array, "batch height width c_in"],
     weights: Weights,
     dtype: Any,
     *,
     stride: int = 1,
     row_padding: int = 1,
 ) -> Float[Array, "batch h_out w_out c_out"]:
-    """Return maps convolved with the weights of a `Conv3x3`, at least float32."""
+    """Convolve feature maps with the weights of a `Conv3x3`; the result is at least float32.
+
+    Args:
+        features_bhwc: The feature maps.
+        weights: Kernel and bias.
+        dtype: The computation dtype.
+        stride: The stride in both directions.
+        row_padding: How many rows of zeros are added above and below. One column is added left and right.
+    """
     kernel, bias = weights
-    # Written out, for even grids: "SAME" pads them on one side only where the stride is 2.
+    # The padding is written out because "SAME" pads even grids on one side only if the stride is 2.
     padding = ((row_padding, row_padding), (1, 1))
-    # No wider result than the factors: the gradient of such a convolution does not exist in jax.
-    maps_bhwc = jax.lax.conv_general_dilated(
-        maps_bhwc.astype(dtype),
+    # The result has the dtype of the factors: jax has no gradient for convolutions with a wider result.
+    features_bhwc = jax.lax.conv_general_dilated(
+        features_bhwc.astype(dtype),
         kernel.astype(dtype),
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=product_precision(dtype),
     ).astype(wide(dtype))
-    return maps_bhwc if bias is None else maps_bhwc + bias.astype(maps_bhwc.dtype)
+    return features_bhwc if bias is None else features_bhwc + bias.astype(features_bhwc.dtype)
 
 
 def _weights(module: Dense | Conv3x3, shape: tuple[int, ...]) -> Weights:
@@ -120,9 +132,9 @@ def _weights(module: Dense | Conv3x3, shape: tuple[int, ...]) -> Weights:
 
 
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """Return the exact GELU: x times the normal distribution's integral up to x (arXiv:1606.08415).
+    """Return the exact GELU: x times the probability that a standard normal variable is below x (arXiv:1606.08415).
 
-    By erf, which has one polynomial where the erfc of `jax.nn.gelu` has three and an exponential: half the
-    time on a CPU.
+    It uses erf. `jax.nn.gelu` uses erfc, which takes three polynomials and an exponential instead of one polynomial,
+    and twice the time on a CPU.
     """
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))

@@ -1,4 +1,4 @@
-"""Parameters of modules, quickly."""
+"""Fast access to the parameters of modules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jaxtyping import Array
 def parameter(module: nn.Module, name: str, init: Callable[..., Any], shape: tuple[int, ...]) -> Array:
     """Return `module.param(name, init, shape)`.
 
-    Flax traces `init` with every call, to know the shape that is expected: half of the time that tracing the network
-    takes. What is there and has the shape is taken as it is.
+    Flax traces `init` in every call to learn the expected shape, which is half of the time of tracing the network. This
+    function takes a value that exists and has the shape, without tracing.
     """
     value: Any = module.get_variable("params", name)
     if not isinstance(value, jax.Array | np.ndarray) or value.shape != shape:
-        value = module.param(name, init, shape)  # made, taken out of Flax's box, or refused
+        value = module.param(name, init, shape)  # Flax makes it, takes it out of its box, or refuses it
     return jnp.asarray(value)

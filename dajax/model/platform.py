@@ -1,6 +1,7 @@
-"""The one place that says what platform is traced for. It decides how something is computed, never what.
+"""The platform that the network is traced for, and what depends on it: how something is computed, never what.
 
-Choices are made at trace time: `jax.lax.platform_dependent` would trace every way and carry all of them along.
+No other module asks for the platform. The choices are made when the network is traced, because
+`jax.lax.platform_dependent` would trace every alternative and keep all of them in the program.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import jax.numpy as jnp
 
 from dajax.model.precision import wide
 
-# What jax's call of cuDNN takes: https://docs.jax.dev/en/latest/_autosummary/jax.nn.dot_product_attention.html
+# The limits of cuDNN in https://docs.jax.dev/en/latest/_autosummary/jax.nn.dot_product_attention.html
 _FUSED_ATTENTION_CAPABILITY = (8, 0)
 _FUSED_ATTENTION_WIDTH = 128
 
 
 def target_platform() -> str:
-    """Return "cpu", "gpu" or "tpu": where `jax.default_device` says, else what jax runs on by itself.
+    """Return "cpu", "gpu" or "tpu": the platform of `jax.default_device` if it is set, else of jax's default backend.
 
-    Whoever runs a program on other devices than the default ones traces it under `jax.default_device`, as estimators
-    do.
+    A program that will run on other devices has to be traced under `jax.default_device`, as estimators do it.
     """
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if device is None:
@@ -30,26 +30,26 @@ def target_platform() -> str:
 
 
 def product_dtype(dtype: Any) -> jnp.dtype:
-    """Return the type in which matrix products of `dtype` give their result.
+    """Return the dtype in which matrix products of `dtype` return their result.
 
-    Sums are float32 everywhere. On a CPU so is the result: XLA's products from bfloat16 to bfloat16 are half as fast.
-    Elsewhere it is rounded to `dtype`, which moves half of the bytes.
+    Every platform adds up in float32. On a CPU the result is float32 as well, because XLA's products from bfloat16 to
+    bfloat16 are half as fast. Elsewhere the result is rounded to `dtype`, which moves half as many bytes.
     """
     return wide(dtype) if target_platform() == "cpu" else jnp.dtype(dtype)
 
 
 def convolution_dtype(dtype: Any) -> jnp.dtype:
-    """Return the type of convolutions where the trunk computes in `dtype`.
+    """Return the computation dtype of convolutions if the encoder computes in `dtype`.
 
-    At least float32 on a CPU, where those of XLA in bfloat16 take three times as long.
+    On a CPU it is at least float32, because XLA's convolutions in bfloat16 take three times as long.
     """
     return wide(dtype) if target_platform() == "cpu" else jnp.dtype(dtype)
 
 
 def has_fused_attention(dtype: Any, width: int) -> bool:
-    """Return whether `jax.nn.dot_product_attention` has an implementation that never stores the scores.
+    """Return whether `jax.nn.dot_product_attention` has an implementation that never stores the attention scores.
 
-    That is cuDNN's: half precision, heads of at most 128 channels, and NVIDIA's GPUs since Ampere.
+    It is cuDNN's, which takes half precision and heads of at most 128 channels, on NVIDIA's GPUs since Ampere.
     """
     if target_platform() != "gpu" or jnp.dtype(dtype).itemsize != 2 or width % 8 or width > _FUSED_ATTENTION_WIDTH:
         return False
@@ -57,7 +57,7 @@ def has_fused_attention(dtype: Any, width: int) -> bool:
 
 
 def compute_capability() -> tuple[int, int]:
-    """Return NVIDIA's number for the generation of the GPU that is traced for; (0, 0) of other makers' GPUs."""
+    """Return the CUDA compute capability of the GPU that is traced for, or (0, 0) if it is not NVIDIA's."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if device is None or isinstance(device, str):
         device = jax.local_devices(backend=device)[0]

@@ -87,12 +87,12 @@ BREAKAGES = [
     ),
     Breakage("class token kept, last patch dropped", "model/neck.py", "tap_bnd[:, 1:]", "tap_bnd[:, :-1]", MAP),
     Breakage("no ReLU before the convolutions", "model/neck.py", "name)(nn.relu(x))", "name)(x)", MAP),
-    Breakage("no skip in the residual unit", "model/neck.py", "return maps_bhwc + x", "return x", MAP),
+    Breakage("no skip in the residual unit", "model/neck.py", "return features_bhwc + x", "return x", MAP),
     Breakage(
         "transposed convolution flipped",
         "model/neck.py",
-        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel,',
-        '"bhwc,yxcd->bhywxd", maps_bhwc, kernel[::-1, ::-1],',
+        '"bhwc,yxcd->bhywxd", features_bhwc, kernel,',
+        '"bhwc,yxcd->bhywxd", features_bhwc, kernel[::-1, ::-1],',
         MAP,
     ),
     Breakage(
@@ -105,7 +105,11 @@ BREAKAGES = [
         MAP,
     ),
     Breakage(
-        "finer level not refined", "model/neck.py", "maps_bhwc + unit1(finer_bhwc)", "maps_bhwc + finer_bhwc", MAP
+        "finer level not refined",
+        "model/neck.py",
+        "features_bhwc + unit1(finer_bhwc)",
+        "features_bhwc + finer_bhwc",
+        MAP,
     ),
     # Head
     Breakage(
@@ -163,64 +167,72 @@ BREAKAGES = [
     # Images
     Breakage(
         "BILINEAR for BICUBIC",
-        "images/processor.py",
+        "preprocessing/processor.py",
         "Image.Resampling(self.resample)",
         "Image.Resampling.BILINEAR",
         "processor",
     ),
     Breakage(
         "mean and deviation of 0.5",
-        "images/processor.py",
+        "preprocessing/processor.py",
         "IMAGENET_MEAN = (0.485, 0.456, 0.406)",
         "IMAGENET_MEAN = (0.5, 0.5, 0.5)",
         "processor",
     ),
     Breakage(
         "sides rounded down",
-        "images/recipes.py",
+        "preprocessing/recipes.py",
         "count = round(multiples)",
         "count = math.floor(multiples)",
         "processor",
     ),
     Breakage(
-        "depth resized back bilinearly", "images/processor.py", "else resize_cubic", "else resize_linear", "pipeline"
+        "depth resized back bilinearly",
+        "preprocessing/processor.py",
+        "else resize_cubic",
+        "else resize_linear",
+        "pipeline",
     ),
     # Style "official"
     Breakage("official: positions without the +0.1", "config.py", '"official": 0.1}', '"official": 0.0}', OFFICIAL),
     Breakage(
         "official: a = -0.5 for images",
-        "images/recipes.py",
+        "preprocessing/recipes.py",
         'image.shape[0], size[0], coordinates="opencv"',
         'image.shape[0], size[0], a=-0.5, coordinates="opencv"',
         OFFICIAL,
     ),
     Breakage(
         "official: antialiased by Pillow",
-        "images/processor.py",
+        "preprocessing/processor.py",
         'if self.style == "official":\n            return',
         "if False:\n            return",
         OFFICIAL,
     ),
     Breakage(
         "official: overshoot clipped",
-        "images/recipes.py",
+        "preprocessing/recipes.py",
         "pixels = pixels * factor",
         "pixels = np.clip(pixels, 0, 255) * factor",
         OFFICIAL,
     ),
     Breakage(
-        "official: rounded to 8 bits", "images/recipes.py", "pixels * factor", "np.rint(pixels) * factor", OFFICIAL
+        "official: rounded to 8 bits",
+        "preprocessing/recipes.py",
+        "pixels * factor",
+        "np.rint(pixels) * factor",
+        OFFICIAL,
     ),
     Breakage(
         "official: colours BGR",
-        "images/recipes.py",
+        "preprocessing/recipes.py",
         "apply_rows(rows, image)",
         "apply_rows(rows, image[:, :, ::-1])",
         OFFICIAL,
     ),
     Breakage(
         "official: upper_bound sizes",
-        "images/recipes.py",
+        "preprocessing/recipes.py",
         "scales[1] > scales[0] if official",
         "scales[1] < scales[0] if official",
         OFFICIAL,
@@ -237,7 +249,7 @@ BREAKAGES = [
     ),
     Breakage(
         "official: depth resized back bicubically",
-        "images/processor.py",
+        "preprocessing/processor.py",
         "resize_linear if self.style",
         "resize_cubic if self.style",
         OFFICIAL,
