@@ -1,4 +1,4 @@
-"""Small jobs: images, an estimator without a network, and what two runs have to agree on."""
+"""Small jobs: images, an estimator without a network, and comparisons of two runs."""
 
 import hashlib
 import os
@@ -17,15 +17,15 @@ from dajax.batch.manifest import read_manifest
 from dajax.preprocessing.buckets import ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor
 
-# `make faults` takes the time for more.
+# `make faults` uses more images.
 GOOD, BAD = (475, 25) if "DAJAX_FAULTS" in os.environ else (9, 3)
 FORMATS = ("npy", "color")
-# What stays in a job's own folder.
+# What may stay in a job's own folder.
 OWN = r"manifest|job\.json|(lock|progress)(-\d+-of-\d+)?(\.json)?"
 
 
 def make_images(folder, good=GOOD, bad=BAD):
-    """Images of several sizes in several folders, and files that are none."""
+    """Write images of several sizes into several folders, and files that are no images."""
     rng = np.random.default_rng(0)
     for i in range(good):
         path = folder / f"set{i % 3}" / f"image {i}.{'png' if i % 2 else 'jpg'}"
@@ -62,7 +62,7 @@ def do(images, output, estimator=None, *, stop=None, **settings):
 
 
 def outputs(folder: Path):
-    """Every file that is not the job's own record, with its digest."""
+    """Return the SHA-256 of every output, by name."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -71,12 +71,12 @@ def outputs(folder: Path):
 
 
 def rows(folder):
-    """The manifest, sorted by key, without times."""
+    """Return the rows of the manifest, sorted by key, without times."""
     return [replace(row, time="") for _, row in sorted(read_manifest(folder).items())]
 
 
 def leftovers(folder):
-    """What a job should not leave in its own folder."""
+    """Return what a job should not have left in its own folder."""
     found = {entry.name for entry in os.scandir(folder / ".dajax")}
     return {name for name in found if not re.fullmatch(OWN, name)}
 

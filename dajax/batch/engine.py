@@ -220,7 +220,7 @@ class _Run:
                 self._in_network.append((decoded, names[place]))
                 yield decoded.image
                 continue
-            outcome = rejected(decoded.item, names[place], decoded.reason, decoded.notes)
+            outcome = rejected(decoded.item, names[place], decoded.reason)
             self._outcomes.append(self._pool.submit(self._committer.stage, outcome))
             self._collect(4 * self._batch_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dajax.depth_maps.encode import Values
+from dajax.depth_maps.encode import Format, Values
 from dajax.errors import ConfigError
 from dajax.preprocessing.buckets import Policy
 
@@ -40,7 +40,7 @@ class BatchSettings:
             may work in the output folder meanwhile.
     """
 
-    formats: tuple[str, ...] = ("npy",)
+    formats: tuple[Format, ...] = ("npy",)
     values: Values = "float32"
     size: Size = "source"
     colormap: str = "Spectral_r"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 
 from tqdm import tqdm
 
 from dajax.batch.storage import Storage
+from dajax.errors import DajaxError
 
 PROGRESS = ".dajax/progress{suffix}.json"
 _EVERY = 5.0
@@ -42,7 +44,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if error is None:
+        # If the storage has failed, that error is the one to report.
+        with suppress(DajaxError) if error else nullcontext():
             self._write(ended=True)
 
     def advance(self, count: int, rejected: int) -> None:

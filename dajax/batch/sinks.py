@@ -35,7 +35,7 @@ class Encoding:
         style: The style of preprocessing, likewise.
     """
 
-    formats: tuple[str, ...]
+    formats: tuple[encode.Format, ...]
     values: encode.Values
     colormap: str
     kind: str

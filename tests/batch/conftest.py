@@ -1,4 +1,4 @@
-"""Images, two jobs that nothing befell, and an S3-shaped server on loopback."""
+"""Images, two jobs without faults, and a server on this machine that imitates S3."""
 
 import os
 
@@ -27,7 +27,7 @@ def sharded(images, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def s3():
-    """Return the address of an empty bucket of a server that answers as S3 does, conditional puts included."""
+    """Return the address of an empty bucket, on a server that answers like S3, conditional puts included."""
     reason = "needs an S3-shaped server: pip install '.[test,services]'"
     server_of = pytest.importorskip("moto.server", reason=reason)
     s3fs = pytest.importorskip("s3fs", reason=reason)

@@ -1,10 +1,11 @@
-"""The processes that read: in order, and none of them can hold a job up."""
+"""Decoder processes: results are in order, and no process can hold up a job."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,9 @@ def test_what_the_reader_says(tmp_path, pool):
     assert "several frames" in note
 
 
-def test_an_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
-    make_images(tmp_path, good=4, bad=0)
-    items = find_items(tmp_path).items
-    # A file that a reader waits for without end, which no check of the file itself finds.
-    hanging = Item("hangs", Location(f"hang://{tmp_path}/x.jpg"))
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """Return an item that reading never returns from, which no check of the file itself can find."""
     plugin = tmp_path / "plugin"
     plugin.mkdir()
     (plugin / "sitecustomize.py").write_text(
@@ -94,18 +93,25 @@ def test_an_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool):
         "class Hang(LocalFileSystem):\n"
         "    protocol = 'hang'\n"
         "    def cat_file(self, *arguments, **options):\n"
+        f"        open({str(tmp_path / 'is-read')!r}, 'w').close()\n"
         "        while True: time.sleep(1)\n"
         "fsspec.register_implementation('hang', Hang)\n"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(plugin))
-        decoders = pool(timeout=3)
-        before = time.monotonic()
-        found = list(decoders.read([items[0], hanging, *items[1:]]))
-        seconds = time.monotonic() - before
-        # The process that hung was ended at once, not when all is over.
-        assert len(decoders._workers) <= 2
-        assert all(worker._process.poll() is None for worker in decoders._workers)
+    monkeypatch.syspath_prepend(str(plugin))
+    return Item("hangs", Location("hang://x.jpg"))
+
+
+def test_an_image_that_hangs_costs_its_time_and_one_reject(tmp_path, pool, hanging, monkeypatch):
+    make_images(tmp_path / "images", good=4, bad=0)
+    items = find_items(tmp_path / "images").items
+    started, real = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(real(*a, **options)) or started[-1])
+    decoders = pool(timeout=3)
+    before = time.monotonic()
+    found = list(decoders.read([items[0], hanging, *items[1:]]))
+    seconds = time.monotonic() - before
+    # The process that hung was ended at once, not when all is over.
+    assert sum(process.poll() is not None for process in started) == 1
     assert [decoded.image is None for decoded in found] == [False, True, False, False, False]
     assert found[1].reason == "it was not read within 3 seconds"
     assert 3 <= seconds < 20
@@ -118,6 +124,21 @@ def test_no_more_is_read_ahead_than_said(tmp_path, pool):
     next(found)
     assert len(taken) == 3
     assert len(list(found)) == 7
+
+
+def test_warnings_for_developers_are_no_notes(monkeypatch):
+    from dajax.batch import decoder_process
+
+    def read(*arguments, **options):
+        warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+        warnings.warn("for users", UserWarning, stacklevel=1)
+        return np.zeros((28, 28, 3), np.uint8)
+
+    monkeypatch.setattr(decoder_process, "read_image", read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        answer, _ = decoder_process.answered({"path": "x.jpg", "offset": 0, "size": None}, BUCKETS)
+    assert answer["notes"] == ["for users"]
 
 
 def test_memory_that_is_short_for_one_image_is_that_images_fault(monkeypatch):
@@ -153,7 +174,7 @@ def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):
     assert sum(decoded.image is None for decoded in found.values()) == 1
 
 
-def test_too_many_open_files_is_nobodys_image(tmp_path, pool, monkeypatch):
+def test_too_many_open_files_is_no_images_fault(tmp_path, pool, monkeypatch):
     items = find_items(make_images(tmp_path, good=2, bad=0)).items
     monkeypatch.setattr(module._Process, "ask", lambda *a: ({"error": "Too many open files", "machine": True}, None))
     with pytest.raises(JobError, match="Too many open files"):
@@ -172,22 +193,28 @@ def test_no_process_can_be_started(tmp_path, pool, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc: run it on Linux")
-def test_nothing_outlives_a_killed_job(tmp_path):
-    items = find_items(make_images(tmp_path, good=2, bad=0)).items
+def test_nothing_outlives_a_killed_job(tmp_path, hanging):
+    """Neither a process that waits for an image, nor one that hangs on one."""
+    items = find_items(make_images(tmp_path / "images", good=2, bad=0)).items
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "import time\n"
+        "from pathlib import Path\n"
         "from dajax.batch.decode_pool import Decoders\n"
         "from dajax.batch.items import Item, Location\n"
-        f"pool = Decoders(2, {BUCKETS.options()!r}, timeout=60, ahead=2)\n"
-        f"list(pool.read([Item('a', Location({items[0].location.path!r}))] * 4))\n"
+        f"pool = Decoders(2, {BUCKETS.options()!r}, timeout=60, ahead=3)\n"
+        f"found = pool.read([Item('a', Location({items[0].location.path!r}))] * 4 + [{hanging!r}])\n"
+        "next(found)\n"
+        "time.sleep(0.1)\n"
+        "for _ in range(3): next(found)\n"
+        f"while not Path({str(tmp_path / 'is-read')!r}).exists(): time.sleep(0.01)\n"
         "print(*[w._process.pid for w in pool._workers], flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
-        assert workers
         process.kill()
+    assert len(workers) == 2
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -217,7 +244,7 @@ def test_modules_beside_the_images_are_not_imported(tmp_path, pool, monkeypatch)
         ("import time; time.sleep(60)", "was not ready within 0.5 seconds"),
     ],
 )
-def test_a_process_that_does_not_get_ready_is_nobodys_image(tmp_path, pool, monkeypatch, code, message):
+def test_a_process_that_does_not_get_ready_is_no_images_fault(tmp_path, pool, monkeypatch, code, message):
     items = find_items(make_images(tmp_path, good=2, bad=0)).items
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **options: real([sys.executable, "-c", code], **options))
@@ -227,7 +254,7 @@ def test_a_process_that_does_not_get_ready_is_nobodys_image(tmp_path, pool, monk
 
 
 class Silent:
-    """A connection on which nothing comes, or after some polls something."""
+    """A connection on which nothing comes; or something, after some polls."""
 
     def __init__(self, silent=10**9):
         self.slices, self.silent = [], silent
@@ -244,7 +271,7 @@ def waiting_on(connection):
 
 
 def test_time_in_which_everything_stood_still_is_not_counted():
-    """Ctrl-Z for an hour ends one poll, whatever its length; what waits then still has the rest of its time."""
+    """Ctrl-Z for an hour ends one poll, whatever its length; after that the image still has the rest of its time."""
     connection = Silent(9)
     waiting_on(connection)._wait(60)
     assert connection.slices == [1.0] * 10
@@ -285,7 +312,7 @@ def test_a_process_that_cannot_be_killed_is_given_up(monkeypatch):
         (RuntimeError("the client's own"), True),
     ],
 )
-def test_what_befalls_a_whole_bucket_is_nobodys_image(error, machine):
+def test_what_concerns_a_whole_bucket_is_no_images_fault(error, machine):
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 

@@ -1,4 +1,4 @@
-"""Jobs: every item accounted for, every output whole."""
+"""Jobs: every item has a row in the manifest, and every output is whole."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from dajax.batch import engine
 from dajax.batch.engine import run_batch
 from dajax.batch.job_plan import plan_batch
 from dajax.batch.job_settings import BatchSettings
-from dajax.batch.manifest import read_manifest, read_rejects
+from dajax.batch.manifest import Manifest, read_manifest, read_rejects
+from dajax.batch.storage_kinds import open_storage
 from dajax.batch.verification import verify
 from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.write import read_png16
@@ -151,6 +152,23 @@ def test_no_process_is_left(images, tmp_path, monkeypatch):
     assert all(process.poll() is not None for process in started)
 
 
+def test_what_killed_runs_left_is_removed_at_the_start(images, tmp_path):
+    """A run that is killed every time would otherwise fill the disk."""
+    left = tmp_path / ".dajax" / "unfinished" / "left"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half of an output")
+    seen = []
+
+    class Looking(PlainEstimator):
+        def stream(self, images, **options):
+            for depth in super().stream(images, **options):
+                seen.append(left.exists())
+                yield depth
+
+    do(images, tmp_path, Looking())
+    assert seen == [False] * GOOD
+
+
 def test_short_device_memory_is_recorded(images, tmp_path):
     class Short(PlainEstimator):
         def stream(self, images, **options):
@@ -274,6 +292,19 @@ def test_parquet_without_pyarrow(images, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+def test_output_shards_are_in_the_order_of_the_source(images, sharded, tmp_path):
+    """Rejects are known before the images ahead of them come out of the network."""
+
+    class ReadingAhead(PlainEstimator):
+        def stream(self, images, **options):
+            yield from list(super().stream(images, **options))
+
+    do(images, tmp_path, ReadingAhead(), shards=4)
+    assert_same_job(tmp_path, sharded)
+    found = [row.key for row in Manifest(open_storage(tmp_path)).rows()]
+    assert found == sorted(found)
+
+
 def test_names_with_dots_in_tar_files(tmp_path):
     """The first dot ends a sample's name for readers of WebDataset."""
     import tarfile
@@ -377,7 +408,7 @@ def test_max_rejects(images, tmp_path):
     said = r"stopped: \d images had to be left out, and max_rejects is 0. The last: 'set1/bad"
     with pytest.raises(JobError, match=said):
         do(images, tmp_path, max_rejects=0)
-    do(images, tmp_path, max_rejects=BAD)
+    do(images, tmp_path / "as many", max_rejects=BAD)
 
 
 def test_an_image_that_vanishes(tmp_path):
@@ -424,7 +455,7 @@ def test_names_of_all_kinds(tmp_path):
 
 
 def test_an_output_that_cannot_be(tmp_path):
-    """A folder stands where a file should: this image's fault."""
+    """There is a folder where the file should be: only this image is left out."""
     source = make_images(tmp_path / "images", good=3, bad=0)
     output = tmp_path / "out"
     (output / "set0" / "image 0_depth.png").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What befalls processes and disks: a job goes on from there, and ends as one that nothing befell."""
+"""Processes that are killed and disks that fail: a job goes on, and ends like a job without such faults."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ PRIMITIVES = ("_open", "_write", "_sync", "_rename", "_sync_folder")
 
 
 class Counting(LocalStorage):
-    """Does something at the n-th of all primitives: before it, after it, or instead of it."""
+    """Calls `action` at the n-th call of a primitive: before it or after it."""
 
     action = None
     at = (10**9, "before")
@@ -57,7 +57,7 @@ def counting(monkeypatch):
 
 
 def in_a_fork(action):
-    """Run in a copy of this process, which has no jax running; return its exit status."""
+    """Run in a fork of this process, in which jax has not started; return the exit status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -70,7 +70,7 @@ def in_a_fork(action):
 
 
 def faults(count):
-    """How many of the possible ones are tried: `make faults` sets more."""
+    """Return how many of the possible faults are tried; `make faults` tries more."""
     return int(os.environ.get("DAJAX_FAULTS", count))
 
 
@@ -87,7 +87,7 @@ def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, s
         output = tmp_path / str(number)
         counting.seen, counting.at = 0, steps[number]
         status = in_a_fork(lambda output=output: do(images, output, shards=shards))
-        # How many rows are flushed together depends on the pace: a job may have a few steps less than the one counted.
+        # How many rows are flushed together depends on the pace: a job may have a few steps less than the counted one.
         assert status in (9, 0)
         crashed += status == 9
         counting.at = (10**9, "before")
@@ -115,7 +115,7 @@ def test_a_disk_that_fails(images, undisturbed, tmp_path, counting, number):
         counting.seen, counting.at = 0, (int(step), "before")
         with pytest.raises(JobError, match=os.strerror(number)):
             do(images, output)
-        # Nothing under a final name is cut off.
+        # No file with a final name is cut off.
         whole = outputs(undisturbed)
         assert all(whole[name] == digest for name, digest in outputs(output).items())
         counting.at = (10**9, "before")
@@ -170,7 +170,7 @@ class Died(BaseException):
 
 @pytest.mark.parametrize("last", [0, 3, 6])
 def test_work_done_twice_is_bounded(images, tmp_path, last):
-    """At most what was in flight: counted as images that reach the network."""
+    """At most what was in flight is done twice: counted as images that reach the network."""
     seen = []
 
     class Dying(PlainEstimator):
@@ -192,7 +192,7 @@ def test_work_done_twice_is_bounded(images, tmp_path, last):
 
 
 def test_a_row_of_rejects_stops_at_max_rejects(tmp_path):
-    """As when the disk with the images goes away: not after all of them."""
+    """If the disk with the images fails, the job does not go on to the last image."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(400):

@@ -1,4 +1,4 @@
-"""Items: complete, in order, with keys that stay."""
+"""Items: complete, in order, with keys that are the same in every run."""
 
 import io
 import os

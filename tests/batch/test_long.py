@@ -1,4 +1,4 @@
-"""Long jobs: what takes minutes. Run with: pytest -m slow tests/batch."""
+"""Jobs that take minutes. Run with: pytest -m slow tests/batch."""
 
 import os
 import resource
@@ -36,7 +36,7 @@ class Watched(PlainEstimator):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc: run it on Linux")
 def test_memory_and_files_stay_what_they_are(tmp_path):
-    """20,000 images: less than 1 kB each, and no file left open."""
+    """20,000 images take less than 1 kB each, and leave no file open."""
     image = make_images(tmp_path / "one", good=1, bad=0) / "set0" / "image 0.jpg"
     source = tmp_path / "images"
     for i in range(20_000):
@@ -54,7 +54,7 @@ def test_memory_and_files_stay_what_they_are(tmp_path):
 
 
 def test_a_storm_of_bad_files(tmp_path):
-    """As many bad files as good ones: all good outputs equal, all bad ones accounted for, no more memory."""
+    """With as many bad files as good ones, all good outputs are equal, all bad ones have a row; memory stays."""
     clean, storm = tmp_path / "clean", tmp_path / "storm"
     make_images(clean, good=300, bad=0)
     make_images(storm, good=300, bad=300)

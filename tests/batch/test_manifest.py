@@ -1,4 +1,4 @@
-"""The manifest: every whole row counts, wherever the last one broke off."""
+"""The manifest: every whole row counts, wherever the last one is cut off."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_torn_at_every_byte(tmp_path, group):
 
 
 def test_zeros_behind_a_torn_row(tmp_path):
-    """What some file systems leave after a power cut."""
+    """Some file systems leave this after a power cut."""
     manifest = written(tmp_path, [Row("a", "done"), Row("b", "done")])
     part = tmp_path / manifest.parts()[0]
     part.write_bytes(part.read_bytes()[:-20] + bytes(4000))
@@ -71,7 +71,7 @@ def test_zeros_behind_a_torn_row(tmp_path):
 
 
 def test_zeros_within_the_last_row(tmp_path):
-    """Its end reached the disk, the part before did not."""
+    """The end of the row reached the disk, but the part before it did not."""
     manifest = written(tmp_path, [Row("a", "done"), Row("b", "done")])
     part = tmp_path / manifest.parts()[0]
     data = bytearray(part.read_bytes())
@@ -109,7 +109,7 @@ def test_nothing_behind_a_row_that_could_not_be_written(tmp_path, monkeypatch):
 
 
 def test_keys_with_one_first_half(monkeypatch):
-    """Found by their second half, however many keys have the same first half."""
+    """Keys are found by the second half of their digests if several have the same first half."""
     high = digest("x")[:8]
     digests = b"".join(high + bytes([i]) * 8 for i in (1, 2, 3))
     finished = Finished(digests + digest("y"), bytearray([1, 0, 1, 1]))

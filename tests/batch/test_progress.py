@@ -1,4 +1,4 @@
-"""The progress file: what it says while a job runs, and when it has ended."""
+"""The progress file: what it says while a job runs, and when it has ended or failed."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 
 from dajax.batch.local_storage import LocalStorage
 from dajax.batch.progress import Progress
+from dajax.errors import JobError
 
 
 @pytest.fixture
@@ -41,3 +42,26 @@ def test_what_is_finished_and_how_long_the_rest_takes(tmp_path, clock):
         progress.note("a remark")
         assert said(tmp_path)["notes"] == ["a remark"]
     assert not said(tmp_path)["running"]
+
+
+def test_a_job_that_failed_does_not_run(tmp_path, clock, monkeypatch):
+    storage = LocalStorage(tmp_path, "-1-of-3")
+
+    def run(fault):
+        with Progress(storage, total=2, earlier=0, show=False):
+            fault()
+
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+    assert not said(tmp_path)["running"]
+
+    def full():
+        def replace(*arguments):
+            raise JobError("No space left on device")
+
+        monkeypatch.setattr(storage, "replace", replace)
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        run(full)
+    assert said(tmp_path)["running"]

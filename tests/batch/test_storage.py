@@ -1,4 +1,4 @@
-"""Files appear whole; what fails says so."""
+"""Files appear whole, and faults are reported."""
 
 import errno
 import fcntl
@@ -100,7 +100,7 @@ def test_a_name_that_cannot_be_is_that_files_fault(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EDQUOT, errno.EACCES])
 @pytest.mark.parametrize("primitive", ["_open", "_write", "_sync", "_rename", "_sync_folder"])
-def test_what_befalls_all_files_stops_the_job(tmp_path, monkeypatch, primitive, number):
+def test_a_fault_that_concerns_all_files_stops_the_job(tmp_path, monkeypatch, primitive, number):
     storage = LocalStorage(tmp_path)
 
     def fail(*arguments):
@@ -135,7 +135,7 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_a_lock_that_a_killed_process_left_to_a_child(tmp_path):
-    """Killed between fork and exec of a decoder, it is gone while the child still has its descriptors."""
+    """A process that is killed between fork and exec of a decoder leaves a child with its descriptors."""
     code = (
         f"import os, sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
