@@ -1,7 +1,8 @@
-"""Losses on depth maps: pure, masked, with finite gradients under any mask.
+"""Losses on depth maps: pure functions with a mask, whose gradients are finite under any mask.
 
-Maps are [batch, height, width]. What stands where the mask is False has no influence, NaN included; what stands where
-it is True has to be finite: NaN there gives NaN. Maps of less than 32 bits are widened to float32 first.
+Prediction, target and mask are [batch, height, width]. Pixels whose mask is False have no influence on a loss, even if
+they are NaN. Pixels whose mask is True have to be finite: a NaN among them makes the loss NaN. Depth of less than 32
+bits is cast to float32 first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,18 @@ from jaxtyping import Array, Bool, Float
 
 from dajax.errors import ConfigError
 
+__all__ = [
+    "affine_invariant_loss",
+    "aligned_l1_loss",
+    "aligned_log_loss",
+    "depth_anything_loss",
+    "feature_alignment_loss",
+    "gradient_matching_loss",
+    "least_squares_affine_invariant_loss",
+    "scale_and_shift",
+    "silog_loss",
+]
+
 
 def silog_loss(
     prediction: Float[Array, "batch height width"],
@@ -25,13 +38,19 @@ def silog_loss(
 ) -> Float[Array, ""]:
     """Return the scale-invariant logarithmic error, sqrt(mean(g^2) - variance_focus * mean(g)^2).
 
-    g = log target - log prediction, pooled over all valid pixels of the batch; both in metres. Eigen et al. 2014
-    (arXiv:1406.2283), equation 4, with the root and the weight 0.5 of Depth Anything V2's metric fine-tuning. Zero
-    where the mask is empty.
+    Here g = log target - log prediction, and the means are over all valid pixels of the batch. The formula is equation
+    4 of Eigen et al. 2014 (arXiv:1406.2283), with the root and the weight 0.5 of Depth Anything V2's metric
+    fine-tuning. The loss is zero if no pixel is valid.
+
+    Args:
+        prediction: The predicted depth in metres.
+        target: The true depth in metres.
+        mask: Which pixels are valid.
+        variance_focus: The weight of the squared mean: 0 counts errors of scale fully, 1 not at all.
     """
     prediction, target = _wide(prediction, target)
     tiny = jnp.finfo(prediction.dtype).tiny
-    # The inner `where` keeps log(0) out of the masked pixels: its gradient would be NaN even if its value is not used.
+    # The inner `where` keeps log(0) out of masked pixels, because its gradient would be NaN even if unused.
     log_target = jnp.log(jnp.maximum(jnp.where(mask, target, 1), tiny))
     log_prediction = jnp.log(jnp.maximum(jnp.where(mask, prediction, 1), tiny))
     g = jnp.where(mask, log_target - log_prediction, 0)
@@ -46,20 +65,27 @@ def affine_invariant_loss(
     *,
     trim: float = 0.0,
 ) -> Float[Array, ""]:
-    """Return the mean absolute difference after each map lost its own shift (median) and scale (mean deviation).
+    """Return the mean absolute difference of two normalised depth maps.
 
-    Both are inverse depth. MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), equations 5 and 6, which Depth Anything trains
-    with. The mean is over the valid pixels of the batch, and zero where there are none.
+    Each depth map is normalised on its own: its median is subtracted, then it is divided by its mean absolute
+    deviation from the median. The formulas are equations 5 and 6 of MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), with
+    which Depth Anything is trained. The mean is over the valid pixels of the batch, and the loss is zero if there are
+    none.
 
-    `trim` is the share of each image's valid pixels, rounded down, that is left out: those with the largest
-    differences. The mean is over the others (that of MiDaS, equation 7, is over all). The normalisation is that of all
-    valid pixels. Depth Anything V2 (arXiv:2406.09414), section 5.2, has 0.1 for pseudo-labels and 0 for exact ones.
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
+        trim: The fraction of each image's valid pixels to leave out: those with the largest differences, their number
+            rounded down. The mean is over the remaining pixels (that of MiDaS, equation 7, is over all); the
+            normalisation uses all valid pixels. Depth Anything V2 (arXiv:2406.09414), section 5.2, uses 0.1 for
+            pseudo-labels and 0 for exact labels.
 
     Raises:
         ConfigError: `trim` is not in [0, 1).
     """
     if not 0 <= trim < 1:
-        raise ConfigError(f"trim is the share of pixels to leave out, at least 0 and less than 1; got {trim}")
+        raise ConfigError(f"trim is the fraction of pixels to leave out, at least 0 and less than 1; got {trim}")
     prediction, target = _wide(prediction, target)
     error = jnp.abs(_normalise(prediction, mask) - _normalise(target, mask))
     if trim:
@@ -74,9 +100,14 @@ def least_squares_affine_invariant_loss(
 ) -> Float[Array, ""]:
     """Return half the mean squared difference after each prediction was fitted to its target by `scale_and_shift`.
 
-    Both are inverse depth; the loss is in the target's unit, squared: targets of different scenes want a common scale
-    first (MiDaS: [0, 1]). MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), equations 1 to 4, with the square as the
-    penalty. The mean is over the valid pixels of the batch, and zero where there are none.
+    The formulas are equations 1 to 4 of MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), with the square as the penalty.
+    The loss has the square of the target's unit, so targets of different scenes should be brought to a common scale
+    first (MiDaS uses [0, 1]). The mean is over the valid pixels of the batch, and the loss is zero if there are none.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
     """
     fit = _least_squares(prediction, target, mask)
     return _mean(jnp.square(fit.residual), mask) / 2
@@ -87,18 +118,23 @@ def aligned_l1_loss(
     target: Float[Array, "batch height width"],
     mask: Bool[Array, "batch height width"],
 ) -> Float[Array, ""]:
-    """Return the mean absolute difference after each prediction was fitted to its target, in the target's deviations.
+    """Return the mean absolute difference after each prediction was fitted to its target.
 
-    Both are inverse depth. Scale and shift are those of least squares, as evaluation has them: MiDaS, Ranftl et al.
-    2020 (arXiv:1907.01341), equations 1 to 4, with the absolute value as the penalty and each target divided by its own
-    standard deviation, which gives all scenes one scale. A prediction that is the wrong way round is not turned: its
-    scale is at least a tenth of the ratio of the deviations. The mean is over the valid pixels of the batch, and zero
-    where there are none.
+    Scale and shift are those of least squares, which evaluation uses too: equations 1 to 4 of MiDaS, Ranftl et al. 2020
+    (arXiv:1907.01341), but with the absolute value as the penalty. The difference is divided by the standard deviation
+    of each target, so that all scenes have one scale. A prediction in which near and far are exchanged is not reversed:
+    its scale is at least a tenth of the ratio of the two deviations. The mean is over the valid pixels of the batch,
+    and the loss is zero if there are none.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
     """
     prediction, target = _wide(prediction, target)
     prediction, target = _standardise(prediction, mask), _standardise(target, mask)
     count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
-    # Of two maps of mean zero and deviation one, the correlation is the scale of least squares.
+    # Both have mean zero and deviation one, so their correlation is the scale of least squares.
     correlation = (prediction * target).sum((1, 2), keepdims=True) / count
     return _mean(jnp.abs(jnp.maximum(correlation, 0.1) * prediction - target), mask)
 
@@ -112,13 +148,19 @@ def aligned_log_loss(
 ) -> Float[Array, ""]:
     """Return the mean absolute difference of logarithms after each prediction was fitted to its target.
 
-    Both are inverse depth, the target's in 1/m, 0 where it is infinitely far (the sky). Scale and shift are those of
-    least squares over the pixels with a distance, as evaluation has them, and as in `aligned_l1_loss` no prediction is
-    turned. Then both get `softening` (in 1/m) added, and the difference of their logarithms is taken: a relative error,
-    as AbsRel and delta1 are, where `aligned_l1_loss` nearly only sees what is near. Depth beyond 1 / softening counts
-    less and less; fitted values below zero go on as the logarithm's tangent at zero. Where the target is infinitely
-    far, anything from zero downwards is right, and what is above counts in the target's deviations. The mean is over
-    the valid pixels of the batch, and zero where there are none. dajax's own, for training from nothing.
+    Scale and shift are those of least squares over the pixels with a finite distance. As in `aligned_l1_loss`, no
+    prediction is reversed. Then `softening` is added to both, and the difference of their logarithms is taken. This is
+    a relative error, as the metrics AbsRel and delta1 are, whereas `aligned_l1_loss` depends on near pixels almost
+    alone. Depth beyond 1 / softening counts less and less. Below zero, the tangent at zero replaces the logarithm of
+    the fitted prediction. Where the target is infinitely far, every fitted value of zero or less is right, and a
+    positive value counts in standard deviations of the target. The mean is over the valid pixels of the batch, and the
+    loss is zero if there are none. This loss is dajax's own, for training from randomly initialised params.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth in 1/m; 0 where it is infinitely far (the sky).
+        mask: Which pixels are valid.
+        softening: The inverse depth, in 1/m, that is added before the logarithm is taken.
 
     Raises:
         ConfigError: `softening` is not positive.
@@ -126,12 +168,12 @@ def aligned_log_loss(
     if not softening > 0:
         raise ConfigError(f"softening must be positive, got {softening}")
     prediction, target = _wide(prediction, target)
-    near = mask & ~(target <= 0)  # NaN is not hidden
+    near = mask & ~(target <= 0)  # written so that NaN counts as near, and shows in the loss
     count = jnp.maximum(near.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
     standard = _standardise(prediction, near, mask)
     centred, mean = _centre(target, near, jnp)
     deviation = _safe_sqrt(jnp.square(centred).sum((1, 2), keepdims=True) / count)
-    # Of a map of mean zero and deviation one, the covariance is the scale of least squares.
+    # `standard` has mean zero and deviation one, so its covariance with the target is the scale of least squares.
     scale = (jnp.where(near, standard, 0) * centred).sum((1, 2), keepdims=True) / count
     fitted = jnp.maximum(scale, 0.1 * deviation) * standard + mean
     error = _soft_log(jnp.where(near, fitted, 0), softening) - _soft_log(jnp.where(near, target, 0), softening)
@@ -146,14 +188,20 @@ def gradient_matching_loss(
     *,
     scales: int = 4,
 ) -> Float[Array, ""]:
-    """Return the sum over scales of the mean absolute slope of the difference: edges have to be where the target's are.
+    """Return the sum over scales of the mean absolute slope of the difference. It rewards edges in the right places.
 
-    Both are inverse depth. The difference is between maps that lost their own shift and scale as in
-    `affine_invariant_loss`. A slope is the step from a pixel to its right or lower neighbour, counted where both are
-    valid. Scale k takes every 2^k-th row and column, with no smoothing. At each scale the steps of both directions are
-    summed over the batch and divided by the number of valid pixels at that scale (not by the number of steps, nor by
-    the pixels of the full map). MegaDepth, Li and Snavely 2018 (arXiv:1804.00607), section 4.2, and MiDaS, Ranftl et
-    al. 2020 (arXiv:1907.01341), equation 11. Zero where the mask is empty.
+    The difference is between two depth maps that are normalised as in `affine_invariant_loss`. A slope is the step from
+    a pixel to its right or lower neighbour, and counts if both are valid. Scale k uses every 2^k-th row and column,
+    without smoothing. At each scale the steps of both directions are summed over the batch and divided by the number of
+    valid pixels at that scale (not by the number of steps, nor by the number of all pixels). The formulas are in
+    section 4.2 of MegaDepth, Li and Snavely 2018 (arXiv:1804.00607), and in equation 11 of MiDaS, Ranftl et al. 2020
+    (arXiv:1907.01341). The loss is zero if no pixel is valid.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
+        scales: The number of scales.
 
     Raises:
         ConfigError: `scales` is less than 1.
@@ -175,10 +223,17 @@ def depth_anything_loss(
     gradient_weight: float = 2.0,
     scales: int = 4,
 ) -> Float[Array, ""]:
-    """Return `affine_invariant_loss + gradient_weight * gradient_matching_loss`, what V2's relative models train with.
+    """Return `affine_invariant_loss + gradient_weight * gradient_matching_loss`, the loss of V2's relative models.
 
-    Both are inverse depth. Depth Anything V2 (arXiv:2406.09414), section 7.1: the weights are 1 and 2. `trim` (0.1 for
-    pseudo-labels) leaves pixels out of the first term only.
+    The weights 1 and 2 are those of Depth Anything V2 (arXiv:2406.09414), section 7.1.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
+        trim: The fraction of pixels to leave out of the first term; see `affine_invariant_loss`.
+        gradient_weight: The weight of the second term.
+        scales: The number of scales of the second term; see `gradient_matching_loss`.
 
     Raises:
         ConfigError: `trim` is not in [0, 1), or `scales` is less than 1.
@@ -190,15 +245,21 @@ def depth_anything_loss(
 def feature_alignment_loss(
     features: Float[Array, "*tokens width"], frozen: Float[Array, "*tokens width"], *, tolerance: float = 0.85
 ) -> Float[Array, ""]:
-    """Return the mean of 1 - cosine between features and those of a frozen encoder, over tokens that are not yet near.
+    """Return the mean of 1 - cosine between features and those of a frozen encoder.
 
-    Tokens whose cosine is above `tolerance` are left out: depth may tell parts of one object apart that a semantic
-    encoder does not. Depth Anything V1 (arXiv:2401.10891), section 3.3. The mean is over the tokens that are counted,
-    and zero where there are none. No gradient flows to `frozen`. A vector of zeros has the cosine 0 with any other.
+    Tokens whose cosine is above `tolerance` do not count, because parts of one object may differ in depth but not in
+    the features of a semantic encoder. The loss is that of Depth Anything V1 (arXiv:2401.10891), section 3.3. The mean
+    is over the tokens that count, and the loss is zero if there are none. A vector of zeros has the cosine 0 with every
+    other vector.
+
+    Args:
+        features: The tokens of the encoder that is trained.
+        frozen: The tokens of the frozen encoder. No gradient flows to them.
+        tolerance: The largest cosine of tokens that count.
     """
     features, frozen = _wide(features, frozen)
     cosine = (_unit(features) * _unit(jax.lax.stop_gradient(frozen))).sum(-1)
-    return _mean(1 - cosine, ~(cosine > tolerance))  # NaN is counted
+    return _mean(1 - cosine, ~(cosine > tolerance))  # written so that NaN counts
 
 
 def scale_and_shift(
@@ -206,15 +267,23 @@ def scale_and_shift(
     target: Float[Array | np.ndarray, "batch height width"],
     mask: Bool[Array | np.ndarray, "batch height width"],
 ) -> tuple[Float[Array | np.ndarray, " batch"], Float[Array | np.ndarray, " batch"]]:
-    """Return scale and shift for each image, so that scale * prediction + shift is nearest to target: least squares.
+    """Return the scale and shift for each image with which scale * prediction + shift is nearest to the target.
 
-    MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), equation 4, from centred maps: the determinant of the uncentred sums
-    loses all digits where a map varies little about a large mean. numpy arrays are computed by numpy in their own type,
-    which is how evaluation has float64; arrays of jax by jax, differentiably.
+    The fit is that of least squares: equation 4 of MiDaS, Ranftl et al. 2020 (arXiv:1907.01341), but computed from
+    centred depth, because the determinant of the uncentred sums loses all digits if depth varies little about a large
+    mean. Arrays of numpy are computed by numpy in their own dtype (evaluation passes float64), arrays of jax by jax,
+    differentiably.
 
-    A prediction that says nothing about shape (constant, or fewer than two valid pixels) gets scale 0 and the target's
-    mean as shift, which is a least-squares solution as well; without a valid pixel both are 0. The scale may be
-    negative.
+    A constant prediction, or one with fewer than two valid pixels, gets scale 0 and the target's mean as shift, which
+    is a least-squares solution as well. Without a valid pixel both are 0. The scale may be negative.
+
+    Args:
+        prediction: The predicted inverse depth.
+        target: The true inverse depth.
+        mask: Which pixels are valid.
+
+    Returns:
+        scale, shift: One number of each for each image, [batch]; the shift has the target's unit.
     """
     fit = _least_squares(prediction, target, mask)
     return fit.scale[:, 0, 0], fit.shift[:, 0, 0]
@@ -230,7 +299,7 @@ class _Fit(NamedTuple):
 def _least_squares(prediction: Any, target: Any, mask: Any) -> _Fit:
     xp = np if all(isinstance(array, np.ndarray) for array in (prediction, target, mask)) else jnp
     prediction, target = _wide(prediction, target)
-    # Squares of anything smaller leave the type's range.
+    # The squares of smaller numbers would leave the dtype's range.
     small = float(jnp.finfo(prediction.dtype).tiny) ** 0.5
     highest = xp.where(mask, prediction, -xp.inf).max((1, 2), keepdims=True)
     lowest = xp.where(mask, prediction, xp.inf).min((1, 2), keepdims=True)
@@ -238,7 +307,7 @@ def _least_squares(prediction: Any, target: Any, mask: Any) -> _Fit:
     prediction, prediction_mean = _centre(prediction, mask, xp)
     target, target_mean = _centre(target, mask, xp)
     prediction_size, target_size = _size(prediction, small, xp), _size(target, small, xp)
-    # Both are of size one from here on: no sum of squares overflows or underflows.
+    # From here on the largest value of both is one, so that no sum of squares overflows or underflows.
     prediction, target = prediction / prediction_size, target / target_size
     variance = xp.where(varies, xp.square(prediction).sum((1, 2), keepdims=True), 1)
     slope = xp.where(varies, (prediction * target).sum((1, 2), keepdims=True) / variance, 0)
@@ -250,16 +319,16 @@ def _centre(values: Any, mask: Any, xp: Any) -> tuple[Any, Any]:
     values = xp.where(mask, values, 0)
     count = xp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(values.dtype)
     mean = values.sum((1, 2), keepdims=True) / count
-    # The mean is rounded, by more than a map may vary about it: what is left of it goes in a second round.
+    # Rounding may move the mean by more than the values vary. A second round subtracts the rest of it.
     rest = xp.where(mask, values - mean, 0)
     left = rest.sum((1, 2), keepdims=True) / count
     return xp.where(mask, rest - left, 0), mean + left
 
 
 def _standardise(values: Array, mask: Array, kept: Array | None = None) -> Array:
-    """Return the maps with mean zero and deviation one where mask is True; constant maps are zero.
+    """Return the values with mean zero and deviation one where the mask is True; constant values become zero.
 
-    What is kept beyond the mask is shifted and scaled with the rest.
+    Where `kept` is True beyond the mask, values are shifted and scaled like the others.
     """
     small = float(jnp.finfo(values.dtype).tiny) ** 0.5
     centred, mean = _centre(values, mask, jnp)
@@ -268,19 +337,19 @@ def _standardise(values: Array, mask: Array, kept: Array | None = None) -> Array
     values = centred / _size(centred, small, jnp)
     count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(values.dtype)
     variance = jnp.where(mask, jnp.square(values), 0).sum((1, 2), keepdims=True) / count
-    constant = variance <= small  # NaN is not
+    constant = variance <= small  # False for NaN
     return jnp.where(constant, 0, values / jnp.sqrt(jnp.where(constant, 1, variance)))
 
 
 def _size(values: Any, small: float, xp: Any) -> Any:
     size = xp.abs(values).max((1, 2), keepdims=True)
     size = xp.where(size > small, size, 1)
-    # It cancels out, so it has no gradient of its own.
+    # Callers divide by the size and cancel it later, so it needs no gradient.
     return size if xp is np else jax.lax.stop_gradient(size)
 
 
 def _wide(*arrays: Any) -> tuple[Any, ...]:
-    """Return all arrays in the first one's type, at least float32."""
+    """Return all arrays in the first array's dtype, but at least float32."""
     dtype = arrays[0].dtype if jnp.finfo(arrays[0].dtype).bits >= 32 else np.dtype(np.float32)
     return tuple(array.astype(dtype) for array in arrays)
 
@@ -292,7 +361,7 @@ def _mean(values: Array, mask: Array) -> Array:
 def _normalise(depth: Array, mask: Array) -> Array:
     depth = jnp.where(mask, depth, 0)
     count = mask.sum((1, 2), keepdims=True)
-    # The lower median, as torch.median gives it: invalid pixels are sorted behind all others.
+    # The lower median, as torch.median computes it. Sorting puts invalid pixels behind all others.
     ordered = jnp.sort(jnp.where(mask, depth, jnp.inf).reshape(depth.shape[0], -1), axis=-1)
     middle = jnp.maximum(count.reshape(-1, 1) - 1, 0) // 2
     shift = jnp.take_along_axis(ordered, middle, axis=-1).reshape(count.shape)
@@ -303,10 +372,10 @@ def _normalise(depth: Array, mask: Array) -> Array:
 
 
 def _smallest(error: Array, mask: Array, trim: float) -> tuple[Array, Array]:
-    """Return each image's errors in order [batch, height * width], and which of them are left."""
+    """Return each image's errors in ascending order, [batch, height * width], and which of them count."""
     ordered = jnp.sort(jnp.where(mask, error, jnp.inf).reshape(error.shape[0], -1), axis=-1)
     count = mask.sum((1, 2))
-    # The hair on top: 0.1 of 10 pixels is one pixel, whichever way 0.1 is rounded.
+    # 1e-3 makes 0.1 of 10 pixels one pixel, whichever way 0.1 is rounded.
     left_out = jnp.floor(trim * count.astype(error.dtype) + 1e-3).astype(jnp.int32)
     return ordered, jnp.arange(ordered.shape[1]) < (count - left_out)[:, None]
 
@@ -318,7 +387,7 @@ def _mean_slope(difference: Array, mask: Array) -> Array:
 
 
 def _unit(vectors: Array) -> Array:
-    # Divided by their largest entry first, whose gradient cancels out: no square overflows.
+    # They are divided by their largest entry first, so that no square overflows. Its gradient cancels out.
     size = jax.lax.stop_gradient(jnp.abs(vectors).max(-1, keepdims=True))
     vectors = vectors / jnp.where(size > float(jnp.finfo(vectors.dtype).tiny) ** 0.5, size, 1)
     length = _safe_sqrt(jnp.square(vectors).sum(-1, keepdims=True))
@@ -326,12 +395,12 @@ def _unit(vectors: Array) -> Array:
 
 
 def _soft_log(x: Array, softening: float) -> Array:
-    """log(x + softening), and below zero its tangent there."""
+    """Return log(x + softening); below zero, the tangent at zero."""
     positive = x > 0
     return jnp.log(jnp.where(positive, x, 0) + softening) + jnp.where(positive, 0, x) / softening
 
 
 def _safe_sqrt(x: Array) -> Array:
-    # The root's slope at zero is infinite; rounding may also put a zero variance slightly below it. NaN stays NaN.
+    # The slope of the root at zero is infinite, and rounding may make a variance of zero negative. NaN stays NaN.
     zero = x <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

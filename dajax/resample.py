@@ -1,8 +1,8 @@
-"""Resampling as PyTorch and OpenCV do it, as tables of weights that numpy and jax.numpy code can both use.
+"""Resampling as PyTorch and OpenCV do it, as tables of weights for code in numpy and in jax.numpy.
 
-Everything here works on one axis at a time, because both filters are separable. `jax.image.resize` has neither the
-a = -0.75 kernel nor aligned corners in every jax that dajax supports, and Pillow's bicubic is a = -0.5 with
-antialiasing, so these two are written out.
+Both filters are separable, so every function here works on one axis at a time. They are written out because
+`jax.image.resize` does not have the a = -0.75 kernel and aligned corners in every jax that dajax supports, and Pillow's
+bicubic filter has a = -0.5 and antialiasing.
 """
 
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-# About what one block of output rows may take, so that it stays in a core's cache.
+# The size of one block of output rows, so that it stays in a core's cache.
 _BLOCK_BYTES = 1 << 18
 
 
@@ -22,7 +22,7 @@ def cubic_matrix(
     scale: float | None = None,
     coordinates: Literal["torch", "opencv"] = "torch",
 ) -> Float64[np.ndarray, "size_out size_in"]:
-    """Weights of the bicubic filter without antialiasing along one axis: `resized = matrix @ values`.
+    """Return the weights of the bicubic filter without antialiasing along one axis: `resized = matrix @ values`.
 
     The kernel is R. Keys' cubic convolution (IEEE Trans. ASSP 29(6), 1981) with parameter `a`; a = -0.75 is that of
     `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` and of OpenCV's `INTER_CUBIC`. Output i reads
@@ -32,10 +32,11 @@ def cubic_matrix(
         size_in: Length of the axis before, at least 1.
         size_out: Length of the axis after, at least 1.
         a: The kernel's parameter.
-        scale: Input steps per output step; `size_in / size_out` if None. PyTorch's `scale_factor=f` is `scale=1 / f`.
-        coordinates: Where the source coordinate is rounded to float32. "torch" rounds the scale and then the
-            coordinate, as PyTorch does for float32 input where multiply and add are fused into one instruction;
-            "opencv" rounds only the coordinate. A thousand pixels from the origin they differ by 1e-4 of a pixel.
+        scale: The number of input pixels per output pixel; `size_in / size_out` if None. PyTorch's `scale_factor=f` is
+            `scale=1 / f`.
+        coordinates: When the source coordinate is rounded to float32. "torch" rounds the scale and then the coordinate,
+            as PyTorch does for float32 input where multiply and add are fused into one instruction; "opencv" rounds
+            only the coordinate. A thousand pixels from the origin they differ by 1e-4 of a pixel.
 
     Returns:
         float64 [size_out, size_in]; every row sums to 1 and has at most four entries.
@@ -63,31 +64,32 @@ def cubic_matrix(
 
 
 def _near(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' kernel for |x| <= 1."""
+    """Return Keys' kernel for |x| <= 1."""
     return ((a + 2) * x - (a + 3)) * x * x + 1
 
 
 def _far(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' kernel for 1 <= |x| <= 2."""
+    """Return Keys' kernel for 1 <= |x| <= 2."""
     return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
 
 def linear_taps(
     size_in: int, size_out: int
 ) -> tuple[Int32[np.ndarray, " size_out"], Int32[np.ndarray, " size_out"], Float64[np.ndarray, " size_out"]]:
-    """Taps of the bilinear filter with aligned corners along one axis.
+    """Return the taps of the bilinear filter with aligned corners along one axis.
 
     `resized = values[low] * (1 - fraction) + values[high] * fraction`: output i reads input
     i * (size_in - 1) / (size_out - 1), as `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)` does.
-    The fraction is exact: PyTorch computes it in the input's type, and in float32 it loses the last five digits of it,
-    which is most of the distance between PyTorch's float32 and float64 models.
+    The fraction is exact. PyTorch computes it in the input's dtype and loses its last five digits in float32, which
+    causes most of the difference between PyTorch's float32 and float64 models.
 
     Args:
         size_in: Length of the axis before, at least 1.
         size_out: Length of the axis after, at least 1.
 
     Returns:
-        low, high: int32 [size_out], indices into the input. fraction: float64 [size_out], the weight of `high`.
+        low, high: int32 [size_out], the indices of the two inputs that each output reads.
+        fraction: float64 [size_out], the weight of `high`; that of `low` is 1 - fraction.
 
     Raises:
         ValueError: A size is less than 1.
@@ -106,18 +108,18 @@ def _check_sizes(size_in: int, size_out: int) -> None:
 
 
 def apply_rows(matrix: Float[np.ndarray, "size_out size_in"], values: Any) -> np.ndarray:
-    """`matrix @ values` along the first axis, for a matrix whose rows have few entries near each other.
+    """Return `matrix @ values` along the first axis, for a matrix whose rows have few entries near each other.
 
-    Adds up the few rows that count, a block of output rows at a time; a huge `values` (an array or a memory map) is
-    never copied whole. No matrix product, although one would do: BLAS shares every small one out among threads, and
-    where other work has the cores (a network, say) it waits for them a hundred times longer than it computes.
+    It adds up the few rows that count, one block of output rows at a time, and never copies all of `values`, which
+    may be huge. It is not a matrix product because BLAS divides even a small one among threads; if other work occupies
+    the cores (the network, for example), the product waits for its threads a hundred times longer than it computes.
 
     Args:
-        matrix: Weights, such as from `cubic_matrix`. Its dtype is the dtype of the result.
-        values: [size_in, ...] of any real dtype.
+        matrix: The weights, for example those of `cubic_matrix`. The result has their dtype.
+        values: An array or a memory map [size_in, ...] of any real dtype.
 
     Returns:
-        [size_out, ...]. A NaN or infinity in `values` spreads to the rows that read it.
+        [size_out, ...]. A NaN or an infinity in `values` spreads to the rows that read it.
     """
     taps, weights = _entries(matrix)
     weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
@@ -126,7 +128,8 @@ def apply_rows(matrix: Float[np.ndarray, "size_out size_in"], values: Any) -> np
     step = max(_BLOCK_BYTES // row_bytes, 1)
     for start in range(0, matrix.shape[0], step):
         out = result[start : start + step]
-        # Neighbours share most of what they read: fetched once, also where `values` is a transposed view.
+        # Neighbouring output rows read mostly the same input rows, which are fetched once. This also makes them
+        # contiguous if `values` is a transposed view.
         used, places = np.unique(taps[:, start : start + step], return_inverse=True)
         rows = values[used].astype(matrix.dtype, order="C", copy=False)
         places, term = places.reshape(len(taps), -1), np.empty_like(out)
@@ -139,11 +142,14 @@ def apply_rows(matrix: Float[np.ndarray, "size_out size_in"], values: Any) -> np
 
 
 def _entries(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the entries of each row are and what they are, [most in a row, rows]; filled up with zeros."""
+    """Return the columns and the values of each row's entries, [most entries of a row, rows].
+
+    Rows with fewer entries are filled up with entries of zero.
+    """
     row, tap = np.nonzero(matrix)
     count = np.bincount(row, minlength=len(matrix))
     place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-    # A row with fewer entries than others reads its first one again, with weight zero.
+    # A row with fewer entries reads its first input again, with weight zero.
     first = np.zeros(len(matrix), np.int64)
     first[row[::-1]] = tap[::-1]
     taps = np.tile(first, (max(count.max(initial=0), 1), 1))
@@ -154,15 +160,15 @@ def _entries(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resize_cubic(
-    map_hw: Float[np.ndarray, "height width"], size: tuple[int, int], a: float = -0.75
+    depth_hw: Float[np.ndarray, "height width"], size: tuple[int, int], a: float = -0.75
 ) -> Float32[np.ndarray, "new_height new_width"]:
-    """Resize a map as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` does, in float32.
+    """Resize a depth map as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)` does, in float32.
 
-    The filter overshoots at edges by up to a fifth of the step, and that is kept: a map with values >= 0 may come back
-    with values slightly below 0. The unit (relative inverse depth or metres) is that of the input.
+    The filter overshoots at edges by up to a fifth of the step. The result is not clipped, so a depth map without
+    negative values may become slightly negative. The unit (relative inverse depth or metres) stays that of the input.
 
     Args:
-        map_hw: [height, width].
+        depth_hw: [height, width].
         size: (new_height, new_width).
         a: The kernel's parameter, see `cubic_matrix`.
 
@@ -170,42 +176,43 @@ def resize_cubic(
         float32 [new_height, new_width], within 1e-5 of PyTorch's, relative to the largest value.
     """
     matrices = [
-        cubic_matrix(n_in, n_out, a=a).astype(np.float32) for n_in, n_out in zip(map_hw.shape, size, strict=True)
+        cubic_matrix(n_in, n_out, a=a).astype(np.float32) for n_in, n_out in zip(depth_hw.shape, size, strict=True)
     ]
-    return _apply_both(matrices[0], matrices[1], map_hw)
+    return _apply_both(matrices[0], matrices[1], depth_hw)
 
 
 def resize_linear(
-    map_hw: Float[np.ndarray, "height width"], size: tuple[int, int]
+    depth_hw: Float[np.ndarray, "height width"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "new_height new_width"]:
-    """Resize a map as `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)` does, in float32.
+    """Resize a depth map as `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)` does, in float32.
 
-    The unit (relative inverse depth or metres) is that of the input; up to rounding no value leaves the input's range.
+    The unit (relative inverse depth or metres) stays that of the input. Except for rounding, no value leaves the
+    input's range.
 
     Args:
-        map_hw: [height, width].
+        depth_hw: [height, width].
         size: (new_height, new_width).
 
     Returns:
         float32 [new_height, new_width].
     """
-    matrices = [linear_matrix(n_in, n_out) for n_in, n_out in zip(map_hw.shape, size, strict=True)]
-    return _apply_both(matrices[0], matrices[1], map_hw)
+    matrices = [linear_matrix(n_in, n_out) for n_in, n_out in zip(depth_hw.shape, size, strict=True)]
+    return _apply_both(matrices[0], matrices[1], depth_hw)
 
 
 def linear_matrix(size_in: int, size_out: int, dtype: Any = np.float32) -> np.ndarray:
-    """`linear_taps` as a matrix [size_out, size_in] of `dtype`: `resized = matrix @ values`."""
+    """Return `linear_taps` as a matrix [size_out, size_in] of `dtype`: `resized = matrix @ values`."""
     low, high, fraction = linear_taps(size_in, size_out)
     fraction = fraction.astype(dtype)
     matrix = np.zeros((size_out, size_in), dtype)
     index = np.arange(size_out)
     matrix[index, low] = 1 - fraction
-    matrix[index, high] += fraction  # adds to the weight of `low` where both are the last input
+    matrix[index, high] += fraction  # `low` and `high` are equal at the last input, so their weights add up
     return matrix
 
 
 def _apply_both(rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`rows @ values @ columns.T`, shrinking axis first, so that the intermediate map is the smaller one."""
+    """Return `rows @ values @ columns.T`, computed in the order whose intermediate array is smaller."""
     if rows.shape[0] * columns.shape[1] <= rows.shape[1] * columns.shape[0]:
         return np.ascontiguousarray(apply_rows(columns, apply_rows(rows, values).T).T)
     return apply_rows(rows, np.ascontiguousarray(apply_rows(columns, values.T).T))

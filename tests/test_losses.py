@@ -23,20 +23,20 @@ SHAPE = (3, 11, 13)
 
 
 def reference_silog(prediction, target, mask, focus=0.5):
-    """Pooled over the batch, in float64."""
+    """Compute the loss over all pixels of the batch, in float64."""
     g = np.log(target[mask].astype(np.float64)) - np.log(prediction[mask].astype(np.float64))
     return np.sqrt(np.mean(g**2) - focus * np.mean(g) ** 2)
 
 
 def normalise(depth, mask):
-    """Shift and scale taken away, in float64, with the lower median."""
+    """Subtract the lower median and divide by the mean deviation, in float64."""
     values = depth[mask].astype(np.float64)
     shift = np.sort(values)[(len(values) - 1) // 2]
     return (depth.astype(np.float64) - shift) / np.abs(values - shift).mean()
 
 
 def reference_affine_invariant(prediction, target, mask, trim=0):
-    """Image by image, the largest errors dropped."""
+    """Compute the loss image by image, without the largest errors."""
     kept = []
     for p, t, m in zip(prediction, target, mask, strict=True):
         if m.any():
@@ -46,7 +46,7 @@ def reference_affine_invariant(prediction, target, mask, trim=0):
 
 
 def reference_least_squares(prediction, target, mask):
-    """Image by image, with numpy's solver."""
+    """Compute the loss image by image, with numpy's solver."""
     squares = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         columns = np.stack([p[m], np.ones(m.sum())], 1)
@@ -55,7 +55,7 @@ def reference_least_squares(prediction, target, mask):
 
 
 def reference_aligned_l1(prediction, target, mask):
-    """Image by image, with numpy's line through the points."""
+    """Compute the loss image by image, with numpy's fit of a line."""
     differences = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         if m.any():
@@ -67,7 +67,7 @@ def reference_aligned_l1(prediction, target, mask):
 
 
 def reference_aligned_log(prediction, target, mask, softening=0.02):
-    """Image by image, with numpy's line through the points that have a distance."""
+    """Compute the loss image by image, with numpy's fit of a line to the pixels that have a distance."""
     differences = []
     for p, t, m in zip(prediction.astype(np.float64), target.astype(np.float64), mask, strict=True):
         near = m & (t > 0)
@@ -83,7 +83,7 @@ def reference_aligned_log(prediction, target, mask, softening=0.02):
 
 
 def reference_gradient_matching(prediction, target, mask, scales=4):
-    """Pixel by pixel."""
+    """Compute the loss pixel by pixel."""
     steps = np.zeros(scales)
     pixels = np.zeros(scales)
     for p, t, m in zip(prediction, target, mask, strict=True):
@@ -124,14 +124,14 @@ GRADIENTS = {loss: jax.jit(jax.value_and_grad(function, argnums=(0, 1))) for los
 
 
 def run(loss, *arrays, **options):
-    """Compiled, which takes less time than one operation after the other."""
+    """Compile the loss, which takes less time than one operation after the other."""
     return jax.jit(partial(loss, **options))(*arrays)
 
 
-def some_maps(seed=0, share=0.6):
+def some_depth(seed=0, fraction=0.6):
     random = np.random.default_rng(seed)
     prediction, target = random.uniform(0.1, 80, (2, *SHAPE)).astype(np.float32)
-    return prediction, target, random.random(SHAPE) < share
+    return prediction, target, random.random(SHAPE) < fraction
 
 
 def assert_near(found, expected):
@@ -141,16 +141,16 @@ def assert_near(found, expected):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.9, 1.1])
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.9, 1.1])
 @pytest.mark.parametrize("seed", range(3))
-def test_value(loss, share, seed):
-    maps = some_maps(seed, share)
+def test_value(loss, fraction, seed):
+    maps = some_depth(seed, fraction)
     assert_near(COMPILED[loss](*maps), LOSSES[loss][1](*maps))
 
 
 @pytest.mark.parametrize("focus", [0, 0.15, 0.85, 0.99])
 def test_variance_focus(focus):
-    maps = some_maps()
+    maps = some_depth()
     assert_near(run(silog_loss, *maps, variance_focus=focus), reference_silog(*maps, focus))
 
 
@@ -173,7 +173,7 @@ def test_by_hand():
 
 
 def test_affine_invariance():
-    prediction, target, mask = map(jnp.asarray, some_maps())
+    prediction, target, mask = map(jnp.asarray, some_depth())
     scale, shift = jnp.float32([3, 0.2, 40])[:, None, None], jnp.float32([-7, 5, 100])[:, None, None]
     for loss in AFFINE_INVARIANT:
         function = COMPILED[loss]
@@ -189,7 +189,7 @@ def test_affine_invariance():
 
 
 def test_edges_out_of_place_cost_more_than_levels():
-    """What gradient matching is for: a blurred edge, and the same error spread evenly."""
+    """Gradient matching punishes a blurred edge more than the same error spread evenly."""
     target = np.zeros((1, 16, 16), np.float32)
     target[..., 8:] = 1
     noise = np.linspace(0, 1, 16, dtype=np.float32) * np.ones_like(target)
@@ -200,8 +200,8 @@ def test_edges_out_of_place_cost_more_than_levels():
 
 
 def test_a_step_needs_both_pixels():
-    """A checkerboard has no valid neighbours, and at the next scale all that is left are."""
-    prediction, target, _ = some_maps()
+    """A checkerboard has no valid neighbours, but at the next scale all its valid pixels are neighbours."""
+    prediction, target, _ = some_depth()
     board = np.indices(SHAPE)[1:].sum(0) % 2 == 0
     assert run(gradient_matching_loss, prediction, target, board, scales=1) == 0
     assert run(gradient_matching_loss, prediction, target, board, scales=2) > 0.1
@@ -209,16 +209,16 @@ def test_a_step_needs_both_pixels():
 
 @pytest.mark.parametrize("scales", [1, 3, 9])
 def test_scales(scales):
-    """Nine of them leave single pixels, which have no neighbours."""
-    maps = some_maps()
+    """At the ninth scale single pixels are left, which have no neighbours."""
+    maps = some_depth()
     expected = reference_gradient_matching(*maps, scales)
     assert_near(run(gradient_matching_loss, *maps, scales=scales), expected)
 
 
 @pytest.mark.parametrize("trim", [0.0, 0.2, 0.7, 0.99])
 def test_trim(trim):
-    """Of ten pixels two, seven or nine go; with 0 nothing changes."""
-    prediction, target, _ = some_maps()
+    """Two, seven or nine of ten pixels are left out, or none."""
+    prediction, target, _ = some_depth()
     mask = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 143 < [[[10]], [[20]], [[0]]]
     found = run(affine_invariant_loss, prediction, target, mask, trim=trim)
     assert_near(found, reference_affine_invariant(prediction, target, mask, trim))
@@ -227,8 +227,8 @@ def test_trim(trim):
 
 
 def test_trimmed_pixels_have_no_say_but_in_the_normalisation():
-    """A wrong label costs what it does to median and scale, no more."""
-    prediction, target, mask = some_maps(share=1.1)
+    """A wrong label changes the loss only through the median and the scale."""
+    prediction, target, mask = some_depth(fraction=1.1)
     spoilt = target.copy()
     spoilt[0, 5, 5] = 1000
     base, wrong = (float(COMPILED["affine"](target, t, mask)) for t in (target, spoilt))
@@ -243,15 +243,15 @@ def test_trimmed_pixels_have_no_say_but_in_the_normalisation():
 
 @pytest.mark.parametrize("trim", [-0.1, 1.0, 10, float("nan")])
 def test_options_out_of_bounds(trim):
-    maps = tuple(map(jnp.asarray, some_maps()))
+    maps = tuple(map(jnp.asarray, some_depth()))
     for loss in (affine_invariant_loss, depth_anything_loss):
         refused(lambda loss=loss: loss(*maps, trim=trim), ConfigError, f"trim.*{trim}")
     refused(lambda: gradient_matching_loss(*maps, scales=0), ConfigError, "scales.*0")
 
 
 def test_scale_invariance():
-    """With all of the mean taken away, a scale costs nothing."""
-    prediction, target, mask = map(jnp.asarray, some_maps())
+    """With a variance_focus of 1, a wrong scale costs nothing."""
+    prediction, target, mask = map(jnp.asarray, some_depth())
     values = [float(silog_loss(prediction * s, target, mask, variance_focus=1.0)) for s in (1.0, 0.1, 30.0)]
     assert_near(values[1], values[0])
     assert_near(values[2], values[0])
@@ -259,9 +259,9 @@ def test_scale_invariance():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_masked_pixels_do_not_count(loss):
-    """Whatever stands there: not in the value, and with no gradient."""
+    """Masked pixels, whatever their values are, change no loss and have no gradient."""
     function = GRADIENTS[loss]
-    prediction, target, mask = map(jnp.asarray, some_maps())
+    prediction, target, mask = map(jnp.asarray, some_depth())
     value, (gradient, _) = function(prediction, target, mask)
     for junk in (0.0, -1.0, jnp.nan, jnp.inf, -jnp.inf):
         spoilt = function(jnp.where(mask, prediction, junk), jnp.where(mask, target, junk), mask)
@@ -280,24 +280,24 @@ MASKS = {
     **{f"random {i}": np.random.default_rng(i).random(SHAPE) < 0.5 for i in range(3)},
 }
 MAPS = {
-    "ordinary": some_maps()[:2],
-    "equal": (some_maps()[0],) * 2,
-    "zero prediction": (np.zeros(SHAPE, np.float32), some_maps()[1]),
-    "zero target": (some_maps()[0], np.zeros(SHAPE, np.float32)),
+    "ordinary": some_depth()[:2],
+    "equal": (some_depth()[0],) * 2,
+    "zero prediction": (np.zeros(SHAPE, np.float32), some_depth()[1]),
+    "zero target": (some_depth()[0], np.zeros(SHAPE, np.float32)),
     "both zero": (np.zeros(SHAPE, np.float32),) * 2,
     "constant": (np.full(SHAPE, 7, np.float32), np.full(SHAPE, 3, np.float32)),
-    "some zeros": tuple(np.where(x > 40, x, 0) for x in some_maps()[:2]),
-    "negative prediction": (-some_maps()[0], some_maps()[1]),
-    "smallest": (np.full(SHAPE, np.finfo(np.float32).tiny), some_maps()[1]),
-    "tiny": (some_maps()[0] * np.float32(1e-30), some_maps()[1]),
-    "huge": (some_maps()[0] * np.float32(1e15), some_maps()[1]),
+    "some zeros": tuple(np.where(x > 40, x, 0) for x in some_depth()[:2]),
+    "negative prediction": (-some_depth()[0], some_depth()[1]),
+    "smallest": (np.full(SHAPE, np.finfo(np.float32).tiny), some_depth()[1]),
+    "tiny": (some_depth()[0] * np.float32(1e-30), some_depth()[1]),
+    "huge": (some_depth()[0] * np.float32(1e15), some_depth()[1]),
 }
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("maps", MAPS)
 def test_gradients_are_finite(loss, maps):
-    """Under any mask, plain, compiled and mapped, with respect to both maps."""
+    """Gradients with respect to both arguments are finite under any mask: plain, compiled and under vmap."""
     prediction, target = MAPS[maps]
     for name, mask in MASKS.items():
         value, gradients = GRADIENTS[loss](prediction, target, mask)
@@ -310,7 +310,7 @@ def test_gradients_are_finite(loss, maps):
 
 
 def thousand_masks():
-    """Of every kind and density: the named ones, noise, rows, columns, blocks, single pixels, images left out."""
+    """Masks of every kind and density: noise, rows, columns, blocks, single pixels, whole images left out."""
     random = np.random.default_rng(11)
     masks = list(MASKS.values())
     y, x = np.indices(SHAPE)[1:]
@@ -333,7 +333,7 @@ def thousand_masks():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_thousand_masks(loss):
-    """Values and gradients are finite, NaN beyond the mask or not; vmap gives what a loop gives."""
+    """Values and gradients are finite, with or without NaN beyond the mask; vmap agrees with a loop."""
 
     def spoilt(prediction, target, mask):
         return LOSSES[loss][0](jnp.where(mask, prediction, jnp.nan), jnp.where(mask, target, jnp.nan), mask)
@@ -355,8 +355,8 @@ def test_a_thousand_masks(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_nan_is_not_hidden(loss):
-    """A prediction or target that is NaN at a valid pixel: a loop that looks at the loss has to see it."""
-    prediction, target, mask = some_maps(share=1.1)
+    """NaN at a valid pixel of prediction or target makes the loss NaN, so that a training loop notices it."""
+    prediction, target, mask = some_depth(fraction=1.1)
     spoilt = prediction.copy()
     spoilt[1, 5, 5] = np.nan
     assert np.isnan(COMPILED[loss](spoilt, target, mask))
@@ -366,7 +366,7 @@ def test_nan_is_not_hidden(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_is_the_slope(loss):
     reference = LOSSES[loss][1]
-    prediction, target, mask = some_maps(share=0.8)
+    prediction, target, mask = some_depth(fraction=0.8)
     gradient = np.asarray(GRADIENTS[loss](prediction, target, mask)[1][0], np.float64)
     direction = np.random.default_rng(5).normal(size=SHAPE) * prediction / 100
     step = 1e-4
@@ -381,8 +381,8 @@ def test_gradient_is_the_slope(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_other_types_of_target(loss):
-    """The loss is computed in the prediction's type."""
-    prediction, target, mask = some_maps()
+    """The loss is computed in the prediction's dtype."""
+    prediction, target, mask = some_depth()
     target = target.astype(np.float16)
     found = COMPILED[loss](prediction, target, mask)
     assert found.dtype == jnp.float32
@@ -391,7 +391,7 @@ def test_other_types_of_target(loss):
 
 @pytest.mark.parametrize("loss", ["silog", "affine", "least squares"])
 def test_half_precision_is_widened(loss):
-    prediction, target, mask = some_maps()
+    prediction, target, mask = some_depth()
     half = jnp.asarray(prediction, jnp.bfloat16)
     found = COMPILED[loss](half, target, mask)
     assert found.dtype == jnp.float32
@@ -399,7 +399,7 @@ def test_half_precision_is_widened(loss):
 
 
 def solve(prediction, target, mask):
-    """Scale and shift of one image in float64, by numpy's solver."""
+    """Return scale and shift of one image in float64, by numpy's solver."""
     columns = np.stack([prediction[mask].astype(np.float64), np.ones(mask.sum())], 1)
     return np.linalg.lstsq(columns, target[mask].astype(np.float64))[0]
 
@@ -411,7 +411,7 @@ SOLVERS = {"jax": jax.jit(scale_and_shift), "numpy": scale_and_shift}
 @pytest.mark.parametrize("offset", [0, 3, 300])
 def test_scale_and_shift(solver, offset):
     """The fitted map is compared, in deviations of the target; float32 has six digits less those of the offset."""
-    prediction, target, mask = some_maps(2)
+    prediction, target, mask = some_depth(2)
     prediction = prediction / 80 + np.float32(offset)
     target = target + 100 * prediction
     scale, shift = SOLVERS[solver](prediction, target, mask)
@@ -427,14 +427,14 @@ def test_scale_and_shift(solver, offset):
 
 
 def test_scale_and_shift_in_float64():
-    """numpy's arrays keep their type, and with it ten digits more."""
-    prediction, target, mask = some_maps()
+    """Arrays of numpy keep their dtype, and with float64 ten more digits."""
+    prediction, target, mask = some_depth()
     prediction, target = prediction.astype(np.float64) / 80 + 1e4, target.astype(np.float64)
     scale, shift = scale_and_shift(prediction, target, mask)
     assert type(scale) is type(shift) is np.ndarray
     assert scale.dtype == shift.dtype == np.float64
     for i in range(3):
-        centred = prediction[i] - 1e4  # which is exact
+        centred = prediction[i] - 1e4  # exact
         expected = solve(centred, target[i], mask[i])
         assert scale[i] == pytest.approx(expected[0], rel=1e-12)
         assert shift[i] + 1e4 * scale[i] == pytest.approx(expected[1], rel=1e-9)
@@ -443,14 +443,14 @@ def test_scale_and_shift_in_float64():
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("level", [0.0, 0.1, 1e-6, 1e4, 1e15])
 def test_a_prediction_without_shape(solver, level):
-    """The best constant; 0.1 in float32 has no exact mean."""
-    _, target, mask = some_maps()
+    """The fit is the best constant. The mean of values of 0.1 is not exact in float32."""
+    _, target, mask = some_depth()
     mask[1] = False
     mask[2] = np.arange(143).reshape(11, 13) == 50
     scale, shift = SOLVERS[solver](np.full(SHAPE, level, np.float32), target, mask)
     np.testing.assert_array_equal(scale, 0)
     np.testing.assert_allclose(shift, [target[0][mask[0]].mean(), 0, target[2].ravel()[50]], rtol=1e-6)
-    # One valid pixel of a map that does vary.
+    # Only one pixel of a prediction that varies is valid.
     scale, shift = SOLVERS[solver](target[::-1].copy(), target, mask)
     assert (scale[2], shift[2]) == (0, target[2].ravel()[50])
 
@@ -464,16 +464,16 @@ def test_two_pixels_are_met_exactly(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("size", [1e-15, 1e15])
-def test_scale_and_shift_of_small_and_large_maps(solver, size):
-    """Whose squares leave the range of float32."""
-    prediction, target, mask = some_maps()
+def test_scale_and_shift_of_small_and_large_depth(solver, size):
+    """The squares of these values leave the range of float32."""
+    prediction, target, mask = some_depth()
     scale, _ = SOLVERS[solver](prediction * np.float32(size), target, mask)
     expected = [solve(*maps)[0] / size for maps in zip(prediction, target, mask, strict=True)]
     np.testing.assert_allclose(scale, expected, rtol=1e-4)
 
 
 def test_scale_and_shift_is_differentiable():
-    prediction, target, mask = some_maps()
+    prediction, target, mask = some_depth()
     scale_of = jax.jit(jax.grad(lambda p, t: scale_and_shift(p, t, mask)[0].sum(), argnums=(0, 1)))
     direction = np.random.default_rng(5).normal(size=SHAPE)
     wide = [prediction.astype(np.float64), target.astype(np.float64)]
@@ -537,9 +537,19 @@ def test_feature_alignment_at_the_edges():
     assert_near(ALIGN(*half)[0], reference_alignment(*(np.asarray(x, np.float32) for x in half))[0])
 
 
+def test_feature_alignment_at_equality():
+    """A token whose cosine is exactly the tolerance counts; the next number above it does not."""
+    # Cosines of 1, 0.5 and 0, without rounding.
+    features = np.array([[2, 0, 0, 0], [1, 1, 1, 1], [0, 3, 0, 0]], np.float32)
+    frozen = np.array([[1, 0, 0, 0]] * 3, np.float32)
+    above = np.nextafter(np.float32(0.5), np.float32(1))
+    for tolerance, expected in ((1.0, 0.5), (above, 0.75), (0.5, 0.75), (np.float32(0.5) - (above - 0.5) / 2, 1.0)):
+        assert float(run(feature_alignment_loss, features, frozen, tolerance=float(tolerance))) == expected
+
+
 def test_aligned_log_and_the_sky():
-    """What is infinitely far is not fitted to, but must not be near; there is nothing farther."""
-    prediction, target, mask = some_maps(2)
+    """Pixels of the sky do not count in the fit, but predictions that are too near there cost something."""
+    prediction, target, mask = some_depth(2)
     target = np.where(np.random.default_rng(0).random(target.shape) < 0.3, 0, 1 / target).astype(np.float32)
     for softening in (0.02, 0.5):
         found = run(aligned_log_loss, prediction, target, mask, softening=softening)
@@ -554,8 +564,8 @@ def test_aligned_log_and_the_sky():
 
 
 def test_aligned_l1_does_not_turn_a_prediction_round():
-    """Upside down it is worse than a constant, and the gradient leads away from there."""
-    _, target, mask = some_maps()
+    """A reversed prediction is worse than a constant one, and the gradient leads away from it."""
+    _, target, mask = some_depth()
     target, mask = jnp.asarray(target), jnp.asarray(mask)
     constant = float(aligned_l1_loss(jnp.ones_like(target), target, mask))
     value, gradient = GRADIENTS["aligned"](-target, target, mask)
