@@ -21,7 +21,7 @@ class ProgressBar:
         total: How many pieces there are; None if that is not known.
         initial: How many of them earlier runs have finished.
         unit: The name of one piece.
-        show: False shows neither bar nor lines.
+        show: False shows neither bar nor lines of the count.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ProgressBar:
         """Print a line of its own, above the bar."""
         if self._bar is not None:
             self._bar.write(f"{self._name}: {text}", file=sys.stderr)
-        elif self._shown:
+        elif sys.stderr is not None:
             print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -1,18 +1,16 @@
-"""How far a job is: a bar on the terminal, and a file that can be read from elsewhere."""
+"""How far a job is: a bar or lines on standard error, and a file that can be read from elsewhere."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 
-from tqdm import tqdm
-
 from dajax.batch.storage import Storage
 from dajax.errors import DajaxError
+from dajax.progress import ProgressBar
 
 PROGRESS = ".dajax/progress{suffix}.json"
 _EVERY = 5.0
@@ -34,7 +32,7 @@ class Progress:
         self._notes: list[str] = []
         self._began = time.monotonic()
         self._written = -_EVERY
-        self._bar = tqdm(total=total, initial=earlier, unit="image", disable=None if show and sys.stderr else True)
+        self._bar = ProgressBar("dajax batch", total, initial=earlier, show=show)
 
     def __enter__(self) -> Progress:
         self._write()
@@ -52,16 +50,16 @@ class Progress:
         """Count finished items, of which `rejected` were left out."""
         self._done += count
         self._rejected += rejected
-        self._bar.update(count)
+        self._bar.advance(count)
         if self._rejected:
-            self._bar.set_postfix(rejected=self._rejected, refresh=False)
+            self._bar.note(rejected=self._rejected)
         if time.monotonic() - self._written >= _EVERY:
             self._write()
 
     def note(self, text: str) -> None:
         """Print and record a remark about the whole job."""
         self._notes.append(text)
-        self._bar.write(f"dajax batch: {text}")
+        self._bar.say(text)
         self._write()
 
     def _write(self, ended: bool = False) -> None:

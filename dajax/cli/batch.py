@@ -3,166 +3,117 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dajax.batch.job_settings import BatchSettings
+from dajax.cli.messages import say
+from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator
+from dajax.cli.options import Flag, settings_options
 from dajax.cli.stopping import stopping
+from dajax.depth_maps.encode import Format
+
+if TYPE_CHECKING:
+    from dajax.batch.engine import Report
+    from dajax.batch.job_plan import Plan
 
 # sysexits.h, EX_TEMPFAIL: try again.
-INTERRUPTED = 75
+INTERRUPTED_STATUS = 75
+INTERRUPTED = "interrupted before the job began; the same command starts it"
 # A batch that is on the device cannot be called back: after so many seconds the process goes without it.
 _GRACE = 8.0
 
-Form = Literal["color", "npy", "npz", "png16", "tiff", "pfm", "exr"]
+_SETTINGS = settings_options(
+    BatchSettings,
+    names={"formats": "write"},
+    types={"formats": tuple[Format, ...]},
+    defaults={"batch_size": 8},
+    metavars={
+        "formats": "FORMAT...",
+        "colormap": "NAME",
+        "shards": "N",
+        "batch_size": "N",
+        "buckets": "N",
+        "workers": "N",
+        "decode_timeout": "SECONDS",
+        "max_rejects": "N",
+        "column": "NAME",
+        "process_index": "K",
+        "process_count": "N",
+    },
+    unset_hints={"batch_size": "8", "max_rejects": "any number", "column": "the only one"},
+)
 
 
 def batch(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
     output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     /,
-    model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
-    write: Annotated[tuple[Form, ...], tyro.conf.arg(metavar="FORMAT...")] = ("npy",),
-    values: Literal["float32", "float16"] = "float32",
-    size: Literal["source", "model"] = "source",
-    colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
-    shards: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: files, no shards)")] = None,
-    shard_format: Literal["tar", "parquet"] = "tar",
-    column: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the only one)")] = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    input_size: Annotated[
-        int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
-    ] = None,
-    style: Annotated[
-        Literal["huggingface", "official"] | None,
-        tyro.conf.arg(metavar="{huggingface,official}", help_behavior_hint="(default: the checkpoint's, huggingface)"),
-    ] = None,
-    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 8,
-    buckets: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: sizes as they are)")
-    ] = None,
-    policy: Literal["resize", "pad"] = "resize",
-    workers: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one a core, 16 at most)")
-    ] = None,
-    decode_timeout: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 60.0,
-    max_rejects: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: any number)")] = None,
-    retry_rejects: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    process_index: Annotated[int, tyro.conf.arg(metavar="K")] = 0,
-    process_count: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    verify: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    cache: bool = True,
+    model: Annotated[ModelOptions, tyro.conf.arg(help="")],
+    job: Annotated[BatchSettings, tyro.conf.arg(constructor=_SETTINGS, help="")],
+    dry_run: Flag = False,
+    verify: Flag = False,
 ) -> int:
-    """Estimate the depth of very many images; the same command goes on where it was stopped, however that was.
+    """Estimate the depth of very many images; the same command goes on where it was stopped.
 
-    OUT has the maps, at the images' own relative paths, and OUT/.dajax a manifest with a row for each image: done,
-    with the SHA-256 of its files, or rejected, with the reason. progress.json there says how far it is. A first Ctrl-C
-    or SIGTERM commits what is finished and ends within ten seconds, a second one ends at once; kill -9 loses nothing
-    either. A job is refused if its parameters differ from those that it was begun with.
+    Example: dajax batch images depth --write npy color
 
-    Exit status: 0 all done, 1 stopped (a full disk, too many rejects: the same command goes on), 2 refused, 3 some
-    images were left out, 75 interrupted: the same command goes on. With --verify: 0 all whole, 3 some are lost.
+    OUT has the depth maps, at the images' own relative paths, and OUT/.dajax a manifest with a row for each image. A
+    first Ctrl-C or SIGTERM commits what is finished, a second one ends at once; kill -9 loses nothing either. A job is
+    refused if its parameters differ from those that it was begun with.
+
+    Exit status: 0 all done, 1 stopped (a full disk, too many rejects), 2 refused, 3 some images were left out or, with
+    --verify, some outputs are lost, 75 interrupted. After 1 and 75 the same command goes on.
 
     Args:
-        source: a folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt with a path in each
-            line, a table.csv or .parquet with --column, tar shards (WebDataset), or an address such as gs://bucket/images.
-        output: folder or address for the outputs; made if need be.
-        model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
-        write: what is written for each image: npy, npz (with unit and model), png16 (16-bit PNG with its scale),
-            tiff, pfm and exr (float32), color (for people).
-        values: of npy and npz.
-        size: maps in the images' sizes, or in that of the network.
-        colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        shards: put so many images into one file.
-        shard_format: WebDataset tar files, or Parquet.
-        column: of a CSV or Parquet source, the column that has the paths.
-        dtype: what to compute in.
-        input_size: about how many pixels a side is scaled to before the network.
-        style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
-        batch_size: images of one size that are run together, on all devices of the machine.
-        buckets: process images at so many sizes at most, for few compilations.
-        policy: stretch images to their bucket, or keep their aspect ratio and pad.
-        workers: processes that read images.
-        decode_timeout: what reading one image may take.
-        max_rejects: stop when this run had to leave out more images than this.
-        retry_rejects: try again what an earlier run left out (not with --shards).
-        process_index: which of N processes this is, counted from 0 (0 to N-1). Each does its part of the images; they
-            run at the same time, on this machine or on others, and write into the same OUT.
-        process_count: how many processes do the job together; with 1, this one does all of it.
-        dry_run: say what there is to do, without loading a model.
-        verify: compare what is written with the manifest; what is missing or has changed is done by the next run.
-        cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
+        source: A folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt of paths, a .csv or
+            .parquet table, tar shards (WebDataset), or an address such as gs://bucket/images.
+        output: The folder or address for the outputs; made if need be.
+        model: The model, and how it runs.
+        job: How the job is done.
+        dry_run: Say what there is to do, without loading a model.
+        verify: Compare outputs with the manifest; the next run does again what is lost.
     """
-    from dajax.errors import DajaxError, HubError, JobError, JobRefusedError
+    if verify:
+        return _verify(output)
+    from dajax.batch.engine import run_batch
+    from dajax.batch.job_plan import plan_batch
 
-    try:
-        if verify:
-            return _verify(output)
-        from dajax.batch.engine import run_batch
-        from dajax.batch.job_plan import plan_batch
-        from dajax.batch.job_settings import BatchSettings
+    if dry_run:
+        return _say_plan(plan_batch(source, output, job), output, in_shards=bool(job.shards))
+    job.check()
+    import jax
 
-        settings = BatchSettings(
-            formats=tuple(write),
-            values=values,
-            size=size,
-            colormap=colormap,
-            shards=shards,
-            shard_format=shard_format,
-            batch_size=batch_size,
-            buckets=buckets,
-            policy=policy,
-            workers=workers,
-            decode_timeout=decode_timeout,
-            max_rejects=max_rejects,
-            retry_rejects=retry_rejects,
-            column=column,
-            process_index=process_index,
-            process_count=process_count,
-        )
-        if dry_run:
-            return _say_plan(plan_batch(source, output, settings), output, in_shards=bool(shards))
-        settings.check()
-        from dajax.inference.compilation_cache import enable_compilation_cache
-        from dajax.inference.estimator import DepthEstimator
+    # All devices of this machine; one alone needs no mesh.
+    mesh = "local" if jax.local_device_count() > 1 else None
+    estimator = make_estimator(model, batch_size=job.batch_size or 8, mesh=mesh)
+    with _stopping() as stop:
+        report = run_batch(estimator, source, output, job, model=model.model or DEFAULT_MODEL, stop=stop)
+    print(f"{_summary(report)}; {estimator.dtype} on {estimator.device}")
+    if report.interrupted:
+        say("batch", "interrupted; the same command goes on")
+        return INTERRUPTED_STATUS
+    return 3 if _say_rejects(output) else 0
 
-        if cache:
-            enable_compilation_cache()
-        import jax
 
-        # All of this machine's; one alone needs no mesh.
-        mesh = "local" if jax.local_device_count() > 1 else None
-        estimator = DepthEstimator(
-            model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size, mesh=mesh
-        )
-        with _stopping() as stop:
-            report = run_batch(estimator, source, output, settings, model=model, stop=stop)
-    except DajaxError as error:
-        print(f"dajax batch: {error}", file=sys.stderr)
-        may_go_on = isinstance(error, JobError | HubError) and not isinstance(error, JobRefusedError)
-        return 1 if may_go_on else 2
+def _summary(report: Report) -> str:
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
-    print(
+    return (
         f"{report.done} images in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"
-        f"{earlier}, {report.rejected} left out, of {report.items}{repeated}; {estimator.dtype} on {estimator.device}"
+        f"{earlier}, {report.rejected} left out, of {report.items}{repeated}"
     )
-    if report.interrupted:
-        print("dajax batch: interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 3 if _say_rejects(output) else 0
 
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
     """Give an event that the first SIGINT or SIGTERM sets; a second one, or a slow end, ends the process."""
     # Nothing that is not committed is worth waiting for.
-    timer = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
+    timer = threading.Timer(_GRACE, os._exit, (INTERRUPTED_STATUS,))
     timer.daemon = True
     with stopping(
         "dajax batch: stopping; once more to stop at once",
@@ -175,10 +126,7 @@ def _stopping() -> Iterator[threading.Event]:
             timer.cancel()
 
 
-def _say_plan(plan: object, output: str, *, in_shards: bool) -> int:
-    from dajax.batch.job_plan import Plan
-
-    assert isinstance(plan, Plan)
+def _say_plan(plan: Plan, output: str, *, in_shards: bool) -> int:
     left = plan.left
     print(f"{plan.items} images, {plan.earlier} finished, {len(left)} to be done")
     if plan.source.repeated:
@@ -196,9 +144,9 @@ def _verify(output: str) -> int:
 
     found = verify(output)
     for key, reason in list(found.lost.items())[:20]:
-        print(f"dajax batch: {key!r}: {reason}", file=sys.stderr)
+        say("batch", f"{key!r}: {reason}")
     if len(found.lost) > 20:
-        print(f"dajax batch: and {len(found.lost) - 20} more", file=sys.stderr)
+        say("batch", f"and {len(found.lost) - 20} more")
     print(f"{found.whole} outputs are whole, {len(found.lost)} are lost, {found.rejected} images were left out")
     return 3 if found.lost else 0
 
@@ -209,7 +157,7 @@ def _say_rejects(output: str) -> int:
 
     rejected = read_rejects(output)
     for row in rejected[:10]:
-        print(f"dajax batch: left out {row.key!r}: {row.reason}", file=sys.stderr)
+        say("batch", f"left out {row.key!r}: {row.reason}")
     if len(rejected) > 10:
-        print(f"dajax batch: and {len(rejected) - 10} more; the manifest has them all", file=sys.stderr)
+        say("batch", f"and {len(rejected) - 10} more; the manifest has them all")
     return len(rejected)

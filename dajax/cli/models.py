@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 def models() -> int:
-    """List the known checkpoints: alias, kind, parameters, licence of the weights, Hub id."""
+    """List the released checkpoints: alias, kind, parameters, licence of the weights, Hub id.
+
+    Example: dajax models
+
+    An alias is what --model takes. The weights come from the Hub when they are first used; tiny is part of dajax.
+
+    Exit status: 0.
+    """
     from dajax.checkpoints import list_models
 
     rows = [("ALIAS", "KIND", "PARAMETERS", "LICENCE", "HUB ID")]

@@ -4,152 +4,155 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from dajax.cli.arguments import UsageError
+from dajax.cli.messages import say
+from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator, say_compiling
+from dajax.cli.options import Flag, unset, value_of
+
+if TYPE_CHECKING:
+    from dajax.geometry.cloud import Cloud
+
+INTERRUPTED = "interrupted; the depth maps that were finished are whole"
 
 
 def predict(
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES...", help_behavior_hint="")],
     /,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = Path("."),
-    model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "small",
+    model: Annotated[ModelOptions, tyro.conf.arg(help="")],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = Path("."),
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
-    side_by_side: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    side_by_side: Flag = False,
     raw: Literal["none", "npy", "npz", "png16", "tiff", "pfm", "exr"] = "none",
     points: Literal["none", "ply", "glb", "mesh"] = "none",
-    field_of_view: Annotated[
-        float | None, tyro.conf.arg(metavar="DEGREES", help_behavior_hint="(default: what EXIF data says)")
-    ] = None,
-    focal_length: Annotated[
-        float | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: what EXIF data says)")
-    ] = None,
-    known_points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    input_size: Annotated[
-        int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the checkpoint's, 518)")
-    ] = None,
-    style: Annotated[
-        Literal["huggingface", "official"] | None,
-        tyro.conf.arg(metavar="{huggingface,official}", help_behavior_hint="(default: the checkpoint's, huggingface)"),
-    ] = None,
-    tiles: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = None,
+    field_of_view: Annotated[float | None, value_of(float), unset("DEGREES", "what EXIF data says")] = None,
+    focal_length: Annotated[float | None, value_of(float), unset("PIXELS", "what EXIF data says")] = None,
+    known_points: Annotated[Path | None, value_of(Path), unset("FILE", "none")] = None,
+    tiles: Annotated[int | None, value_of(int), unset("N", "none")] = None,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    cache: bool = True,
 ) -> int:
-    """Estimate the depth of images; write a coloured map for each.
+    """Estimate the depth of images, and write a coloured depth map for each.
 
-    Near is red and far is blue, whatever the model's unit. `room.jpg` becomes `room_depth.png`; with --raw also the
-    depth itself: affine-invariant inverse depth (bigger is nearer), or metres for metric models. Maps of a former run
-    that are in a folder are passed over. The image of a URL is downloaded without a proxy, up to 100 MB and 30
-    seconds, and its map is named after the end of the URL's path.
+    Example: dajax predict room.jpg --model tiny
 
-    Exit status: 0 all done, 1 failed, 2 bad usage, 3 some images were left out (standard error says which and why).
+    Near is red and far is blue. `room.jpg` becomes `room_depth.png`; with --raw the depth itself is written too:
+    affine-invariant inverse depth (bigger is nearer), or metres for metric models. In folders, depth maps of earlier
+    runs are passed over. The image of a URL is downloaded without a proxy, up to 100 MB and 30 seconds.
+
+    Exit status: 0 all done, 1 failed, 2 bad usage, 3 some images were left out, 130 interrupted.
 
     Args:
-        images: files, folders or patterns such as 'images/*.jpg', and at most one http(s) URL. Put -- before names
-            that begin with a dash.
-        output: folder for the maps; made if need be.
-        model: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
+        images: Files, folders or patterns such as 'images/*.jpg', - for one image on standard input, and at most one
+            http(s) URL. Put -- before names that begin with a dash.
+        model: The model, and how it runs.
+        output: The folder for depth maps; or, for one image, a .png, .jpg or .webp file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
-        side_by_side: put the image left of its map.
-        raw: also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
-            PNG with its scale in the metadata); beside npy and pfm a .json says unit and model.
-        points: also write a point cloud (ply, glb) or a surface (mesh, a .glb), in metres: with a metric model, or
-            with --known-points.
-        field_of_view: of the camera, from left to right.
-        focal_length: of the camera.
-        known_points: CSV file with columns column,row,metres of two points or more of the one image; they make metres
-            of a relative model's depth.
-        dtype: what to compute in.
-        input_size: about how many pixels a side is scaled to before the network.
-        style: sizes and resampling as Transformers does (huggingface) or as the authors' code does (official).
-        tiles: for large images: estimate so many overlapping parts along the longer side, for finer detail.
-        batch_size: images of one size that are run together.
-        cache: keep compiled programs in $JAX_COMPILATION_CACHE_DIR or ~/.cache/dajax: the next run starts faster.
+        side_by_side: Put the image left of its depth map.
+        raw: Also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
+            PNG with its scale in the metadata). Beside npy and pfm, a .json file says unit and model.
+        points: Also write a point cloud (ply, glb) or a surface (mesh, a .glb file), in metres. It needs a metric
+            model, or --known-points.
+        field_of_view: What the camera shows from left to right.
+        focal_length: The focal length of the camera.
+        known_points: A CSV file with columns column,row,metres of at least two points of the one image; they turn a
+            relative model's depth into metres.
+        tiles: For large images: estimate this many overlapping parts along the longer side, for finer detail.
+        batch_size: How many images of one size are run together.
     """
-    from dajax.errors import ConfigError, DajaxError, ImageError
-
     if not images:
-        return _usage("name at least one image, folder, pattern or URL")
+        raise UsageError("name at least one image, folder, pattern or URL, or - for standard input")
     if points == "none" and (field_of_view is not None or focal_length is not None or known_points is not None):
-        return _usage("--field-of-view, --focal-length and --known-points go with --points")
+        raise UsageError("--field-of-view, --focal-length and --known-points go with --points")
     if tiles is not None and tiles < 1:
-        return _usage(f"--tiles must be at least 1, got {tiles}")
+        raise UsageError(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
     from dajax.depth_maps.encode import encoded
-    from dajax.geometry.cloud import Cloud, read_known_points
-    from dajax.images.urls import is_url, redacted
-    from dajax.inference.compilation_cache import enable_compilation_cache
-    from dajax.inference.estimator import DepthEstimator
     from dajax.inference.image_files import check_output, find_inputs, predict_files
+    from dajax.progress import ProgressBar
 
-    try:
-        found = find_inputs(images, output, allow_urls=True)
-        check_output(output, colormap)
-        cloud = None
-        if points != "none":
-            known = None if known_points is None else read_known_points(known_points)
-            cloud = Cloud(points, field_of_view, focal_length, known)
+    with _standard_input(images) as named:
+        found = find_inputs(named, output, allow_urls=True)
+        check_output(output, colormap, images=len(found))
+        cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points)
         if raw != "none":
             encoded(raw, [[0.0]], kind="relative")  # what is not installed shows before a model is loaded
-        if cache:
-            enable_compilation_cache()
-        estimator = DepthEstimator(model, dtype=dtype, input_size=input_size, style=style, batch_size=batch_size)
+        estimator = make_estimator(model, batch_size=batch_size)
         if cloud is not None:
             cloud.check("metric" if estimator.model.config.is_metric else "relative", images=len(found))
-    except (ImageError, ConfigError) as error:
-        return _usage(str(error))
-    except DajaxError as error:
-        return _usage(f"--model: {error}{_similar_model(model)}")
-
-    from tqdm import tqdm
-
-    with tqdm(total=len(found), unit="image", disable=None if sys.stderr and len(found) > 1 else True) as bar:
-        report = predict_files(
-            estimator,
-            found,
-            output,
-            allow_urls=True,
-            colormap=colormap,
-            side_by_side=side_by_side,
-            raw=raw,
-            cloud=cloud,
-            tiles=tiles,
-            model=model,
-            on_done=lambda image: bar.update(),
-        )
-    for image, reason in report.rejects:
-        quoted = redacted(image) if is_url(image) else repr(str(image))
-        named = reason if reason.startswith(quoted) else f"{quoted}: {reason}"
-        print(f"dajax predict: left out {named}", file=sys.stderr)
+        name = model.model or DEFAULT_MODEL
+        with ProgressBar("dajax predict", len(found), show=len(found) > 1) as bar:
+            say_compiling(estimator, bar)
+            report = predict_files(
+                estimator,
+                found,
+                output,
+                allow_urls=True,
+                colormap=colormap,
+                side_by_side=side_by_side,
+                raw=raw,
+                cloud=cloud,
+                tiles=tiles,
+                model=name,
+                on_done=lambda image: bar.advance(),
+            )
+    _say_rejects(report.rejects)
     done = len(found) - len(report.rejects)
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
     files = _printable(report.written[0]) if count == 1 else f"{count} files to {_printable(output)}"
     print(
         f"{done} of {len(found)} image{'s' * (len(found) != 1)} in {time.perf_counter() - start:.1f} s, "
-        f"{_printable(model)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files}"
+        f"{_printable(name)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files if count else 'nothing'}"
     )
     return 3 if report.rejects else 0
+
+
+@contextmanager
+def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Put the image that is read from standard input, if one is, into a file that is there meanwhile."""
+    from dajax.limits import MAX_IMAGE_BYTES
+
+    if "-" not in images:
+        yield images
+        return
+    if images.count("-") > 1:
+        raise UsageError("- stands for the one image on standard input: give it once")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("- reads an image from standard input, as in: dajax predict - < room.jpg")
+    data = sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+    if not data:
+        raise UsageError("standard input is empty: there is no image in it")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UsageError(f"the image on standard input has more than {MAX_IMAGE_BYTES:,} bytes")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin"
+        path.write_bytes(data)
+        yield tuple(str(path) if image == "-" else image for image in images)
+
+
+def _cloud(
+    points: Literal["ply", "glb", "mesh"], field_of_view: float | None, focal_length: float | None, known: Path | None
+) -> Cloud:
+    from dajax.geometry.cloud import Cloud, read_known_points
+
+    return Cloud(points, field_of_view, focal_length, None if known is None else read_known_points(known))
+
+
+def _say_rejects(rejects: list[tuple[Path | str, str]]) -> None:
+    from dajax.images.urls import is_url, redacted
+
+    for image, reason in rejects:
+        quoted = redacted(image) if is_url(image) else repr(str(image))
+        say("predict", f"left out {reason if reason.startswith(quoted) else f'{quoted}: {reason}'}")
 
 
 def _printable(name: str | Path) -> str:
     """Return the name, quoted if it has newlines or bytes that a terminal cannot show."""
     return str(name) if str(name).isprintable() else repr(str(name))
-
-
-def _similar_model(name: str) -> str:
-    from difflib import get_close_matches
-
-    from dajax.checkpoints import list_models
-
-    aliases = [row.alias for row in list_models()]
-    similar = [] if name in aliases else get_close_matches(name, aliases, 1)
-    return f". Did you mean {similar[0]!r}?" if similar else ""
-
-
-def _usage(message: str) -> int:
-    print(f"dajax predict: {message}", file=sys.stderr)
-    return 2

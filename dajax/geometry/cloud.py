@@ -62,7 +62,7 @@ class Cloud:
             raise ConfigError(
                 "this model gives inverse depth up to a scale and a shift, in which nothing has a place in space: use "
                 "a metric model (small-metric-indoor, small-metric-outdoor), or give two points or more whose depth "
-                "is known (known_points; --known-points FILE)"
+                "is known (known_points)"
             )
         if self.known_points is not None and kind == "metric":
             raise ConfigError("points of known depth make metres of relative depth; this model gives metres already")

@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
 from dajax.depth_maps import encode
 from dajax.depth_maps.colormap import colorize
+from dajax.depth_maps.panels import depth_colors
 from dajax.depth_maps.panels import side_by_side as beside
 from dajax.errors import ConfigError, ImageError
 from dajax.files import write_atomically
@@ -37,6 +39,8 @@ _SILENT = {"npy", "pfm"}
 _BESIDE = "_depth.json"
 # A file, or text that is a URL.
 Source = Path | str
+# An output that ends in one of these is meant as a file, and would else become a folder of that name.
+_OTHER_SUFFIXES = (".bmp", ".exr", ".gif", ".heic", ".npy", ".npz", ".pfm", ".tif", ".tiff")
 _MAX_NAME_BYTES = 255  # of every common file system
 
 
@@ -71,7 +75,7 @@ def find_inputs(patterns: Sequence[str | os.PathLike[str]], output: Path, *, all
         return [*(find_inputs(files, output) if files else []), *urls]
     named = {Path(pattern) for pattern in patterns}
     endings = (*encode.ENDINGS.values(), *CLOUD_ENDINGS.values(), _BESIDE)
-    output = output.resolve()
+    output = (output.parent if is_color_file(output) else output).resolve()
     folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
     # Where the output folder is or holds an input folder, maps are known by their names alone.
     is_apart = not any(output == folder or output in folder.parents for folder in folders)
@@ -146,7 +150,8 @@ def predict_files(
     Args:
         estimator: what estimates.
         sources: the files; or text that is a URL, whose maps are named after the end of its path.
-        output: folder for the maps; made if need be.
+        output: folder for the depth maps; made if need be. For one image also a file with the suffix .png, .jpg or
+            .webp that is no folder: the coloured depth map is written there, and other files beside it.
         allow_urls: download the URLs; without it they are left out.
         colormap: of the coloured maps. Near has the map's upper end, for metric models too.
         side_by_side: put the image left of the coloured map.
@@ -163,7 +168,8 @@ def predict_files(
         ConfigError: `raw` is not one of the above, or the model does not give the metres that points need.
     """
     output = Path(output)
-    check_output(output, colormap)
+    check_output(output, colormap, images=len(sources))
+    color_file = output if is_color_file(output) else None
     metric = estimator.model.config.is_metric
     about: dict[str, Any] = {
         "kind": "metric" if metric else "relative",
@@ -176,6 +182,8 @@ def predict_files(
         raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
     sources = [source if is_url(source) else Path(source) for source in sources]
     inputs = {os.path.abspath(source) for source in sources if not is_url(source)}
+    if color_file is not None and os.path.abspath(color_file) in inputs:
+        raise ConfigError(f"{str(color_file)!r} is the image itself: choose another name")
     report = FilesReport()
     if raw != "none":
         encode.encoded(raw, np.zeros((1, 1)), **about)  # what is not installed shows now
@@ -194,20 +202,25 @@ def predict_files(
             except ImageError as error:
                 reject(source, error)
                 continue
-            in_work.append(_InWork(source, output / name, image if side_by_side or cloud else None))
+            stem = output / name if color_file is None else color_file.with_suffix("")
+            in_work.append(_InWork(source, stem, image if side_by_side or cloud else None))
             yield DecodedImage(image)
 
     def write(work: _InWork, depth: Float32[np.ndarray, "height width"]) -> list[Path]:
-        files = {
-            ending: partial(_put, data)
-            for ending, data in _encoded(depth, work.image if side_by_side else None, raw, colormap, about).items()
-        }
+        suffix = ".png" if color_file is None else color_file.suffix
+        shown = work.image if side_by_side else None
+        encodings = _encoded(depth, shown, raw, colormap, about, suffix.lower())
+        files = {ending: partial(_put, data) for ending, data in encodings.items()}
         if cloud is not None:
             image_path = "" if is_url(work.source) else work.source
             files[CLOUD_ENDINGS[cloud.form]] = partial(
                 _put_cloud, cloud=cloud, image=work.image, depth=depth, kind=about["kind"], image_path=image_path
             )
         paths = {work.stem.with_name(work.stem.name + ending): put for ending, put in files.items()}
+        if color_file is not None:
+            paths = {
+                color_file if path.name.endswith(encode.ENDINGS["color"]) else path: put for path, put in paths.items()
+            }
         for path in paths:
             if os.path.abspath(path) in inputs:
                 raise ImageError(f"its map {str(path)!r} would replace another image; choose another output folder")
@@ -244,15 +257,14 @@ class _InWork(NamedTuple):
 
 
 def _encoded(
-    depth: np.ndarray, image: np.ndarray | None, raw: Raw, colormap: str, about: dict[str, Any]
+    depth: np.ndarray, image: np.ndarray | None, raw: Raw, colormap: str, about: dict[str, Any], suffix: str
 ) -> dict[str, bytes]:
-    """Return ending and content of the files of one map."""
-    files: dict[str, bytes] = {}
+    """Return ending and content of the files of one depth map; the suffix says how the coloured one is encoded."""
     if image is None:
-        files[encode.ENDINGS["color"]] = encode.encoded("color", depth, **about, colormap=colormap)
+        colours = Image.fromarray(depth_colors(depth, cmap=colormap, kind=about["kind"]))
     else:
-        both = beside(image, depth, cmap=colormap, kind=about["kind"])
-        files[encode.ENDINGS["color"]] = encode.encoded_image(both, about=encode.described(**about))
+        colours = beside(image, depth, cmap=colormap, kind=about["kind"])
+    files = {encode.ENDINGS["color"]: encode.encoded_image(colours, suffix=suffix, about=encode.described(**about))}
     if raw != "none":
         files[encode.ENDINGS[raw]] = encode.encoded(raw, depth, **about)
     if raw in _SILENT:
@@ -269,13 +281,34 @@ def _put_cloud(path: Path, *, cloud: Cloud, **options: Any) -> None:
     cloud.write(path, **options)
 
 
-def check_output(output: Path, colormap: str) -> None:
+def is_color_file(output: Path) -> bool:
+    """Whether an output is the file of one coloured depth map: it has an image's suffix and is no folder."""
+    return output.suffix.lower() in encode.COLOUR_FORMATS and not output.is_dir()
+
+
+def check_output(output: Path, colormap: str, *, images: int) -> None:
     """Make the output folder, and see that the colormap exists.
+
+    Args:
+        output: the folder, or the file of one coloured depth map.
+        colormap: of the coloured depth maps.
+        images: how many images there are.
 
     Raises:
         ImageError: the colormap is not known, or the output folder cannot be made.
+        ConfigError: the output is one file and there are several images, or its format is not one of images.
     """
     colorize([[0.0]], colormap)
+    suffix = output.suffix.lower()
+    if suffix in _OTHER_SUFFIXES and not output.is_dir():
+        raise ConfigError(
+            f"{str(output)!r}: coloured depth maps are written as {', '.join(encode.COLOUR_FORMATS)}; name such a "
+            "file, or a folder"
+        )
+    if is_color_file(output):
+        if images > 1:
+            raise ConfigError(f"{str(output)!r} is one file, and there are {images} images: name a folder")
+        output = output.parent
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
+from dajax.config import Style
 from dajax.errors import ConfigError, ImageError
 from dajax.files import write_atomically
 from dajax.hub import is_hub_id, locate
@@ -26,8 +27,6 @@ from dajax.limits import MAX_IMAGE_SIZE, MAX_PIXELS, MAX_TOKENS
 from dajax.preprocessing.processor_file import FILE_DEFAULTS, check_numbers, parse_fields
 from dajax.preprocessing.recipes import lookup_tables, official_pixels, size_rule
 from dajax.resample import resize_cubic, resize_linear
-
-Style = Literal["huggingface", "official"]
 
 # DINOv2's patches; both sides of the network's input are counted in them.
 PATCH = 14
@@ -68,8 +67,8 @@ class DepthImageProcessor:
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        if style not in ("huggingface", "official"):
-            raise ConfigError(f"style must be 'huggingface' or 'official', got {style!r}")
+        if style not in get_args(Style):
+            raise ConfigError(f"style must be one of {', '.join(get_args(Style))}, got {style!r}")
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         for field, value, low, high in (
             ("input_size (height)", height, PATCH, MAX_IMAGE_SIZE),

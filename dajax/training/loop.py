@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dajax.errors import JobError
+from dajax.progress import ProgressBar
 from dajax.training.log import CsvLog, NoLog
 from dajax.training.run_checkpoints import RunCheckpoints
 from dajax.training.step import TrainState
@@ -61,8 +61,6 @@ def run_training_loop(
         JobError: the loss is not finite: its batch is saved, and the newest state is from before; or a state cannot be
             saved or restored, or the log not be written.
     """
-    from tqdm import tqdm
-
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -78,8 +76,9 @@ def run_training_loop(
         )
         stack.callback(log.close)
         stack.callback(validations.close)
-        shown = progress and leads and sys.stderr is not None
-        bar = stack.enter_context(tqdm(total=steps, initial=first, disable=not shown, unit="step"))
+        bar = stack.enter_context(
+            ProgressBar("dajax train", steps, initial=first, unit="step", show=progress and leads)
+        )
         batches = ThreadPoolExecutor(1)
         stack.callback(batches.shutdown, cancel_futures=True)
         compiled = jax.jit(step, donate_argnums=0)
@@ -89,13 +88,15 @@ def run_training_loop(
             batch, done = coming.result(), number + 1
             if done < steps:
                 coming = batches.submit(batch_of, done)
+            if number == first and progress and leads:
+                bar.say("compiling the training step (seconds on a GPU, up to some minutes on a CPU)")
             state, metrics = compiled(state, batch)
             row = {"step": done, **{name: float(value) for name, value in metrics.items()}}
             if not math.isfinite(row["loss"]):
                 raise _not_finite(output, batch, row, checkpoints.latest())
             log.write(row)
-            bar.update()
-            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+            bar.note(loss=f"{row['loss']:.4f}")
+            bar.advance()
             if validate is not None and (done % validate_every == 0 or done == steps):
                 validations.write({"step": done, **validate(state, done)})
             if done % save_every == 0 or done == steps:

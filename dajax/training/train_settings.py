@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from dajax import losses
+from dajax.config import Style
 from dajax.errors import ConfigError
+from dajax.weights.load_plan import KINDS
 
-LOSSES = ("silog", "affine_invariant", "aligned_l1", "aligned_log", "depth_anything")
+LOSSES: dict[str, Callable[..., Any]] = {
+    "silog": losses.silog_loss,
+    "affine_invariant": losses.affine_invariant_loss,
+    "aligned_l1": losses.aligned_l1_loss,
+    "aligned_log": losses.aligned_log_loss,
+    "depth_anything": losses.depth_anything_loss,
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,12 @@ class ModelSettings:
         start: alias, Hub id or path of a checkpoint; empty: freshly initialised, with `config`.
         config: the fields of a config.json for a fresh model, or those that differ from the checkpoint's; in TOML the
             tables [model.config] and [model.config.backbone_config].
+        kind: what the weights of `start` are where their file does not say it: "relative", "metric-indoor",
+            "metric-outdoor" or "v1"; empty: what comes with them.
+        weights_config: the same as an alias or the path of a config.json.
+        revision: branch, tag or commit on the Hub; empty: main.
+        local_files_only: open no connection to the Hub.
+        style: "huggingface" or "official", see `dajax.load`; empty: the checkpoint's.
         encoder_only: take the encoder of `start` alone; neck and head are fresh.
         dtype: to compute in; params are float32.
         remat: recompute activations in the backward pass.
@@ -28,6 +44,11 @@ class ModelSettings:
 
     start: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    weights_config: str = ""
+    revision: str = ""
+    local_files_only: bool = False
+    style: str = ""
     encoder_only: bool = False
     dtype: str = "float32"
     remat: bool = False
@@ -99,8 +120,12 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
-def read_train_settings(path: str | Path) -> TrainSettings:
+def read_train_settings(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainSettings:
     """Return the settings in a TOML file.
+
+    Args:
+        path: the file.
+        changes: values that replace those of the file, in tables like its own.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest known one is named), or a value is of the
@@ -112,12 +137,22 @@ def read_train_settings(path: str | Path) -> TrainSettings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     problems: list[str] = []
-    settings = _build(TrainSettings, values, "", problems)
+    settings: TrainSettings = _build(TrainSettings, merged(values, changes or {}), "", problems)
     if not problems:
         problems = list(_out_of_range(settings))
     if problems:
         raise ConfigError(f"{path}: " + "; ".join(problems))
     return settings
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested tables in which some values are replaced."""
+    nested = {
+        name: merged(values[name] if isinstance(values.get(name), Mapping) else {}, value)
+        for name, value in changes.items()
+        if isinstance(value, Mapping)
+    }
+    return {**values, **changes, **nested}
 
 
 def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
@@ -172,6 +207,12 @@ def _out_of_range(settings: TrainSettings) -> Any:
         yield f"ema_decay must be below 1, got {settings.ema_decay}"
     if settings.loss not in LOSSES:
         yield f"loss must be one of {', '.join(LOSSES)}, got {settings.loss!r}"
+    if settings.model.kind not in ("", *KINDS):
+        yield f"model.kind must be one of {', '.join(KINDS)}, got {settings.model.kind!r}"
+    if settings.model.style not in ("", *get_args(Style)):
+        yield f"model.style must be one of {', '.join(get_args(Style))}, got {settings.model.style!r}"
+    if settings.model.kind and settings.model.weights_config:
+        yield "model.kind and model.weights_config say the same: give one of them"
     if settings.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype must be float32 or bfloat16, got {settings.model.dtype!r}"
     if settings.save_dtype not in ("float32", "float16", "bfloat16"):

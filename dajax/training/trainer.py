@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from dajax import losses
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, JobError, WeightsError
 from dajax.model.depth_anything import DepthAnything
@@ -21,20 +20,13 @@ from dajax.training.loop import run_training_loop
 from dajax.training.optimizer import encoder_only, make_optimizer
 from dajax.training.placement import Placement
 from dajax.training.step import TrainState, make_train_step
-from dajax.training.train_settings import ModelSettings, TrainSettings
+from dajax.training.train_settings import LOSSES, ModelSettings, TrainSettings, merged
 from dajax.training.validation import Validation
-from dajax.weights.loading import load
+from dajax.weights.loading import load, released_config
 from dajax.weights.saving import save
 from dajax.weights.shapes import parameter_shapes
 
 _LAST_BIAS = "head/conv3/bias"
-LOSSES: dict[str, Callable[..., Any]] = {
-    "silog": losses.silog_loss,
-    "affine_invariant": losses.affine_invariant_loss,
-    "aligned_l1": losses.aligned_l1_loss,
-    "aligned_log": losses.aligned_log_loss,
-    "depth_anything": losses.depth_anything_loss,
-}
 
 
 def train(settings: TrainSettings, *, progress: bool = True) -> Path:
@@ -100,7 +92,7 @@ def train(settings: TrainSettings, *, progress: bool = True) -> Path:
     as_saved = jax.tree.map(lambda leaf: leaf.astype(settings.save_dtype), trained)
     if jax.process_index() == 0:
         try:
-            save(output / "model", model, as_saved, processor=DepthImageProcessor(input_size=settings.data.size))
+            save(output / "model", model, as_saved, processor=DepthImageProcessor(config.style, settings.data.size))
         except WeightsError as error:
             raise JobError(f"{error}; the saved states are whole") from error
     if jax.process_count() > 1:
@@ -119,8 +111,8 @@ def start(settings: ModelSettings, seed: int) -> tuple[DepthAnythingConfig, dict
     if not settings.start:
         config = DepthAnythingConfig.from_dict(settings.config)
         return config, fresh_params(config, seed)
-    model, params = load(settings.start, dtype="float32")
-    config = DepthAnythingConfig.from_dict(_merged(model.config.to_dict(), settings.config))
+    model, params = load(settings.start, dtype="float32", style=settings.style or None, **_load_options(settings))
+    config = DepthAnythingConfig.from_dict(merged(model.config.to_dict(), settings.config))
     if settings.encoder_only:
         if config.backbone_config != model.config.backbone_config:
             raise ConfigError(f"model.encoder_only needs the encoder of {settings.start}: leave backbone_config out")
@@ -132,9 +124,16 @@ def start(settings: ModelSettings, seed: int) -> tuple[DepthAnythingConfig, dict
     return config, params
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {name: _merged(values[name], value) for name, value in changes.items() if isinstance(value, Mapping)}
-    return {**values, **changes, **nested}
+def _load_options(settings: ModelSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "revision": settings.revision or None,
+        "local_files_only": settings.local_files_only,
+    }
+    if settings.kind:
+        options["config"] = released_config(settings.start, settings.kind, **options)
+    elif settings.weights_config:
+        options["config"] = DepthAnythingConfig.from_pretrained(settings.weights_config)
+    return options
 
 
 def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:

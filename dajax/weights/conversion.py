@@ -15,6 +15,7 @@ from dajax.weights.loading import load
 from dajax.weights.saving import save
 
 _PROCESSOR_FILE = "preprocessor_config.json"
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 def convert(
@@ -22,6 +23,8 @@ def convert(
     directory: str | os.PathLike[str],
     *,
     format: str = "flax",
+    style: str | None = None,
+    input_size: int | tuple[int, int] | None = None,
     **load_options: Any,
 ) -> DepthAnything:
     """Read a checkpoint in any form that `dajax.load` reads, and write it as a directory.
@@ -32,6 +35,8 @@ def convert(
         source: as for `dajax.load`.
         directory: made if need be; a checkpoint in it is replaced.
         format: "flax", "hf" or "official", see `dajax.save`.
+        style: what the result is to be used with, see `dajax.load`; None: as the source.
+        input_size: what the result's processor scales images to; None: as the source's, else 518.
         load_options: of `dajax.load`: `config`, `dtype`, `revision`, `token`, `cache_dir`, `local_files_only`,
             `check_finite`. Without `dtype` parameters keep their type.
 
@@ -48,16 +53,14 @@ def convert(
         taken = {os.path.realpath(source), os.path.realpath(_folder(source))}
         if os.path.realpath(directory) in taken:
             raise WeightsError(f"{source} would be written over itself: choose another folder than {directory}")
-    model, params = load(source, sharding=jax.devices("cpu")[0], **load_options)
-    hub_options = {
-        name: load_options[name]
-        for name in ("revision", "token", "cache_dir", "local_files_only")
-        if name in load_options
-    }
-    processor = DepthImageProcessor()
+    model, params = load(source, style=style, sharding=jax.devices("cpu")[0], **load_options)
+    processor = DepthImageProcessor(model.config.style, 518 if input_size is None else input_size)
     file = None if is_hub_id(source) else _folder(source) / _PROCESSOR_FILE
     if file is None or file.exists() or file.is_symlink():
-        processor = DepthImageProcessor.from_pretrained(source if file is None else file.parent, **hub_options)
+        hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
+        processor = DepthImageProcessor.from_pretrained(
+            source if file is None else file.parent, style=style, input_size=input_size, **hub_options
+        )
     save(directory, model, params, format=format, processor=processor)
     return model
 

@@ -89,7 +89,7 @@ def test_dry_run_loads_no_model(capsys, images, tmp_path):
         (("nothing", "out"), "no such file or folder"),
         (("https://example.org/a.jpg", "out"), "download the images first"),
         (("IMAGES", "IMAGES"), "is or holds the source folder"),
-        (("IMAGES", "out", "--shards", "0"), "shards must be"),
+        (("IMAGES", "out", "--shards", "0"), "--shards must be"),
         (("IMAGES", "out", "--column", "file"), "goes with a .csv"),
     ],
 )
@@ -105,7 +105,7 @@ def test_bad_usage(capsys, model, images, tmp_path, monkeypatch, arguments, said
 def test_stopped_on_the_way(capsys, model, images, tmp_path):
     status, _, err = run(capsys, images, tmp_path, "--model", model, "--no-cache", "--max-rejects", 1)
     assert status == 1
-    assert "max_rejects is 1" in err
+    assert "--max-rejects is 1" in err
 
 
 # `make faults` sets more.

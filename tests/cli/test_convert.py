@@ -50,11 +50,19 @@ def test_config_of_a_lone_file(capsys, source, tmp_path):
     assert "does not fit its config (24 layers of width 1024)" in err
 
 
-def test_broken_checkpoint_is_no_bad_usage(capsys, source, tmp_path):
-    (source / "config.json").write_text("{")
+def test_a_broken_checkpoint(capsys, source, tmp_path):
+    """Weights that are damaged are no bad usage; fields of a config.json that cannot be are."""
+    whole = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     status, out, err = run(capsys, source, tmp_path / "out")
     assert (status, out) == (1, "")
+    assert "model.safetensors" in err
+    (source / "model.safetensors").write_bytes(whole)
+    (source / "config.json").write_text("{")
+    status, out, err = run(capsys, source, tmp_path / "out")
+    assert (status, out) == (2, "")
     assert "config.json is not valid JSON" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def test_broken_checkpoint_is_no_bad_usage(capsys, source, tmp_path):
         (["a", "b", "c"], 2),
         (["a", "b", "--format", "onnx"], 2),
         (["a", "b", "--dtype", "int8"], 2),
-        (["nothing here", "b"], 1),
+        (["nothing here", "b"], 2),
         (["nothing here", "b", "--config", "nothing.json"], 2),
     ],
     ids=str,

@@ -58,7 +58,7 @@ def test_another_folder(place, capsys):
     [
         ("steps", "step", "run.toml: step is no setting; did you mean steps?; steps is missing"),
         ('"depth_anything"', '"silog"', "'silog' is not for a relative model"),
-        ('"start"', '"nowhere"', "nowhere is neither an alias"),
+        ('"start"', '"nowhere"', "--model: 'nowhere' is no alias"),
     ],
 )
 def test_bad_settings(place, capsys, old, new, message):
@@ -93,5 +93,5 @@ def test_a_stopped_run_has_a_status_of_its_own(place, capsys, monkeypatch):
 def test_help(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    for told in ("CONFIG", "synthetic scenes", "--output", "Exit status"):
+    for told in ("SETTINGS", "synthetic scenes", "--output", "Exit status"):
         assert told in out

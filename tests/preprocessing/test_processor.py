@@ -193,7 +193,7 @@ def test_absent_fields_are_those_of_transformers():
         (b'{"rescale_factor": "x"}', "rescale_factor"),
         (b'{"rescale_factor": NaN}', "rescale_factor"),
         (b'{"size": 1000000000}', "input_size"),
-        (b'{"style": "offical"}', "style must be 'huggingface' or 'official'"),
+        (b'{"style": "offical"}', "style must be one of huggingface, official"),
         (b'{"style": ""}', "style must be"),
         (b'{"style": ["official"]}', "style must be"),
         (b"[1]", "object"),

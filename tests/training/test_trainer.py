@@ -14,9 +14,8 @@ import dajax
 from dajax.errors import ConfigError
 from dajax.training.batches import SceneBatches, held_out_scenes, labels
 from dajax.training.log import read_log
-from dajax.training.train_settings import LOSSES as NAMES_OF_LOSSES
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
-from dajax.training.trainer import LOSSES, fresh_params, start, train
+from dajax.training.trainer import fresh_params, start, train
 from dajax.weights.random import random_params
 
 DATA = DataSettings(size=42, count=6, batch_size=2, validation=3)
@@ -208,7 +207,3 @@ def test_held_out_scenes_are_no_others():
     trained_on = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
     seen = {float(depth.sum()) for number in range(3) for depth in trained_on(number)["labels"]}
     assert not seen & {float(depth.sum()) for depth in held_out_scenes(DATA).depth}
-
-
-def test_every_loss_has_a_name_in_the_settings():
-    assert tuple(LOSSES) == NAMES_OF_LOSSES
