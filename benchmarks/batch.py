@@ -16,8 +16,7 @@ import skimage.data
 from PIL import Image
 
 import dajax
-from dajax.batch.engine import run_batch
-from dajax.batch.job_settings import BatchSettings
+from dajax.batch import BatchSettings, run_batch
 from dajax.preprocessing.buckets import Buckets
 from dajax.weights.random import random_params
 

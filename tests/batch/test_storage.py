@@ -125,8 +125,9 @@ def test_one_process_at_a_time(tmp_path):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from dajax.batch.local_storage import LocalStorage\n"
-        f"with LocalStorage(Path({str(tmp_path)!r})).locked(): print('in')\n"
+        "from dajax.batch import local_storage\n"
+        "local_storage._PATIENCE = 0.1\n"
+        f"with local_storage.LocalStorage(Path({str(tmp_path)!r})).locked(): print('in')\n"
     )
     with storage.locked():
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
