@@ -1,39 +1,124 @@
-"""Files of every kind: how they are opened, recognised and written."""
+"""Files of every kind: how they are opened, recognised and written.
+
+Callers say which class of error they raise, because the same fault means another thing in another room.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Callable
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
-from dajax.errors import ImageError
+from dajax.errors import DajaxError
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write` on a new file in the same folder, then give it its name; on failure nothing is left behind.
+def open_regular(
+    path: str | os.PathLike[str], *, error: type[DajaxError], name: str | None = None, hint: str = ""
+) -> BufferedReader:
+    """Open a regular file for reading; a pipe or device, on which reading could wait forever, is refused.
 
     Args:
-        path: The file; an existing one is replaced.
-        write: Writes the content to a binary stream.
+        path: The file.
+        error: The class of the error to raise.
+        name: What the message calls the file; its path if None.
+        hint: The end of the message: what to try.
 
     Raises:
-        ImageError: The folder does not exist or cannot be written to.
+        error: There is no such file, it is not a regular file, or it cannot be opened.
     """
-    path = Path(path)
-    # A short random name: the final one may already be as long as the file system allows.
-    temporary = path.parent / f".dajax-{secrets.token_hex(8)}.tmp"
     try:
+        _check_regular(os.stat(path).st_mode)
+        # Between stat and open the path may have become a pipe, on which a plain open would wait.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            with temporary.open("xb") as stream:
-                write(stream)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            _check_regular(os.fstat(descriptor).st_mode)
+        except OSError:
+            os.close(descriptor)
             raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, ImageError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{str(path)!r}: cannot be written ({reason}). Does the folder exist?") from error
+        return os.fdopen(descriptor, "rb")
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        message = f"{os.fspath(path) if name is None else name} cannot be read: {reason(problem)}"
+        raise error(message + (f". {hint}" if hint else "")) from problem
+
+
+def wrong_download(head: bytes, expected: str) -> str:
+    """Say what a file is that downloads often leave in place of the wanted one; "" if it is none of these.
+
+    Args:
+        head: The first bytes of the file; 64 are enough.
+        expected: What the file should be, such as "an image".
+
+    Returns:
+        The end of a sentence, such as "is a git-LFS pointer, not an image: run `git lfs pull` in its repository".
+    """
+    text = head.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return f"is a git-LFS pointer, not {expected}: run `git lfs pull` in its repository"
+    if text.startswith(b"<") and b"<svg" not in text:
+        return f"is an HTML or XML page, not {expected}: the download failed or needs a login"
+    return ""
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, error: type[DajaxError]) -> None:
+    """Write a file that appears whole or not at all; an existing file is replaced.
+
+    Args:
+        path: The file.
+        data: Its content.
+        error: The class of the error to raise.
+
+    Raises:
+        error: The folder does not exist or cannot be written to.
+    """
+    try:
+        with replacing(Path(path)) as file:
+            file.write(data)
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        raise error(f"{str(path)!r}: cannot be written ({reason(problem)}). Does the folder exist?") from problem
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the name `path` at the end of the block, and is removed if the block fails.
+
+    Raises:
+        OSError: The file cannot be made or renamed.
+    """
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
+    """Return a new hidden name in the folder of `path`, for a file that is not finished."""
+    # Random and short: the final name may already be as long as the file system allows.
+    return path.parent / f".dajax-{secrets.token_hex(8)}{suffix}"
+
+
+def flush_to_disk(file: BinaryIO) -> None:
+    """Return when everything that was written to an open file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def reason(problem: Exception) -> str:
+    """Return what the system says about a failure, without the number and the path of an OSError."""
+    return getattr(problem, "strerror", None) or str(problem)
+
+
+def _check_regular(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from dajax import limits
 from dajax.errors import ConfigError, WeightsError, shown
+from dajax.files import open_regular
 
 # Fields that every Transformers config may carry and that say nothing about the network.
 IGNORED_FIELDS = frozenset(
@@ -109,15 +111,15 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: there is no such regular file.
         ConfigError: it is too large, not UTF-8, not JSON or not an object.
     """
-    try:
-        if not path.is_file():
-            raise WeightsError(f"no file {path}: expected a {path.name} (is {path.parent} a checkpoint directory?)")
-        size = path.stat().st_size
+    hint = f"A {path.name} is expected there: is {path.parent} a checkpoint directory?"
+    with open_regular(path, error=WeightsError, hint=hint) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > limits.MAX_JSON_BYTES:
             raise ConfigError(f"{path} has {size:,} bytes; a {path.name} has at most {limits.MAX_JSON_BYTES:,}")
-        text = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+        try:
+            text = file.read(limits.MAX_JSON_BYTES)
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         value = json.loads(text, object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:

@@ -266,10 +266,10 @@ def test_not_a_file(tmp_path, kind):
 def test_unreadable(tmp_path, monkeypatch):
     written(tmp_path, PUBLISHED)
 
-    def denied(self):
+    def denied(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    monkeypatch.setattr("os.open", denied)
     with pytest.raises(WeightsError, match=r"config\.json cannot be read: Permission denied"):
         DepthAnythingConfig.from_pretrained(tmp_path)
 

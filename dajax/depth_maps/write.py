@@ -34,7 +34,7 @@ def write_color(
     if suffix not in encode.COLOUR_FORMATS:
         raise ImageError(f"{os.fspath(path)!r}: the suffix must be one of {', '.join(encode.COLOUR_FORMATS)}")
     data = encode.color(depth, cmap, lo, hi, suffix=suffix)
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, data, error=ImageError)
 
 
 def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "", style: str = "") -> None:
@@ -55,7 +55,7 @@ def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: s
         ImageError: The depth is not a finite map, the kind is unknown, or the file cannot be written.
     """
     data = encode.png16(depth, encode.described(kind, model, style))
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, data, error=ImageError)
 
 
 def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "height width"], dict[str, Any]]:
@@ -109,7 +109,7 @@ def write_npy(path: str | os.PathLike[str], depth: Any) -> None:
         ImageError: The depth is not a finite map, or the file cannot be written.
     """
     data = encode.npy(depth)
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, data, error=ImageError)
 
 
 def to_gray8(depth: Any) -> Image.Image:

@@ -106,7 +106,7 @@ def _axes(path: str | os.PathLike[str], points: np.ndarray) -> np.ndarray:
 
 def _write(path: str | os.PathLike[str], thing: Any) -> None:
     data = thing.export(file_type=Path(path).suffix.lower()[1:])
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, data, error=ImageError)
 
 
 def check_available() -> None:

@@ -6,7 +6,6 @@ Pillow raises many kinds of exception for damaged files (about one corrupt file 
 
 import io
 import os
-import stat
 import threading
 import warnings
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dajax.errors import ImageError
+from dajax.files import open_regular, wrong_download
 from dajax.images.pixels import Colour, ValueRange, channels_last, rgb_from_array, rgb_from_pil
 from dajax.images.urls import is_url, redacted
 from dajax.limits import MAX_IMAGE_BYTES, MAX_PIXELS
@@ -156,7 +156,7 @@ def _open_stream(source: Any, name: str) -> Stream:
             f"file or its bytes."
         )
     if isinstance(source, str | os.PathLike):
-        return _open_regular_file(source, name)
+        return _open_file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     elif hasattr(source, "read"):
@@ -172,23 +172,11 @@ def _open_stream(source: Any, name: str) -> Stream:
     return io.BytesIO(data)
 
 
-def _open_regular_file(path: str | os.PathLike[str], name: str) -> Stream:
+def _open_file(path: str | os.PathLike[str], name: str) -> Stream:
+    hint = "Check the path and its permissions; find_images lists the images of a folder"
+    stream = open_regular(path, error=ImageError, name=name, hint=hint)
     try:
-        status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            # Between stat and open the path may have become a FIFO, which a plain open would wait on.
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            stream = os.fdopen(os.open(path, flags), "rb")
-            status = os.fstat(stream.fileno())
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name}: cannot be opened ({reason}). Check the path and its permissions.") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name}: is a folder; find_images lists the images in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name}: is a pipe, socket or device, expected a file")
-    try:
-        _check_bytes(status.st_size, name)
+        _check_bytes(os.fstat(stream.fileno()).st_size, name)
     except ImageError:
         stream.close()
         raise
@@ -221,7 +209,8 @@ def _open_image(stream: Stream, name: str, max_pixels: int) -> Image.Image:
         try:
             image = Image.open(stream, formats=formats)
         except Image.UnidentifiedImageError as error:
-            raise ImageError(f"{name}: {_what_it_is(head)}") from error
+            other = f"is not an image in one of the formats {', '.join(FORMATS)} (it starts with {head[:16]!r})"
+            raise ImageError(f"{name}: {wrong_download(head, 'an image') or other}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
     _check_size(image.size, max_pixels, name)
@@ -231,15 +220,6 @@ def _open_image(stream: Stream, name: str, max_pixels: int) -> Image.Image:
 def _is_heic(head: bytes) -> bool:
     """By the file-type box of ISO/IEC 14496-12; AVIF files may share the container's brand."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and b"avif" not in head[8 : int.from_bytes(head[:4])]
-
-
-def _what_it_is(head: bytes) -> str:
-    text = head.lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "is a git-LFS pointer, not the image itself; run: git lfs pull"
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "is an HTML page, not an image; the download went wrong"
-    return f"is not an image in one of the formats {', '.join(FORMATS)} (it starts with {head[:16]!r})"
 
 
 def _load(image: Image.Image, stream: Stream, allow_truncated: bool, notes: list[str]) -> Image.Image:

@@ -274,7 +274,7 @@ def _encoded(
 
 
 def _put(data: bytes, path: Path) -> None:
-    write_atomically(path, lambda stream: stream.write(data))
+    write_atomically(path, data, error=ImageError)
 
 
 def _put_cloud(path: Path, *, cloud: Cloud, **options: Any) -> None:

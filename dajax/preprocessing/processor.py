@@ -18,7 +18,7 @@ from PIL import Image
 
 from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
 from dajax.config import Style
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, WeightsError
 from dajax.files import write_atomically
 from dajax.hub import is_hub_id, locate
 from dajax.images.read import read_image
@@ -175,11 +175,14 @@ class DepthImageProcessor:
         """Write `preprocessor_config.json`, which Transformers' `AutoImageProcessor` opens, into a directory.
 
         Raises:
-            ImageError: The file cannot be written.
+            WeightsError: The file cannot be written.
         """
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WeightsError(f"{directory} cannot be made: {error.strerror or error}") from error
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_atomically(Path(directory) / "preprocessor_config.json", lambda stream: stream.write(text.encode()))
+        write_atomically(Path(directory) / "preprocessor_config.json", text.encode(), error=WeightsError)
 
     # --- images to pixels ----------------------------------------------------------------------------------------
 

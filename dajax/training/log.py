@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dajax.errors import JobError
+from dajax.files import flush_to_disk, replacing
 
 
 class CsvLog:
@@ -22,26 +23,27 @@ class CsvLog:
         self._path = path
         self._empty = True
         kept = [row for row in read_log(path) if row["step"] <= last_step]
-        temporary = path.with_suffix(".tmp")
         with self._errors():
-            self._file = temporary.open("wb", buffering=0)
-        for row in kept:
-            self.write(row)
-        self.sync()
-        temporary.replace(path)
+            with replacing(path) as file:
+                file.write(b"".join(self._encoded(row) for row in kept))
+                flush_to_disk(file)
+            self._file = path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row; the first one's keys are the header."""
+        data = self._encoded(row)
+        with self._errors():
+            while data:
+                data = data[self._file.write(data) :]
+
+    def _encoded(self, row: Mapping[str, float]) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text)
         if self._empty:
             writer.writerow(row)
             self._empty = False
         writer.writerow(int(value) if name == "step" else repr(value) for name, value in row.items())
-        data = text.getvalue().encode()
-        with self._errors():
-            while data:
-                data = data[self._file.write(data) :]
+        return text.getvalue().encode()
 
     def sync(self) -> None:
         """Return when all rows are on disk."""

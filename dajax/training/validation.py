@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dajax.depth_maps.colormap import colorize
+from dajax.depth_maps.encode import encoded_image
 from dajax.errors import ImageError, JobError
 from dajax.evaluation.metrics import align_inverse_depth, average_metrics, depth_metrics, ordinal_accuracy
 from dajax.files import write_atomically
@@ -70,7 +70,7 @@ class Validation:
         folder.mkdir(parents=True, exist_ok=True)
         shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
         try:
-            write_atomically(folder / f"{step:08}.png", partial(Image.fromarray(shown).save, format="PNG"))
+            write_atomically(folder / f"{step:08}.png", encoded_image(Image.fromarray(shown)), error=ImageError)
         except ImageError as error:
             raise JobError(f"step {step}: {error}; the saved states are whole") from error
         return found._asdict()

@@ -7,7 +7,6 @@ says so.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dajax.errors import ConfigError, ImageError
+from dajax.files import temporary_path
 from dajax.video.reading import import_av
 
 # Codec and pixel format by container.
@@ -29,7 +29,7 @@ class Whole:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = path.with_name(f".dajax-{secrets.token_hex(8)}{path.suffix}")
+        self.temporary = temporary_path(path, path.suffix)
         try:
             self.temporary.touch()
         except OSError as error:

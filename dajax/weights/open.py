@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dajax.weights.safetensors_io import SafetensorsFile, open_regular
+from dajax.errors import WeightsError
+from dajax.files import open_regular
+from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.torch_files.torch_file import TorchFile
 
 # A zip archive, or a pickle of protocol 2 to 5: what torch.save writes now, and what it wrote before 1.6.
@@ -18,7 +20,7 @@ def open_weights(path: Path) -> SafetensorsFile | TorchFile:
     Raises:
         WeightsError: it cannot be read, is damaged, or is something else.
     """
-    with open_regular(path) as file:
+    with open_regular(path, error=WeightsError) as file:
         head = file.read(9)
     # A safetensors file starts with the length of its header, which is JSON.
     if head[8:] != b"{" and (head.startswith(_TORCH_STARTS) or path.suffix.lower() in _TORCH_SUFFIXES):

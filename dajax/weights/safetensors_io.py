@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 
 from dajax import limits
 from dajax.errors import WeightsError, shown
+from dajax.files import open_regular, wrong_download
 from dajax.json_fields import no_repeats
 from dajax.weights.layout import contiguous
 
@@ -55,7 +55,7 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open_regular(self.path)
+        self._file = open_regular(self.path, error=WeightsError)
         try:
             header, self._data_start, size = _read_header(self._file, self.path)
             self.metadata: dict[str, str] = _check_metadata(header.pop("__metadata__", {}), self.path)
@@ -87,22 +87,6 @@ class SafetensorsFile:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; anything that could hang or is no file is an error.
-
-    Raises:
-        WeightsError: no such file, a folder, a pipe, a device, a loop of links, or no permission.
-    """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-            raise WeightsError(f"{path} is {kind}, not a file of weights")
-        return path.open("rb", buffering=0)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
@@ -138,10 +122,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
 
 def _refuse_disguise(head: bytes, path: Path) -> None:
     """Say what a file is that is often found under this name."""
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` in that repository")
-    if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path} is an HTML or XML page, not weights: the download needs a login, or failed")
+    if what := wrong_download(head, "weights"):
+        raise WeightsError(f"{path} {what}")
     if head.startswith(b"PK\x03\x04"):
         raise WeightsError(f"{path} is a zip archive (a PyTorch .pth or .bin?), not a safetensors file")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from dajax.checkpoints import ALIASES, official_stem
 from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
+from dajax.files import flush_to_disk, replacing
 from dajax.weights.checkpoint_files import FLAX_FILE, LONE_SUFFIXES, TRANSFORMERS_FILES, UNNAMED_FILE
 from dajax.weights.mapping import sources, targets, torch_shape
 from dajax.weights.report import raise_problems
@@ -105,19 +104,19 @@ def save(
         }
         if in_the_way := [path.name for path in (directory / filename, *contents) if path.is_dir()]:
             raise WeightsError(f"{directory} has folders where files are to be written: {', '.join(in_the_way)}")
-        with _staged(directory / filename) as file:
+        with replacing(directory / filename) as file:
             if format == "official":
                 write_torch(file, infos, get)
             else:
                 write_safetensors(file, infos, get, metadata={"format": "flax" if format == "flax" else "pt"})
-            _to_disk(file)
+            flush_to_disk(file)
             # Without its config a directory does not load: so it is gone while files are of two models.
             if not all(path.is_file() and path.read_bytes() == _json_bytes(value) for path, value in contents.items()):
                 config_path.unlink(missing_ok=True)
         for path, value in contents.items():
-            with _staged(path) as file:
+            with replacing(path) as file:
                 file.write(_json_bytes(value))
-                _to_disk(file)
+                flush_to_disk(file)
     except WeightsError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -166,21 +165,3 @@ def _check(flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> No
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside `path` that takes its place at the end, or is removed if anything fails."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

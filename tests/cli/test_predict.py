@@ -246,7 +246,7 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
     save("a.png")
     page = answer(b"<!doctype html><html>Sign in</html>")
     with serve({"/page?key=secret": page, "/none?key=secret": answer(b"", status="403 Forbidden")}) as site:
-        for path, reason in {"page": "is an HTML page", "none": "the server answers 403 'Forbidden'"}.items():
+        for path, reason in {"page": "is an HTML or XML page", "none": "the server answers 403 'Forbidden'"}.items():
             url = f"{site.url}/{path}?key=secret".replace("//", "//user:secret@")
             status, out, err = quick_run("a.png", url, "-o", "maps")
             assert status == 3

@@ -129,7 +129,7 @@ def test_base64_that_is_damaged():
         ("data:image/png;base64,", "is empty"),
         ("data:image/png;base64,????", "is not base64"),
         ("data:image/png;base64," + TEXT[:-1], "is not base64"),
-        ("data:text/html;base64," + base64.b64encode(b"<html>hello").decode(), "HTML page"),
+        ("data:text/html;base64," + base64.b64encode(b"<html>hello").decode(), "HTML or XML page"),
         ("data:", "expected data:image"),
     ],
 )
@@ -157,7 +157,7 @@ def test_urls_are_downloaded_where_that_is_allowed():
 @pytest.mark.parametrize(
     ("body", "match"),
     [
-        (b"<!DOCTYPE html><title>Sign in</title>", "is an HTML page, not an image"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "is an HTML or XML page, not an image"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
         (PNG[:300], "truncated"),
         (b"", "is empty"),

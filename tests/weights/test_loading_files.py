@@ -91,10 +91,10 @@ def test_pipe_and_device_as_shards(tmp_path):
     shard = folder / "model-00002-of-00002.safetensors"
     shard.unlink()
     os.mkfifo(shard)
-    assert_refused(folder, "model-00002-of-00002.safetensors is a pipe, socket or device")
+    assert_refused(folder, "model-00002-of-00002.safetensors cannot be read: it is a pipe, socket or device")
     shard.unlink()
     shard.mkdir()
-    assert_refused(folder, "model-00002-of-00002.safetensors is a folder")
+    assert_refused(folder, "model-00002-of-00002.safetensors cannot be read: it is a folder")
 
 
 def test_one_tensor_in_two_shards(tmp_path):

@@ -161,17 +161,17 @@ def test_zip_appended(tmp_path):
 def test_not_a_file(tmp_path, kind):
     path = tmp_path / "model.safetensors"
     put_no_file(path, kind)
-    assert_refused(path, "not a file of weights|cannot be read")
+    assert_refused(path, "cannot be read")
 
 
 def test_denied(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_bytes(file_bytes(GOOD, DATA))
 
-    def denied(self, *args, **options):
+    def denied(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.open", denied)
+    monkeypatch.setattr("os.open", denied)
     assert_refused(path, "cannot be read: Permission denied")
 
 

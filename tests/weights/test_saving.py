@@ -23,7 +23,6 @@ from dajax.checkpoints import alias_of_file
 from dajax.config import DepthAnythingConfig
 from dajax.errors import DajaxError, WeightsError
 from dajax.preprocessing.processor import DepthImageProcessor
-from dajax.weights import saving as save_module
 from dajax.weights.mapping import sources
 from dajax.weights.random import random_params
 from dajax.weights.safetensors_io import SafetensorsFile
@@ -475,16 +474,3 @@ def test_really_killed(tmp_path):
     assert_params(dajax.load(tmp_path)[1], old)
     new = save_random(tmp_path, seed=2)
     assert_params(dajax.load(tmp_path)[1], new)
-
-
-def test_two_that_save_at_once_do_not_mix(tmp_path):
-    """Two containers may both be process 1."""
-    path = tmp_path / "weights"
-    with save_module._staged(path) as mine:
-        mine.write(b"mine, first half; ")
-        with save_module._staged(path) as theirs:
-            theirs.write(b"theirs")
-        assert path.read_bytes() == b"theirs"
-        mine.write(b"second half")
-    assert path.read_bytes() == b"mine, first half; second half"
-    assert list(tmp_path.iterdir()) == [path]

@@ -13,8 +13,9 @@ import numpy as np
 
 from dajax import limits
 from dajax.errors import WeightsError, shown
+from dajax.files import open_regular, wrong_download
 from dajax.weights.report import raise_problems
-from dajax.weights.safetensors_io import FLOAT_DTYPES, open_regular
+from dajax.weights.safetensors_io import FLOAT_DTYPES
 from dajax.weights.torch_files.torch_names import Placeholder, Tensor
 from dajax.weights.torch_files.torch_pickle import interpret
 from dajax.weights.torch_files.torch_zip import Record, TorchZip
@@ -62,7 +63,7 @@ class TorchFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open_regular(self.path)
+        self._file = open_regular(self.path, error=WeightsError)
         try:
             _refuse_other_files(self._file.read(512), self.path)
             self._zip = TorchZip(self._file, self.path)
@@ -136,10 +137,8 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
         return
     if len(head) <= 22:
         what = f"has {len(head)} bytes: too short for a PyTorch file"
-    elif head.startswith(b"version https://git-lfs"):
-        what = "is a git-LFS pointer, not the weights: run `git lfs pull` in that repository"
-    elif head.lstrip()[:1] == b"<":
-        what = "is an HTML or XML page, not weights: the download needs a login, or failed"
+    elif wrong := wrong_download(head, "weights"):
+        what = wrong
     elif head[0] == 0x80 and _LEGACY_MAGIC in head[:32]:
         what = f"is in the format of PyTorch before 1.6, which has no checksums: save it again, {_AGAIN}"
     elif head[257:262] == b"ustar":
