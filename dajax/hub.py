@@ -1,22 +1,28 @@
-"""Names to local files. The only place that talks to the Hugging Face Hub (and imports huggingface_hub)."""
+"""Turns names into local files. Only this module talks to the Hugging Face Hub and imports huggingface_hub."""
 
 from __future__ import annotations
 
 import errno
+import queue
 import re
+import socket
+import threading
 from collections.abc import Sequence
 from os import PathLike
 from os.path import exists
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+from dajax import limits
 from dajax.checkpoints import ALIASES
 from dajax.errors import HubError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# The client makes paths of file names and revisions. Less than git allows: no part begins with a dot, none has what
-# separates folders or drives on any system.
+# The client makes paths of file names and revisions. This allows less than git does: no part begins with a dot, and no
+# part has a character that separates folders or drives on any system.
 _PART = r"[^\x00-\x20\x7f~^:?*\[\\/.][^\x00-\x20\x7f~^:?*\[\\/]*"
 _RELATIVE_PATH = re.compile(rf"{_PART}(?:/{_PART})*")
 _TOKEN = re.compile(r"[!-~]+")
@@ -30,7 +36,7 @@ def is_hub_id(name: str | PathLike[str]) -> bool:
 
 
 def locate(name: str | PathLike[str], filename: str, **hub_options: Any) -> Path:
-    """Return the local path of one file of a Hub repository, downloading it into the Hub's cache if need be.
+    """Return the local path of one file of a Hub repository. Download it into the Hub's cache if necessary.
 
     Args:
         name: an alias or a Hub id (owner/name).
@@ -38,7 +44,7 @@ def locate(name: str | PathLike[str], filename: str, **hub_options: Any) -> Path
         hub_options: as for `locate_first`.
 
     Raises:
-        HubError: the file cannot be had, with what to try.
+        HubError: the file cannot be had. The message says what to try.
     """
     return locate_first(name, [filename], **hub_options)
 
@@ -52,29 +58,30 @@ def locate_first(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Return the local path of the first of several files that a Hub repository has, or (offline) the cache.
+    """Return the local path of the first of several files that a Hub repository (or, offline, the cache) has.
 
-    Only that a file is not there leads to the next one. A connection that fails, for example, does not: the files may
-    hold different things.
+    Only a file that is not there leads to the next one. A failed connection, for example, does not, because the files
+    may hold different things.
 
     Args:
         name: an alias or a Hub id (owner/name).
         filenames: files in the repository, in order of preference.
         revision: branch, tag or commit.
-        token: of a Hub account, for gated or private repositories; False sends none, None the one that is stored.
+        token: the token of a Hub account, for gated or private repositories. False sends none, None the stored one.
         cache_dir: where downloads are kept (default: huggingface_hub's).
         local_files_only: never open a connection; use what is cached.
 
     Raises:
-        HubError: no file can be had, with what to try.
+        HubError: no file can be had. The message says what to try.
     """
-    # Imported here: it takes a noticeable part of a second, and local files need none of it.
+    # Imported here, because it takes a noticeable part of a second and local files do not need it.
     from huggingface_hub import hf_hub_download
 
     name = str(name)
     repository = ALIASES[name].hub_id if name in ALIASES else name
     _check_arguments(filenames, revision, token)
     cache = _folder(cache_dir)
+    is_unreachable = not local_files_only and not _is_reachable()
     failure: Exception | None = None
     for filename in filenames:
         if _COMMIT.fullmatch(revision or "") and _is_known_missing(repository, filename, revision, cache):
@@ -86,12 +93,16 @@ def locate_first(
                 revision=revision,
                 token=token,
                 cache_dir=cache,
-                local_files_only=local_files_only,
+                local_files_only=local_files_only or is_unreachable,
             )
-        # Errors of two HTTP libraries (by the client's version), of Xet, of the file system: they have no other base.
+        # The client raises errors of two HTTP libraries (by its version), of Xet and of the file system. Exception is
+        # their only common base.
         except Exception as error:
             failure = error
-            if not (_is_missing(error) or _is_known_missing(repository, filename, revision, cache)):
+            is_known_missing = _is_known_missing(repository, filename, revision, cache)
+            if is_unreachable and not is_known_missing:
+                raise HubError(f"{filename} of {repository} could not be had: {_without_network()}") from error
+            if not (_is_missing(error) or is_known_missing):
                 reason = _reason(error, repository, revision, cache)
                 raise HubError(f"{filename} of {repository} could not be had: {reason}") from error
         else:
@@ -99,6 +110,51 @@ def locate_first(
     *others, last = filenames
     files = f"{', '.join(others)} or {last}" if others else last
     raise HubError(f"{files} of {repository} {_where_missing(failure, revision)}") from failure
+
+
+def _is_reachable() -> bool:
+    """Whether the Hub's server can be reached, found out within `limits.HUB_CONNECT_TIMEOUT`.
+
+    The client itself tries for half a minute without a network, and longer where no server answers.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return True  # the client opens no connection, and says what to do
+    parts = urlsplit(constants.ENDPOINT)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if proxy_bypass(parts.hostname or "") or parts.scheme not in getproxies():
+        return _connects(parts.hostname or "", port)
+    return True  # behind a proxy, names need not resolve here
+
+
+def _connects(host: str, port: int) -> bool:
+    answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=limits.HUB_CONNECT_TIMEOUT).close()
+        except OSError:
+            answer.put(False)
+        else:
+            answer.put(True)
+
+    # In a thread, because looking up a name has no time-out of its own.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return answer.get(timeout=limits.HUB_CONNECT_TIMEOUT)
+    except queue.Empty:
+        return False
+
+
+def _without_network() -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"the connection to {constants.ENDPOINT} failed, and the file is not in the local cache. Without a network, "
+        "name a local folder or file, set HF_HUB_OFFLINE=1 to use only what was downloaded before, or take the model "
+        "'tiny', which needs no download"
+    )
 
 
 def _check_arguments(filenames: Sequence[str], revision: str | None, token: str | bool | None) -> None:
@@ -109,7 +165,7 @@ def _check_arguments(filenames: Sequence[str], revision: str | None, token: str 
             raise HubError(f"{shown(filename)} is not the name of a file in a repository")
     if revision is not None and not (isinstance(revision, str) and _RELATIVE_PATH.fullmatch(revision)):
         raise HubError(f"revision must be a branch, a tag or a commit, got {shown(revision)}")
-    # Never shown. The HTTP library would: it quotes a header that it refuses.
+    # The token is never shown. The HTTP library would quote a header that it refuses.
     if isinstance(token, str) and not _TOKEN.fullmatch(token):
         raise HubError("token is empty, or has a space, a newline or another character that no token has")
     if not isinstance(token, str | bool | None):
@@ -119,7 +175,7 @@ def _check_arguments(filenames: Sequence[str], revision: str | None, token: str 
 def _folder(cache_dir: str | PathLike[str] | None) -> Path | None:
     try:
         return None if cache_dir is None else Path(cache_dir).expanduser()
-    except (TypeError, RuntimeError) as error:  # not a path; a home that does not exist
+    except (TypeError, RuntimeError) as error:  # not a path, or a home that does not exist
         raise HubError(f"cache_dir must be a folder, got {shown(cache_dir)}: {error}") from error
 
 
@@ -127,7 +183,7 @@ def _is_missing(error: Exception) -> bool:
     """Whether the repository has no such file or, offline, the cache."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 
-    if isinstance(error, LocalEntryNotFoundError):  # with a cause: the Hub should have been asked, and was not reached
+    if isinstance(error, LocalEntryNotFoundError):  # with a cause: the Hub was asked and not reached
         return error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled)
     return isinstance(error, RemoteEntryNotFoundError)
 
@@ -154,7 +210,7 @@ def _where_missing(failure: Exception | None, revision: str | None) -> str:
 
 
 def _reason(error: BaseException, repository: str, revision: str | None, cache: Path | None) -> str:
-    """Return why a file could not be had, and what to try."""
+    """Say why a file could not be had, and what to try."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:

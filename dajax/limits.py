@@ -61,3 +61,6 @@ MAX_TORCH_RANK = 32
 MAX_TORCH_EXPANDED_ELEMENTS = 4_194_304
 # What tensors may take beyond twice their files: a few that are expanded, as above, and tied weights.
 MAX_EXPANDED_BYTES = 64_000_000
+
+# Seconds until the Hub counts as out of reach. The client alone would try for half a minute or longer.
+HUB_CONNECT_TIMEOUT = 6.0

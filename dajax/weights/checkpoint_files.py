@@ -1,4 +1,4 @@
-"""Which files a checkpoint's name means."""
+"""Finds the files that the name of a checkpoint means."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from dajax.hub import is_hub_id, locate, locate_first
 from dajax.json_fields import read_json
 from dajax.weights.report import raise_problems
 
-# In the order in which they are preferred, as Transformers does: a folder may hold the same weights in both.
+# In order of preference, as in Transformers: a folder may hold the same weights in both formats.
 TRANSFORMERS_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# What `save` writes. Without their config.json they do not load, so that a save that was cut short is not mistaken.
+# What `save` writes. They do not load without their config.json, so an interrupted save is never taken for a whole one.
 FLAX_FILE = "params.safetensors"
 UNNAMED_FILE = "model.pth"
 LONE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 class Files(NamedTuple):
-    """What a name stands for.
+    """The files that a name means.
 
     Attributes:
         weights: the file of weights, or the index of its shards.
-        config: its config.json, if there is one.
-        alias: the released checkpoint that a lone file is by its name, if any.
+        config: its config.json, or None.
+        alias: the released checkpoint that the name of a lone file says, or None.
     """
 
     weights: Path
@@ -49,8 +49,8 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
         hub_options: as for `dajax.hub.locate`.
 
     Raises:
-        WeightsError: there are no weights, or more than one kind of them.
-        HubError: the Hub does not give the files.
+        WeightsError: there are no weights, or several files that could be meant.
+        HubError: the files cannot be downloaded from the Hub.
     """
     if is_hub_id(name):
         return _find_on_hub(str(name), hub_options)
@@ -67,7 +67,7 @@ def _find_on_hub(name: str, hub_options: Mapping[str, Any]) -> Files:
     if name in ORIGINALS:
         return Files(locate(name, ORIGINALS[name].filename, **hub_options), None, ORIGINALS[name].alias)
     config = locate(name, "config.json", **hub_options)
-    # All files of one commit, whatever is pushed meanwhile; and what is cached of a commit needs no connection.
+    # All files come from one commit, even if someone pushes meanwhile. Cached files of a commit need no connection.
     if config.parent.parent.name == "snapshots":
         hub_options = {**hub_options, "revision": config.parent.name}
     weights = locate_first(name, TRANSFORMERS_FILES, **hub_options)
@@ -126,7 +126,7 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def find_shards(weights: Path) -> list[Path]:
-    """Return the files of weights: the one that is given, or those that an index names.
+    """Return the files of weights: the given file, or those that an index names.
 
     Raises:
         WeightsError: a shard is missing, or lies (or links) outside of the folder.

@@ -1,4 +1,4 @@
-"""A checkpoint in any form to one in the form that is wanted."""
+"""Reads a checkpoint in any form and writes it in another."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ def convert(
 ) -> DepthAnything:
     """Read a checkpoint in any form that `dajax.load` reads, and write it as a directory.
 
-    The params are held in main memory, on the CPU. The source's preprocessor_config.json goes along where it has one.
+    The params stay in main memory, on the CPU. If the source has a preprocessor_config.json, it is written too.
 
     Args:
         source: as for `dajax.load`.
-        directory: made if need be; a checkpoint in it is replaced.
+        directory: the folder to write. It is made if it does not exist. A checkpoint in it is replaced.
         format: "flax", "hf" or "official", see `dajax.save`.
         style: what the result is to be used with, see `dajax.load`; None: as the source.
         input_size: what the result's processor scales images to; None: as the source's, else 518.
         load_options: of `dajax.load`: `config`, `dtype`, `revision`, `token`, `cache_dir`, `local_files_only`,
-            `check_finite`. Without `dtype` parameters keep their type.
+            `check_finite`. Without `dtype` the params keep their type.
 
     Returns:
-        The model (its config says what was converted).
+        The model, whose config describes what was converted.
 
     Raises:
-        WeightsError, ConfigError, HubError: see `dajax.load` and `dajax.save`. Nothing is written unless all was read.
+        WeightsError, ConfigError, HubError: see `dajax.load` and `dajax.save`. Nothing is written before everything has
+            been read.
     """
     # Imported here: it brings Pillow.
     from dajax.preprocessing.processor import DepthImageProcessor

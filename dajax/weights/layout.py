@@ -1,10 +1,10 @@
-"""Copying between PyTorch's and Flax's order of axes."""
+"""Copies arrays between PyTorch's and Flax's order of axes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Rows that are copied together: what a row-wise walk writes (or reads) across rows then shares cache lines of 64 bytes.
+# How many rows are copied together: their elements in one column then lie in common cache lines of 64 bytes.
 _ROWS = 16
 
 
@@ -21,7 +21,7 @@ def copy_rearranged(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def contiguous(source: np.ndarray) -> np.ndarray:
-    """Return `source`, or a copy of it whose bytes are in the order of its axes."""
+    """Return `source`, or a C-contiguous copy of it."""
     if source.flags.c_contiguous:
         return source
     target = np.empty(source.shape, source.dtype)

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint become which parameters: checked to the last name and shape before any is read."""
+"""Decides which tensors of a checkpoint become which parameters, and checks all names and shapes before any is read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import Shape, parameter_shapes
 from dajax.weights.torch_files.torch_file import TorchFile
 
-# What tells checkpoints apart whose tensors have the same names and shapes.
+# Checkpoints of these kinds have tensors of the same names and shapes.
 KINDS = ("relative", "metric-indoor", "metric-outdoor", "v1")
 
 WeightsFile = SafetensorsFile | TorchFile
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file, not yet read."""
+    """A tensor in a file, which is not read yet."""
 
     file: WeightsFile
     name: str
@@ -39,13 +39,13 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its values take."""
+        """The number of bytes of its values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# Keyed by the names that the tables know.
+# Keyed by the names in the tables.
 Tensors = dict[str, Tensor]
-# Flax path -> where it comes from, and its shape.
+# Maps each Flax path to its source and its shape.
 Plan = dict[str, tuple[Source, Shape]]
 
 
@@ -53,7 +53,7 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
     """Return the tensors of all shards.
 
     Raises:
-        WeightsError: one tensor stands in two shards, or the tensors are far larger than the files.
+        WeightsError: a tensor is in two shards, or the tensors are far larger than the files.
     """
     tensors: Tensors = {}
     problems = []
@@ -62,20 +62,20 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
             if name in tensors:
                 problems.append(f"{name} is in {tensors[name].file.path.name} and in {file.path.name}")
             tensors[name] = Tensor(file, name, info.dtype, info.shape)
-    raise_problems(f"{files[0].path.parent}: tensors stand in two shards", problems)
+    raise_problems(f"{files[0].path.parent}: tensors are in two shards", problems)
     values, stored = sum(tensor.nbytes for tensor in tensors.values()), sum(f.path.stat().st_size for f in files)
     if values > 2 * stored + limits.MAX_EXPANDED_BYTES:
         raise WeightsError(
-            f"{files[0].path}: its tensors repeat {stored:,} stored bytes until they are {values:,}: no model's do"
+            f"{files[0].path}: its tensors repeat {stored:,} stored bytes until they are {values:,}: no model does"
         )
     return {plain: tensors[name] for plain, name in plain_names(tensors, files[0].path).items()}
 
 
 def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | None) -> DepthAnythingConfig:
-    """Return what the caller gives, what stands in config.json, what the file's name says, or a guess, said aloud.
+    """Return the config: the given one, that of config.json, that of the file's name, or else a guess with a warning.
 
     Raises:
-        WeightsError: there is nothing to tell it from.
+        WeightsError: nothing says what the config is.
         ConfigError: config.json is malformed.
     """
     named = None if files.alias is None else _without_absent(DepthAnythingConfig.from_pretrained(files.alias), tensors)
@@ -83,14 +83,14 @@ def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | N
         config = given
     elif files.config is not None and (named is None or describes_model(read_json(files.config))):
         config = DepthAnythingConfig.from_file(files.config)
-    elif named is not None:  # also where the authors' own config.json is beside it, which says other things
+    elif named is not None:  # even beside the authors' own config.json, which says other things
         return named
     else:
         return _guess_config(files.weights, tensors)
     if named is not None and _kind(config, named) != _kind(named, config):
         warnings.warn(
-            f"{files.weights} is by its name {files.alias!r}, {_kind(named, config)}, and its config says "
-            f"{_kind(config, named)}. The tensors cannot tell; the config is followed",
+            f"the name of {files.weights} says {files.alias!r}, {_kind(named, config)}, and its config says "
+            f"{_kind(config, named)}. The tensors cannot decide; dajax follows the config",
             UserWarning,
             stacklevel=3,
         )
@@ -98,15 +98,15 @@ def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | N
 
 
 def _kind(config: DepthAnythingConfig, other: DepthAnythingConfig) -> str:
-    """Return what tells a checkpoint from another and is not seen in its tensors."""
+    """Describe what distinguishes checkpoints whose tensors look the same."""
     kind = f"metric with max_depth {config.max_depth:g}" if config.is_metric else "relative"
     if config.backbone_config.num_hidden_layers != other.backbone_config.num_hidden_layers:
-        return kind  # taps follow from the size then
+        return kind  # then the size determines the taps
     return f"{kind} with taps after layers {', '.join(map(str, config.backbone_config.out_indices))}"
 
 
 def _without_absent(config: DepthAnythingConfig, tensors: Tensors) -> DepthAnythingConfig:
-    """Leave out the mask token, which the network does not use, where the file does."""
+    """Drop the mask token from the config if the file lacks it; the network does not use it."""
     if any(name.endswith("mask_token") for name in tensors):
         return config
     return replace(config, backbone_config=replace(config.backbone_config, use_mask_token=False))
@@ -115,8 +115,8 @@ def _without_absent(config: DepthAnythingConfig, tensors: Tensors) -> DepthAnyth
 def _guess_config(path: Path, tensors: Tensors) -> DepthAnythingConfig:
     size = _released_size(path, tensors)
     warnings.warn(
-        f"{path} comes without a config.json: taken for Depth Anything V2 {size}, relative. V1, V2 and metric "
-        "checkpoints have the same tensors: if it is another, pass config=…",
+        f"{path} has no config.json beside it: dajax takes it for Depth Anything V2 {size}, relative. V1, V2 and "
+        "metric checkpoints have the same tensors: if it is another, pass config=…",
         AssumedKindWarning,
         stacklevel=4,
     )
@@ -127,13 +127,13 @@ def config_of_kind(path: Path, tensors: Tensors, kind: str) -> DepthAnythingConf
     """Return the released config of a kind, of the size that the tensors have.
 
     Args:
-        path: The file of weights, for messages.
-        tensors: Its tensors.
-        kind: One of `KINDS`.
+        path: the file of weights, for messages.
+        tensors: its tensors.
+        kind: one of `KINDS`.
 
     Raises:
-        ConfigError: There is no such kind.
-        WeightsError: The tensors have no released size.
+        ConfigError: there is no such kind.
+        WeightsError: no released model has the size of these tensors.
     """
     if kind not in KINDS:
         raise ConfigError(f"kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
@@ -157,10 +157,10 @@ def _released_size(path: Path, tensors: Tensors) -> str:
 
 
 def make_plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan:
-    """Return where each parameter comes from, having checked every tensor's name and shape.
+    """Check the name and shape of every tensor, and return where each parameter comes from.
 
     Raises:
-        WeightsError: tensors are missing, left over or of another shape: all are listed.
+        WeightsError: tensors are missing, are left over, or have another shape. The message lists all.
     """
     shapes = parameter_shapes(config)
     table = recognise(tensors.keys(), shapes.keys())
@@ -171,12 +171,12 @@ def make_plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan
         f"not in the model: {tensors[name].name} {list(tensors[name].shape)}"
         for name in sorted(tensors.keys() - expected)
     ]
-    mismatches = {}  # by tensor: the parts of one are listed once
+    mismatches = {}  # by tensor: a tensor of several parts is listed once
     for source, shape in plan.values():
         if all(name in tensors for name in source.names):
             found = [tensors[name].shape for name in source.names]
             want = torch_shape(source, shape)
-            # Parts are joined along their first axis.
+            # Parts are concatenated along their first axis.
             joined = (sum(s[0] if s else 0 for s in found), *found[0][1:]) if len(found) > 1 else found[0]
             if joined != want or len(set(found)) > 1:
                 names = " + ".join(tensors[name].name for name in source.names)

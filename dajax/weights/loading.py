@@ -1,4 +1,4 @@
-"""Checkpoints to a model and its params."""
+"""Reads a checkpoint into a model and its params."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from dajax.weights.safetensors_io import FLOAT_DTYPES
 from dajax.weights.shapes import Shape
 from dajax.weights.torch_files.torch_file import TorchFile
 
-# Two are enough to read the next tensor while the last one is transposed; more only take memory.
+# Two threads are enough to read the next tensor while the last one is transposed. More only take memory.
 _READERS = 2
 
 
@@ -60,7 +60,7 @@ def load(
 ) -> tuple[DepthAnything, dict[str, Any]]:
     """Load a model and its params.
 
-    Tensor by tensor: beside the params themselves it takes the memory of two tensors.
+    It reads tensor by tensor: beside the params themselves this takes the memory of a few tensors.
 
     Args:
         name: an alias (`dajax.list_models()`), a Hub id, a directory (Transformers' layout, also sharded, with the
@@ -68,32 +68,33 @@ def load(
             .bin, which are read without PyTorch and without running anything in them. Files may have the names of
             Transformers, of the authors' code, or of a training script around it ("module.", optimizer state). An
             alias is an alias even if a folder has that name: write "./small" for the folder.
-        config: instead of the checkpoint's config.json. A lone file's kind comes from here, from a config.json beside
-            it, or from its official file name (depth_anything_v2_metric_hypersim_vitl.pth, ...); otherwise V2,
-            relative, is assumed and a warning says so.
-        dtype: of the params, and what the model computes in. None keeps the file's type (float64 needs jax's
-            x64 mode) and computes in float32.
-        sharding: where params go: one `jax.sharding.Sharding` or device for all, or a nested dict of them like the
-            params. None: the default device.
-        style: "huggingface" (numbers of Transformers) or "official" (of the authors' code): how position embeddings are
-            resampled. Use the same for the processor. None: "huggingface", unless dajax saved the model as "official".
+        config: replaces the checkpoint's config.json. The kind of a lone file comes from this argument, from a
+            config.json beside it, or from its official file name (depth_anything_v2_metric_hypersim_vitl.pth, ...).
+            Otherwise `load` assumes V2 relative and warns (`AssumedKindWarning`).
+        dtype: type of the params, and the type in which the model computes. None: params keep the file's type
+            (float64 needs jax's x64 mode), and the model computes in float32.
+        sharding: where the params are placed: one `jax.sharding.Sharding` or device for all, or a nested dict of them
+            like the params. None: the default device.
+        style: how position embeddings are resampled: "huggingface" (the numbers of Transformers) or "official" (those
+            of the authors' code). Use the same style for the processor. None: "huggingface", unless dajax saved the
+            model as "official".
         revision: branch, tag or commit on the Hub.
-        token: of a Hub account.
-        cache_dir: of the Hub's downloads.
-        local_files_only: take only what the Hub's cache has.
-        check_finite: refuse weights with NaN or infinity.
-        param_dtype: of the params, where it is not what is computed in: `dtype="bfloat16", param_dtype="float32"` is
-            more exact and takes twice the memory. A function from a path, such as "head/conv1/kernel", to a type says
-            it for each; `partial(dajax.model.precision.parameter_dtype, dtype="bfloat16")` is what estimators take.
+        token: the token of a Hub account.
+        cache_dir: the folder for downloads from the Hub.
+        local_files_only: use only what the Hub's cache has, and open no connection.
+        check_finite: whether weights with NaN or infinity are refused.
+        param_dtype: type of the params, if it differs from the computation dtype: `dtype="bfloat16",
+            param_dtype="float32"` is more exact and takes twice the memory. It may also be a function from a path, such
+            as "head/conv1/kernel", to a type.
 
     Returns:
-        The Linen module (`model.config` says what it is) and its params, a nested dict of jax arrays.
+        The Linen module (`model.config` describes it) and its params, a nested dict of jax arrays.
 
     Raises:
-        WeightsError: the checkpoint is missing, damaged, or does not fit its config: every missing, extra and
-            mis-shaped tensor is listed.
+        WeightsError: the checkpoint is missing, is damaged, or does not fit its config. The message lists every
+            missing, extra and mis-shaped tensor.
         ConfigError: config.json or an argument is wrong.
-        HubError: the Hub does not give the files.
+        HubError: the files cannot be downloaded from the Hub.
     """
     hub_options = {
         "revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only,
@@ -129,14 +130,14 @@ def load(
     return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
 
 
-# Checkpoints whose licence has been said in this process.
+# Checkpoints whose licence this process has already warned about.
 _said: set[str] = set()
 
 
 def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Any) -> DepthAnythingConfig:
     """Return the released config of a kind for a checkpoint of any kind, of the size that its tensors have.
 
-    Checkpoints of all kinds have tensors of the same names and shapes, so that their kind has to be said by someone.
+    Checkpoints of all kinds have tensors of the same names and shapes, so the caller has to say the kind.
 
     Args:
         name: as for `dajax.load`.
@@ -145,8 +146,8 @@ def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Any)
 
     Raises:
         ConfigError: there is no such kind.
-        WeightsError: the weights cannot be read, or have no released size.
-        HubError: the Hub does not give the files.
+        WeightsError: the weights cannot be read, or no released model has their size.
+        HubError: the files cannot be downloaded from the Hub.
     """
     files = find_files(name, hub_options)
     with ExitStack() as stack:
@@ -183,7 +184,7 @@ def _float_dtype(dtype: Any) -> np.dtype:
     return found
 
 
-# From a param's path to its type; None: the file's.
+# Maps the path of a parameter to its type. None: the type that it has in the file.
 DtypeOf = Callable[[str], np.dtype | None]
 
 
@@ -218,7 +219,7 @@ def _read_all(plan: Plan, tensors: Tensors, dtype_of: DtypeOf, sharding: Any, ch
         as_dtype = _kept_dtype(source, tensors, has_float64) if dtype is None else dtype
         return _read_one(source, shape, tensors, as_dtype, local.buffer, check_finite)
 
-    # Arrays are placed by the caller's thread: `with jax.default_device(...)` and the like hold for that one only.
+    # The caller's thread places the arrays: `with jax.default_device(...)` and the like hold for that thread only.
     params: dict[str, jax.Array] = {}
     ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
@@ -232,7 +233,7 @@ def _read_all(plan: Plan, tensors: Tensors, dtype_of: DtypeOf, sharding: Any, ch
 
 
 def _kept_dtype(source: Source, tensors: Tensors, has_float64: bool) -> np.dtype:
-    """Return the type of the file, as far as jax has it."""
+    """Return the type that the file has, or float32 where jax does not have that type."""
     dtypes = {tensors[name].dtype for name in source.names}
     found = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
     return np.dtype(np.float32) if found == np.float64 and not has_float64 else found
@@ -243,7 +244,7 @@ def _read_one(
 ) -> np.ndarray:
     parts = [tensors[name] for name in source.names]
     target = _aligned_empty(shape, dtype)
-    # Seen with PyTorch's axes: what is read is cast and transposed in one pass, straight into its place.
+    # This view has PyTorch's axes: one pass reads, casts and transposes straight into the target.
     view, position = source.transform.to_torch(target), 0
     for part in parts:
         rows = part.shape[0] if len(parts) > 1 else None
@@ -251,19 +252,19 @@ def _read_one(
         values = part.file.read(part.name, buffer)
         if source.part.of > 1:
             values = values[source.part.number * len(view) :][: len(view)]
-        with np.errstate(over="ignore"):  # what becomes infinite is reported below
+        with np.errstate(over="ignore"):  # infinite values are reported below
             copy_rearranged(place, values)
         position += rows or 0
     if check_finite and not _is_finite(target):
         raise WeightsError(
             f"{parts[0].file.path}: tensor {' + '.join(part.name for part in parts)} has NaN or infinite values as "
-            f"{dtype}; check_finite=False loads it all the same"
+            f"{dtype}; check_finite=False loads them all the same"
         )
     return target
 
 
 def _aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """Return an empty array on a 64-byte boundary: jax takes such an array on the CPU as it is, without a copy."""
+    """Return an empty array on a 64-byte boundary. On the CPU jax uses such an array without a copy."""
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64

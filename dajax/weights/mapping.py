@@ -33,7 +33,7 @@ TRANSFORMS = {
 
 
 class Part(NamedTuple):
-    """One of some equal parts of a tensor's first axis, counted from 0."""
+    """One of several equal parts of a tensor's first axis, counted from 0."""
 
     number: int
     of: int
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where one Flax parameter comes from: some tensors, joined, or a part of one."""
+    """The source of one Flax parameter: tensors to concatenate, or a part of one tensor."""
 
     names: tuple[str, ...]
     transform: Transform
@@ -94,7 +94,7 @@ _V5_MLP = "backbone.encoder.layer.{i}.mlp"
 _BLOCK = "pretrained.blocks.{i}"
 _SCRATCH = "depth_head.scratch"
 
-# The authors' code. `names` brings its variants (chunked blocks, wrapped models, Distill-Any-Depth) to these names.
+# The authors' names. `names` translates their variants (chunked blocks, wrapped models, Distill-Any-Depth) into these.
 _OFFICIAL = [
     Row("backbone/embeddings/cls_token", ("pretrained.cls_token",)),
     Row("backbone/embeddings/position_embeddings", ("pretrained.pos_embed",)),
@@ -138,9 +138,9 @@ _OFFICIAL = [
     *_layer("head/conv3", f"{_SCRATCH}.output_conv2.2", "pointwise"),
 ]
 
-# The first row that fits is taken, so that special rows stand before general ones.
+# The first row that fits is used, so special rows stand before general ones.
 TABLES: dict[str, list[Row]] = {
-    # What the Hub's files have, and what every version of Transformers reads and writes.
+    # The names in the Hub's files, which every version of Transformers reads and writes.
     "huggingface": [
         *_layer("backbone/layer_{i}/attention/output", f"{_V4}.output.dense", "linear"),
         *_layer("backbone/layer_{i}/attention/{qkv}", f"{_V4}.attention.{{qkv}}", "linear"),
@@ -162,13 +162,13 @@ TABLES: dict[str, list[Row]] = {
         *_HF_COMMON,
     ],
     "official": _OFFICIAL,
-    # dajax's own files: a parameter is named by its path.
+    # dajax's own files name a parameter by its path.
     "flax": [Row("{path}", ("{path}",))],
 }
 
 
 def sources(table: str, paths: Collection[str]) -> dict[str, Source]:
-    """Return where each Flax path comes from in files that are named by `table`.
+    """Return the source of each Flax path in files that use the names of `table`.
 
     Raises:
         KeyError: a path is not in the table (the model and the table do not fit: a bug, found by tests).
@@ -180,14 +180,14 @@ def sources(table: str, paths: Collection[str]) -> dict[str, Source]:
 
 
 def recognise(names: Collection[str], paths: Collection[str]) -> str:
-    """Return the table under which the most of `names` are known."""
+    """Return the table that knows most of `names`."""
     known = {table: {n for s in sources(table, paths).values() for n in s.names} for table in TABLES}
     return max(known, key=lambda table: len(known[table].intersection(names)))
 
 
 def torch_shape(source: Source, shape: Shape) -> Shape:
-    """Return the shape of the (joined) PyTorch tensor that a Flax parameter of `shape` is, or is a part of."""
-    # A view on one element has the right strides to be transposed, and takes no memory.
+    """Return the shape of the PyTorch tensor (after concatenation) that a Flax parameter of `shape` is made of."""
+    # A view of one element can be transposed and takes no memory.
     rows, *rest = source.transform.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     return (rows * source.part.of, *rest)
 

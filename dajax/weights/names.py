@@ -1,4 +1,4 @@
-"""Tensor names as training scripts leave them, brought to those that the tables know."""
+"""Translates tensor names as training scripts leave them into the names of the tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dajax.weights.report import raise_problems
 
 # What DistributedDataParallel and Lightning (or a class around the model) put before every name.
 _WRAPPERS = ("module.", "model.")
-# torch.compile puts this before the names of whatever it wraps.
+# torch.compile puts this before the names of a module that it wraps.
 _COMPILED = "_orig_mod."
 # Distill-Any-Depth calls the encoder "backbone", as Transformers does, but its parts as the authors do.
 _OFFICIAL_ENCODER = re.compile(
     r"^(?:backbone|pretrained)\.(?=(?:cls_token|pos_embed|mask_token|register_tokens|patch_embed|blocks|norm)\b)"
 )
-# DINOv2 for sharded training keeps blocks in chunks; a block's number is that of the whole model all the same.
+# DINOv2 for sharded training keeps blocks in chunks; blocks are numbered through the whole model all the same.
 _CHUNKED_BLOCK = re.compile(r"^pretrained\.blocks\.\d+\.(?=\d+\.)")
 
 

@@ -1,4 +1,4 @@
-"""The reader for a file of weights, by its content."""
+"""Chooses the reader for a file of weights by its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def open_weights(path: Path) -> SafetensorsFile | TorchFile:
-    """Open a file of weights. The content decides; the name only where the content is neither kind.
+    """Open a file of weights. Its content decides the format; its name decides only if the content fits neither format.
 
     Raises:
         WeightsError: it cannot be read, is damaged, or is something else.

@@ -20,14 +20,14 @@ from dajax.weights.shapes import Shape, parameter_shapes
 
 
 def random_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
-    """Return nested numpy parameters, float32, the same on every machine and under every version of numpy."""
+    """Return params as a nested dict of numpy arrays, float32: the same on every machine and with every numpy."""
     return unflatten_dict({path: _draw(path, shape, seed) for path, shape in parameter_shapes(config).items()}, sep="/")
 
 
 def _draw(path: str, shape: Shape, seed: int) -> np.ndarray:
-    # Uniform numbers come straight from the generator's bits; numpy may change how it makes normal ones.
+    # Uniform numbers come straight from the generator's bits. How numpy makes normal ones may change.
     bits = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}/{path}".encode())))
-    unit = (bits.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(np.sqrt(12))  # deviation 1
+    unit = (bits.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(np.sqrt(12))  # standard deviation 1
     name = path.rsplit("/", 1)[-1]
     if name == "kernel":
         deviation, mean = np.sqrt(1.4 / np.prod(shape[:-1])), 0.0

@@ -1,4 +1,4 @@
-"""Every problem of a checkpoint in one error."""
+"""Reports all problems of a checkpoint in one error."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dajax.errors import WeightsError
 
 
 def raise_problems(summary: str, problems: Sequence[str], advice: str = "") -> None:
-    """Raise one error that lists all problems; nothing if there are none.
+    """Raise one error that lists all problems. Without problems, do nothing.
 
     Raises:
         WeightsError: there is at least one problem.
     """
     if not problems:
         return
-    # Names come from files: bounded, and on one line each.
+    # Names come from files: each is shortened and put on one line.
     listed = [repr(line[:500])[1:-1] for line in problems[: limits.MAX_LISTED_PROBLEMS]]
     if len(problems) > len(listed):
         listed.append(f"… and {len(problems) - len(listed):,} more")

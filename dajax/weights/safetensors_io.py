@@ -1,8 +1,10 @@
-"""Safetensors files, read and written tensor by tensor.
+"""Reads and writes safetensors files tensor by tensor.
 
-The safetensors package reads through a memory map, whose pages count as the process's memory beside the arrays made
-from them; has no bfloat16 in numpy; and accepts a key that stands twice. So the header, a page of JSON, is read here.
-The format: eight bytes of header length (little endian), a JSON header, the tensors' bytes without holes or overlaps.
+The safetensors package (0.8) is not used, because its memory map kills the process (SIGBUS) if a file is cut while it
+is open, and its pages add to the memory (1.95 times the file; here 1.07). Its writer takes all tensors at once, which
+would double the memory of a transposed model, and it scrambles arrays that are not contiguous. The tests compare with
+it. The format: eight bytes of header length (little endian), a JSON header, the tensors' bytes without holes or
+overlaps.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dajax.files import open_regular, wrong_download
 from dajax.json_fields import no_repeats
 from dajax.weights.layout import contiguous
 
-# In the order of the format's own enumeration, which decides the order of tensors in a file.
+# In the order of the format's own enumeration, which determines the order of tensors in a file.
 FLOAT_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -34,7 +36,7 @@ _CODES = {dtype: code for code, dtype in FLOAT_DTYPES.items()}
 
 
 class TensorInfo(NamedTuple):
-    """Where one tensor lies in a file."""
+    """The place of one tensor in a file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -65,11 +67,11 @@ class SafetensorsFile:
             raise
 
     def read(self, name: str, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Return one tensor, in `buffer` (uint8, long enough, then overwritten by the next call) if one is given."""
+        """Return one tensor. If `buffer` is given (uint8, long enough), the tensor lies in it until the next call."""
         info = self.tensors[name]
         count = info.stop - info.start
         raw = np.empty(count, np.uint8) if buffer is None else buffer[:count]
-        # pread keeps no position, so that threads can read side by side.
+        # pread keeps no position, so threads can read at the same time.
         done, view = 0, raw.data
         while done < count:
             got = os.preadv(self._file.fileno(), [view[done:]], self._data_start + info.start + done)
@@ -95,7 +97,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
     if len(head) < 8:
         raise WeightsError(f"{path} has {size} bytes: too short for a safetensors file")
     length = int.from_bytes(head, "little")
-    if length > limits.MAX_SAFETENSORS_HEADER_BYTES:  # as a number, eight letters are more than any length
+    if length > limits.MAX_SAFETENSORS_HEADER_BYTES:  # eight letters, read as a number, are more than any length
         _refuse_disguise(head + file.read(56), path)
     if length == 0 or length > limits.MAX_SAFETENSORS_HEADER_BYTES:
         raise WeightsError(
@@ -108,7 +110,8 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
         raise WeightsError(f"{path} has a header of {length:,} bytes: far more than any model's")
     file.seek(8)
     text = file.read(length)
-    # Before the JSON is parsed, which takes a second for the tensors of an attack. No name holds a bare quotation mark.
+    # This stands before the parser, which would need a second for the tensors of an attack. No name has a bare
+    # quotation mark.
     if (count := text.count(b'"dtype":')) > limits.MAX_TENSORS:
         raise WeightsError(f"{path} holds {count:,} tensors; at most {limits.MAX_TENSORS:,} are read")
     try:
@@ -138,7 +141,7 @@ def _check_header(header: Mapping[str, Any], data_size: int, path: Path) -> dict
     if len(header) > limits.MAX_TENSORS:
         raise WeightsError(f"{path} holds {len(header):,} tensors; at most {limits.MAX_TENSORS:,} are read")
     tensors = {name: _check_entry(name, entry, path) for name, entry in header.items()}
-    # Without holes and overlaps, and to the last byte: the format demands it, and it leaves no place to hide things.
+    # The format demands no holes, no overlaps and no bytes behind the last tensor. That leaves no place to hide things.
     position = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start != position:
@@ -165,7 +168,7 @@ def _check_entry(name: str, entry: Any, path: Path) -> TensorInfo:
         raise damaged(f"shape must be a list of sizes, got {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise damaged(f"data_offsets must be two rising positions, got {shown(offsets)}")
-    # Python's integers do not overflow, so a product past 2^64 is just wrong.
+    # Python's integers do not overflow, so a product beyond 2^64 is simply wrong.
     if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
         raise damaged(
             f"{entry['dtype']} of shape {shown(shape)} does not take the {offsets[1] - offsets[0]:,} bytes it has"
@@ -198,7 +201,7 @@ def write_safetensors(
     """Write a file, tensor by tensor, byte for byte as the safetensors package does.
 
     Args:
-        file: where to write.
+        file: the open file to write to.
         infos: {name: (dtype, shape)} of all tensors.
         get: called with each name in the order of the file; returns the tensor, of that type and shape.
         metadata: goes into the header.

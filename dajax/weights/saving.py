@@ -1,10 +1,10 @@
-"""Params to checkpoint directories."""
+"""Writes params as checkpoint directories."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dajax.model.depth_anything import DepthAnything
     from dajax.preprocessing.processor import DepthImageProcessor
 
-# Format -> table of names.
+# Maps each format to its table of names.
 FORMATS = {"hf": "huggingface", "flax": "flax", "official": "official"}
 
 
@@ -60,7 +60,7 @@ def save(
         WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
             cannot be written.
     """
-    # Imported here: it brings Pillow, which loading needs as little as the network does.
+    # Imported here, because it needs Pillow, and loading and the network do not.
     from dajax.preprocessing.processor import DepthImageProcessor
 
     if format not in FORMATS:
@@ -74,21 +74,7 @@ def save(
     _check(flat, shapes)
     if format == "official":
         _check_official(model.config)
-    table = sources(FORMATS[format], shapes)
-    parts = targets(table)
-    infos = {
-        name: (np.dtype(flat[paths[0]].dtype), torch_shape(table[paths[0]], shapes[paths[0]]))
-        for name, paths in parts.items()
-    }
-    raise_problems(
-        "parameters that become one tensor must be of one type",
-        [" and ".join(paths) for paths in parts.values() if len({np.dtype(flat[path].dtype) for path in paths}) > 1],
-    )
-
-    def get(name: str) -> np.ndarray:
-        arrays = [table[path].transform.to_torch(np.asarray(jax.device_get(flat[path]))) for path in parts[name]]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
+    infos, get = _tensors(flat, shapes, FORMATS[format])
     config = model.config.to_dict()
     dtypes = {dtype for dtype, _ in infos.values()}
     if len(dtypes) == 1:
@@ -110,7 +96,7 @@ def save(
             else:
                 write_safetensors(file, infos, get, metadata={"format": "flax" if format == "flax" else "pt"})
             flush_to_disk(file)
-            # Without its config a directory does not load: so it is gone while files are of two models.
+            # A directory does not load without its config, so the config is away while the files belong to two models.
             if not all(path.is_file() and path.read_bytes() == _json_bytes(value) for path, value in contents.items()):
                 config_path.unlink(missing_ok=True)
         for path, value in contents.items():
@@ -121,6 +107,28 @@ def save(
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise WeightsError(f"{directory} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _tensors(
+    flat: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], table_name: str
+) -> tuple[dict[str, tuple[np.dtype, tuple[int, ...]]], Callable[[str], np.ndarray]]:
+    """Return type and shape of every tensor that is to be written, by name, and a function that makes one."""
+    table = sources(table_name, shapes)
+    parts = targets(table)
+    raise_problems(
+        "parameters that become one tensor must be of one type",
+        [" and ".join(paths) for paths in parts.values() if len({np.dtype(flat[path].dtype) for path in paths}) > 1],
+    )
+
+    def get(name: str) -> np.ndarray:
+        arrays = [table[path].transform.to_torch(np.asarray(jax.device_get(flat[path]))) for path in parts[name]]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    infos = {
+        name: (np.dtype(flat[paths[0]].dtype), torch_shape(table[paths[0]], shapes[paths[0]]))
+        for name, paths in parts.items()
+    }
+    return infos, get
 
 
 def weights_name(format: str, config: DepthAnythingConfig) -> str:
@@ -134,7 +142,7 @@ def weights_name(format: str, config: DepthAnythingConfig) -> str:
 
 
 def _check_official(config: DepthAnythingConfig) -> None:
-    """Refuse a neck that the authors' code, which has its four levels written into it, cannot have."""
+    """Refuse a neck that the authors' code cannot have: its four levels are fixed there."""
     if tuple(config.reassemble_factors) != (4, 2, 1, 0.5):
         raise WeightsError(
             f"reassemble_factors {list(config.reassemble_factors)} cannot be saved for the authors' code, which has "
@@ -145,7 +153,7 @@ def _check_official(config: DepthAnythingConfig) -> None:
 def _other_weights(directory: Path, filename: str) -> list[str]:
     known = {*TRANSFORMERS_FILES, FLAX_FILE, UNNAMED_FILE}
     lone = {path.name for path in directory.iterdir() if path.suffix in LONE_SUFFIXES and not path.name.startswith(".")}
-    # Loading prefers files with these names; beside a .pth no other lone file may stand.
+    # Loading prefers files with these names. Beside a .pth there may be no other lone file.
     others = {name for name in known if (directory / name).exists()} | (lone if filename.endswith(".pth") else set())
     return sorted(others - {filename})
 

@@ -1,4 +1,4 @@
-"""Path and shape of every parameter, from the config alone: what a checkpoint is checked against before it is read.
+"""Computes the path and shape of every parameter from the config alone, to check a checkpoint before it is read.
 
 `model.init` says the same (a test holds the two together), but takes a second of tracing to say it.
 """
@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 
 def parameter_shapes(config: DepthAnythingConfig) -> dict[str, Shape]:
-    """Return {Flax path, joined by "/": shape} of all parameters, the unused ones included."""
+    """Return {Flax path, joined by "/": shape} of all parameters, unused ones included."""
     return {
         **{f"backbone/{path}": shape for path, shape in _backbone(config.backbone_config)},
         **{f"neck/{path}": shape for path, shape in _neck(config)},

@@ -176,7 +176,7 @@ def test_warnings_are_one_line(run, tmp_path):
     status, _, err = run(path, "--out", tmp_path / "out")
     assert status == 0
     assert err.count("\n") == 1
-    assert err.startswith(f"convert: warning: {path} is by its name 'small-metric-indoor'")
+    assert err.startswith(f"convert: warning: the name of {path} says 'small-metric-indoor'")
 
 
 # --- bad usage

@@ -1,4 +1,4 @@
-"""PyTorch's .pth, .pt and .bin files, read tensor by tensor without PyTorch."""
+"""Reads PyTorch's .pth, .pt and .bin files tensor by tensor, without PyTorch."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FLOAT_STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": FLOAT_DTYPES["F64"],
 }
 
-# Under which name training scripts keep the model's tensors; if there are several, the first of these is taken.
+# The keys under which training scripts keep the model's tensors. If several are there, the first of these is used.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "params")
 
 
 class TorchTensor(NamedTuple):
-    """A view on a record: where its first element lies, in bytes, and the strides of its axes, in bytes."""
+    """A view of a record: the place of its first element and the strides of its axes, in bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -43,12 +43,12 @@ class TorchTensor(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Bytes from the first element to the end of the last one."""
+        """The number of bytes from the first element to the end of the last one."""
         return _span(self.shape, self.strides, self.dtype.itemsize)
 
 
 class TorchFile:
-    """An open file of `torch.save`, of which all but the tensors' numbers has been read and checked.
+    """An open file of `torch.save`. Everything but the tensors' values has been read and checked.
 
     Nothing in the file is imported or called; see `torch_pickle`. The file is a state dict, or a training checkpoint
     with one under "model", "state_dict", "model_state_dict" or "params".
@@ -75,14 +75,14 @@ class TorchFile:
             raise
 
     def _is_big_endian(self) -> bool:
-        # Files from before PyTorch 2.1 do not say it.
+        # Files from before PyTorch 2.1 do not have this record.
         order = self._zip.content("byteorder", 100) if "byteorder" in self._zip.records else b"little"
         if order not in (b"little", b"big"):
             raise WeightsError(f"{self.path}: byteorder must be little or big, got {shown(order)}")
         return order == b"big"
 
     def read(self, name: str, buffer: np.ndarray | None = None) -> np.ndarray:
-        """Return one tensor, whose record has been held against its checksum; several threads may read at once.
+        """Return one tensor, after checking its record against its checksum. Several threads may read at once.
 
         Args:
             name: of the tensor.
@@ -104,7 +104,7 @@ class TorchFile:
         return np.ndarray(tensor.shape, tensor.dtype, raw, strides=tensor.strides)
 
     def verify_rest(self) -> None:
-        """Hold every record that was not read yet against its checksum: an optimizer's state, for one.
+        """Check every record that was not read yet against its checksum, such as an optimizer's state.
 
         Raises:
             WeightsError: one is damaged, and so the file is not what was saved.
@@ -153,7 +153,7 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
 
 
 def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
-    """Return the dict of tensors in what was saved, and say which others are passed over.
+    """Return the dict of tensors in what was saved, and warn about others that are ignored.
 
     Raises:
         WeightsError: there is none.
@@ -199,7 +199,7 @@ def _check_tensors(model: Mapping[Any, Any], records: Mapping[str, Record], path
 
 
 def _check_tensor(value: object, records: Mapping[str, Record]) -> TorchTensor | str:
-    """Return where a tensor lies, or what is wrong with it."""
+    """Return the place of a tensor, or what is wrong with it."""
     if not isinstance(value, Tensor):
         return f"expected a tensor, got {_kind(value)}"
     storage, shape = value.storage, value.shape
@@ -221,10 +221,10 @@ def _check_tensor(value: object, records: Mapping[str, Record]) -> TorchTensor |
         return f"reaches beyond the {storage.count:,} elements of record {shown(name)}: {_view(value)}"
     if _span(shape, value.strides, 1) > max(4 * math.prod(shape), limits.MAX_TORCH_EXPANDED_ELEMENTS):
         return f"is spread over too much of record {shown(name)}: {_view(value)}"
-    # An axis of length 0 counts as 1: numpy refuses empty arrays with other axes of any length.
+    # An axis of length 0 counts as 1 here, because numpy limits the other axes of empty arrays.
     if math.prod(max(size, 1) for size in shape) > max(storage.count, limits.MAX_TORCH_EXPANDED_ELEMENTS):
         return f"shape {shown(shape)} repeats the {storage.count:,} elements of record {shown(name)} too often"
-    # Where there is no second element the stride says nothing, and may be any number.
+    # Without a second element the stride means nothing and may be any number.
     used = [stride if size > 1 and 0 not in shape else 1 for size, stride in zip(shape, value.strides, strict=True)]
     strides = [stride * dtype.itemsize for stride in used]
     return TorchTensor(dtype, shape, tuple(strides), name, value.offset * dtype.itemsize)

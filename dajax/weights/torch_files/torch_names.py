@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Placeholder:
-    """Something that is in the file and that no model needs."""
+    """A value in the file that no model needs."""
 
     kind: str
 
@@ -44,7 +44,7 @@ class Global:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """Where numbers lie: `kind` is PyTorch's name of the type, `key` names the record, `count` is in elements."""
+    """The place of values: `kind` is PyTorch's name of the type, `key` names the record, `count` is in elements."""
 
     kind: str
     key: str
@@ -53,7 +53,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
-    """A view on a storage as the file describes it, offset and strides in elements: none of it is checked yet."""
+    """A view of a storage as the file describes it, with offset and strides in elements. Nothing is checked yet."""
 
     storage: Storage
     offset: Any
@@ -70,7 +70,8 @@ def _rebuild_tensor(arguments: Arguments) -> Tensor | None:
 
 def _rebuild_tensor_v2(arguments: Arguments) -> Tensor | None:
     match arguments:
-        # A seventh argument would say that the tensor is a conjugate or negative view: other numbers than are stored.
+        # A seventh argument would make the tensor a conjugate or negative view, whose values are not those that are
+        # stored.
         case (storage, offset, shape, strides, bool(), OrderedDict()):
             return _rebuild_tensor((storage, offset, shape, strides))
     return None
@@ -78,7 +79,7 @@ def _rebuild_tensor_v2(arguments: Arguments) -> Tensor | None:
 
 def _rebuild_tensor_v3(arguments: Arguments) -> Tensor | None:
     match arguments:
-        # The type, of which no model's tensors are, is the last argument; the storage is one of bytes.
+        # The type, which no model's tensors have, is the last argument; the storage is one of bytes.
         case (Storage(kind="UntypedStorage"), _, _, _, bool(), OrderedDict(), Global(module="torch")):
             return _rebuild_tensor(arguments[:4])
     return None
@@ -135,7 +136,7 @@ _MENTIONED = (
     | {("numpy", "ndarray"), ("argparse", "Namespace")}
 )
 
-# The whole list: anything else is refused.
+# This is the whole list: any other name is refused.
 GLOBALS = {pair: Global(*pair) for pair in _MENTIONED} | {pair: Global(*pair, build) for pair, build in _CALLED.items()}
-# The one class of which instances are made without a call.
+# The one class whose instances are made without a call.
 NAMESPACE = GLOBALS["argparse", "Namespace"]

@@ -33,7 +33,7 @@ OTHER_KEY = Placeholder("a key that is not a string")
 
 
 def interpret(data: bytes, path: object) -> object:
-    """Return what a pickle describes: dicts, strings, tuples, `Tensor`, `Placeholder` and the like.
+    """Return what a pickle describes: dicts, strings, tuples, `Tensor`, `Placeholder` and similar values.
 
     Args:
         data: the pickle.
@@ -209,7 +209,7 @@ def _frame(m: _Machine) -> None:
 
 
 def _skip(kind: Placeholder, width: int) -> Callable[[_Machine], None]:
-    """Return the handler of bytes that no model needs, behind a length of `width` bytes."""
+    """Return a handler that skips bytes that no model needs; their length comes first, in `width` bytes."""
 
     def handler(m: _Machine) -> None:
         m.take(m.number(width))
@@ -225,7 +225,7 @@ def _float(m: _Machine) -> None:
 
 def _persistent(m: _Machine) -> None:
     match m.pop():
-        # The fourth is the device it was on, "cpu" or "cuda:0": here it goes where the caller wants it.
+        # The fourth argument is the device it was on, such as "cuda:0". Here the caller decides the device.
         case ("storage", Global(module=module, name=kind), str(key), str(), int(count)) if (module, kind) in STORAGES:
             m.push(Storage(kind, key, count))
         case _:

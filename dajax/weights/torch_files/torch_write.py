@@ -1,4 +1,4 @@
-"""Files that `torch.load(path, weights_only=True)` opens, written without PyTorch."""
+"""Writes files that `torch.load(path, weights_only=True)` opens, without PyTorch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dajax.weights.layout import contiguous
 from dajax.weights.safetensors_io import dtype_code
 from dajax.weights.torch_files.torch_file import FLOAT_STORAGES
 
-_ROOT = "archive"  # torch.save's name of the folder where it writes to no file
-_ALIGNMENT = 64  # of tensors in the file, as torch.save has it
-_WIDE = 2_000_000_000  # bytes of a record; a little above this, zipfile takes to 64 bits by itself
+_ROOT = "archive"  # torch.save's name of the folder if it does not write to a named file
+_ALIGNMENT = 64  # of tensors in the file, as in torch.save
+_WIDE = 2_000_000_000  # bytes of a record; a little above this, zipfile itself changes to 64 bits
 _KINDS = {dtype: kind for kind, dtype in FLOAT_STORAGES.items()}
 _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
@@ -48,8 +48,8 @@ def _write_record(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: mem
     info.create_system = 3  # zipfile's own choice depends on the machine
     info.file_size = len(data)
     wide = len(data) > _WIDE
-    # A header of 30 bytes and the name are filled up by an extra field, as torch.save does it. Sizes of 64 bits are
-    # another such field, of 20 bytes.
+    # An extra field pads the header of 30 bytes and the name, as in torch.save. Sizes of 64 bits are another such
+    # field, of 20 bytes.
     before = file.tell() + 30 + len(info.filename) + 4 + (20 if wide else 0)
     padding = -before % _ALIGNMENT
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
@@ -64,10 +64,10 @@ def _pickle(infos: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> bytes:
 
 
 def _tensor(key: int, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    dtype_code(dtype)  # refuses what is no type of parameters
+    dtype_code(dtype)  # refuses types that parameters cannot have
     kind = f"ctorch\n{_KINDS[dtype]}\n".encode()
     storage = [b"(", _text("storage"), kind, _text(str(key)), _text("cpu"), _number(math.prod(shape)), b"tQ"]
-    # As PyTorch has it, an axis of length 0 counts as 1 for the strides of those before it.
+    # As in PyTorch, an axis of length 0 counts as 1 for the strides of the axes before it.
     strides = [math.prod(max(size, 1) for size in shape[axis + 1 :]) for axis in range(len(shape))]
     view = [_number(0), _sizes(shape), _sizes(strides), b"\x89", _ORDERED_DICT]
     return b"".join([b"ctorch._utils\n_rebuild_tensor_v2\n(", *storage, *view, b"tR"])

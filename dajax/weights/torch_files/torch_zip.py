@@ -1,4 +1,4 @@
-"""The zip archive that a PyTorch file is: records, read and held against their checksums.
+"""Reads the zip archive that a PyTorch file is, and checks its records against their checksums.
 
 Python's zipfile takes much that torch.save never writes. Here an archive is what torch.save makes of it: records are
 stored as they are, without holes or overlaps from the file's first byte to its directory, all in one folder; a
@@ -32,14 +32,14 @@ _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ4x2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 
-_SATURATED = 0xFFFFFFFF  # the number stands in an extra field of 64 bits
+_SATURATED = 0xFFFFFFFF  # the number is in an extra field of 64 bits
 _DESCRIPTOR_FLAG, _UTF8_FLAG = 1 << 3, 1 << 11
-# zlib lets other threads run meanwhile, and what it reads is still in the cache.
+# During zlib's work other threads can run, and what it reads is still in the cache.
 _CHUNK = 1 << 20
 
 
 class Record(NamedTuple):
-    """Where one record lies in the file, and its CRC-32."""
+    """The place of one record in the file, and its CRC-32."""
 
     start: int
     size: int
@@ -75,7 +75,7 @@ class TorchZip:
         return bytes(data)
 
     def read(self, name: str, start: int, view: memoryview) -> None:
-        """Fill `view` with what begins at byte `start` of a record, all of which is held against its checksum.
+        """Fill `view` with the bytes of a record from `start` on, after checking the whole record against its checksum.
 
         Several threads may read at once.
 
@@ -90,7 +90,7 @@ class TorchZip:
             _pread(self._file, view, record.start + start, self._path)
 
     def verify(self, name: str) -> None:
-        """Hold a record against its checksum if that has not been done.
+        """Check a record against its checksum if that has not been done.
 
         Raises:
             WeightsError: it is damaged.
@@ -99,7 +99,7 @@ class TorchZip:
             self._check(name, None)
 
     def _check(self, name: str, view: memoryview | None) -> None:
-        """Hold a record against its checksum, and leave its bytes in `view`."""
+        """Check a record against its checksum, and leave its bytes in `view`."""
         record, crc = self.records[name], 0
         chunk = memoryview(bytearray(0 if view is not None else min(_CHUNK, record.size)))
         for done in range(0, record.size, _CHUNK):
@@ -114,7 +114,7 @@ class TorchZip:
 
 
 def _pread(file: BinaryIO, view: memoryview, position: int, path: Path) -> None:
-    # pread keeps no position, so that threads can read side by side.
+    # pread keeps no position, so threads can read at the same time.
     done = 0
     while done < len(view):
         got = os.preadv(file.fileno(), [view[done:]], position + done)
@@ -196,7 +196,7 @@ def _read_directory(file: BinaryIO, path: Path) -> tuple[bytes, int, int]:
 
 
 def _read_entry(directory: bytes, position: int, path: Path) -> tuple[_Entry, int]:
-    """Return one entry of the directory, and where the next one begins."""
+    """Return one entry of the directory, and the position of the next one."""
     name_at = position + _ENTRY.size
     if name_at > len(directory):
         raise WeightsError(f"{path} has a damaged directory: it ends within a record's entry")
@@ -226,14 +226,14 @@ def _checked_name(raw: bytes, path: Path) -> str:
     except UnicodeDecodeError:
         raise WeightsError(f"{path}: the name of record {shown(raw)} is not UTF-8") from None
     parts = name.split("/")
-    # Never used as a path; but nobody has an honest reason for such a name.
+    # The name is never used as a path, but no honest file has such a name.
     if re.search(r"[\\\0]", name) or re.match("[A-Za-z]:", name) or len(parts) < 2 or {"", ".", ".."} & {*parts}:
         raise WeightsError(f"{path}: a record is named {shown(name)}: expected folder/name")
     return name
 
 
 def _widen(numbers: list[int], extra: bytes, name: str, path: Path) -> list[int]:
-    """Replace numbers that do not fit 32 bits by those of the extra field with number 1."""
+    """Replace numbers that do not fit into 32 bits by those of the extra field with number 1."""
     if _SATURATED not in numbers:
         return numbers
     position, wide = 0, b""
@@ -250,7 +250,7 @@ def _widen(numbers: list[int], extra: bytes, name: str, path: Path) -> list[int]
 
 
 def _locate(file: BinaryIO, entry: _Entry, stop: int, path: Path) -> Record:
-    """Return where a record lies, having held what stands before it, and may stand behind it, against the directory."""
+    """Check the headers around a record against the directory, and return the place of the record."""
     header = _bytes_at(file, entry.start, _HEADER.size + len(entry.raw_name), path)
     signature, flags, method, crc, stored, size, name_length, extra_length = _HEADER.unpack_from(header)
     start = entry.start + len(header) + extra_length
@@ -275,7 +275,7 @@ def _locate(file: BinaryIO, entry: _Entry, stop: int, path: Path) -> Record:
 
 
 def _below_root(records: dict[str, Record], path: Path) -> dict[str, Record]:
-    """Return the records by their names within the archive's folder."""
+    """Return the records, keyed by their names within the archive's folder."""
     roots = sorted({name.split("/")[0] for name in records})
     if len(roots) > 1:
         raise WeightsError(
