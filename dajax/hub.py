@@ -98,7 +98,7 @@ def locate_first(
         # The client raises errors of two HTTP libraries (by its version), of Xet and of the file system. Exception is
         # their only common base.
         except Exception as error:
-            failure = error
+            failure = None if is_unreachable else error  # out of reach, the client only says that it is not cached
             is_known_missing = _is_known_missing(repository, filename, revision, cache)
             if is_unreachable and not is_known_missing:
                 raise HubError(f"{filename} of {repository} could not be had: {_without_network()}") from error

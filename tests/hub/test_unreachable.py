@@ -60,7 +60,7 @@ def test_no_other_file_is_taken_instead(filled, monkeypatch):
 
 def test_behind_a_proxy_nothing_is_tried_beforehand(filled, monkeypatch):
     """Names need not resolve there: the proxy does that."""
-    monkeypatch.setattr(socket, "create_connection", no_name)
+    monkeypatch.setattr("dajax.hub._connects", lambda host, port: False)
     monkeypatch.setattr("dajax.hub.getproxies", lambda: {"http": "http://proxy.example:3128"})
     monkeypatch.setattr("dajax.hub.proxy_bypass", lambda host: False)
     assert locate(NAME, "config.json").name == "config.json"
