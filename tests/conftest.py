@@ -1,12 +1,18 @@
 """Strict JAX for every test: no silent promotion of types, two devices, full precision."""
 
 import gc
+import os
 import sys
 import time
+from contextlib import nullcontext
 
 import jax
 import pytest
 from loopback_hub import LoopbackHub
+from quick_compilation import full_compilation, quick_compilation
+
+# Threads of PyTorch that wait for others spin, and take the cores from the other worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -36,12 +42,17 @@ FULLY_OPTIMISED = (
 @pytest.fixture(autouse=True, scope="module")
 def _programs(request):
     """A file's compiled programs go with it: gigabytes by the end, through which every garbage collection would go."""
-    quickly = not request.node.nodeid.startswith(FULLY_OPTIMISED)
-    jax.config.update("jax_disable_most_optimizations", quickly)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with nullcontext() if request.node.nodeid.startswith(FULLY_OPTIMISED) else quick_compilation():
+        yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def fully_optimised():
+    """One test is compiled as users compile, in a file that is compiled quickly."""
+    with full_compilation():
+        yield
 
 
 WEEK = 7 * 24 * 3600

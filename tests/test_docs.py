@@ -48,8 +48,8 @@ def place(tmp_path, monkeypatch, request):
         official = request.getfixturevalue("small_files") / "depth_anything_v2_vits.pth"
         (place / official.name).symlink_to(official)
         (place / "latest.pth").symlink_to(official)
-    if "clip.mp4" in request.getfixturevalue("page").read_text():
-        make_video(place / "clip.mp4", pts=[3000 * i for i in range(40)])
+    if "video.mp4" in request.getfixturevalue("page").read_text():
+        make_video(place / "video.mp4", pts=[3000 * i for i in range(40)])
     monkeypatch.chdir(place)
     return place
 

@@ -252,7 +252,7 @@ def test_half_precision_is_near_and_returns_float32(tiny, dtype, bound):
     assert 1e-5 < found < bound, found  # not equal: something must have been computed in half precision
 
 
-def test_half_precision_params_compute_in_float32_unless_told(tiny):
+def test_half_precision_params_compute_in_float32_unless_told(tiny, fully_optimised):
     model, params = tiny
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     back = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jupytext
 import nbclient
 import pytest
+from quick_compilation import quick_environment
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -43,7 +44,7 @@ def test_runs(path, released_hub, tmp_path):
     home = tmp_path / "home"
     environment = released_hub.environment(home, PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(home), IPYTHONDIR=str(home))
     # Cells have to run; compiling takes most of the time.
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    environment |= quick_environment()
     # Matplotlib's choice for notebooks: the kernel sets it.
     environment.pop("MPLBACKEND", None)
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
