@@ -1,1 +1,1 @@
-"""dajax beside its peers: same weights, same pixels, one process, interleaved. Not in the wheel."""
+"""Compares dajax with other implementations: same weights, same pixels, one process, in turns. Not in the wheel."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure dajax beside its peers, and add the figures to a JSON file."""
+"""`python -m benchmarks`: measure dajax beside other implementations, and add the figures to a JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .measure import make_setup, measure, memory_of, network_flop, run_alone
 from .peers import PEERS
 from .report import summary
 
-# (kind, size, image, batch, peers): what `make bench` measures, the least important last.
+# `make bench` measures these cases: (kind, size, image, batch, peers). The most important come first.
 _FASTEST = "dajax,transformers,onnxruntime,openvino-f32"
 DEFAULT_SET = {
     "cpu": (
@@ -40,27 +40,33 @@ DEFAULT_SET = {
 }
 
 
+def _read_options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--size", choices=("small", "base", "large"), help="measure one case; without it: the default set"
+    )
+    parser.add_argument("--image", default="518x518", help="height x width of the network's input, or of the JPEG")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--jpeg", action="store_true", help="measure from an encoded image to a depth map of its size")
+    parser.add_argument("--peers", default="all", help=f"all, or some of {', '.join(PEERS)}")
+    parser.add_argument("--rounds", type=int, default=15, help="most rounds of a case")
+    parser.add_argument("--budget", type=float, default=90, help="seconds of rounds for each case")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, in one process a peer")
+    parser.add_argument("--out", type=Path, help="add the figures to this JSON file")
+    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="of checkpoints and exports")
+    parser.add_argument("--alone", metavar="PLATFORM", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the cases that the arguments name, or the default set."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--size", choices=("small", "base", "large"), help="one case; without it: the default set")
-    parser.add_argument("--image", default="518x518", help="height x width: of the network's input, or the JPEG")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--jpeg", action="store_true", help="from encoded image to depth in its size")
-    parser.add_argument("--peers", default="all", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--rounds", type=int, default=15, help="at most")
-    parser.add_argument("--budget", type=float, default=90, help="seconds of rounds for each case")
-    parser.add_argument("--memory", action="store_true", help="also peak memory, each peer in a process of its own")
-    parser.add_argument("--out", type=Path, help="JSON file that the figures are added to")
-    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="for checkpoints and exports")
-    parser.add_argument("--alone", metavar="PLATFORM", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = _read_options(argv)
     warnings.simplefilter("ignore")
 
     if options.size:
         kind = "jpeg" if options.jpeg else "model"
         cases: Any = [(kind, options.size, options.image, options.batch, options.peers)]
-    if options.alone:  # before jax is imported: it would count as the peer's memory
+    if options.alone:  # before jax is imported, whose memory would count as the peer's
         setup = make_setup(options.size, _sides(options.image), options.batch, options.alone, options.folder)
         return run_alone(options.peers, setup)
 
@@ -96,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
                     row["memory_gib"] = memory_of(row["peer"], arguments)
         print(summary(case), flush=True)
         if case["disturbed"]["kept"]:
-            print("NOT STORED: other processes took processor time in most rounds; measure it again on a quiet machine")
+            print("NOT STORED: other processes took processor time in most rounds; repeat this on a quiet machine")
             continue
         results = json.loads(out.read_text()) if out.exists() else None
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +115,7 @@ def _sides(image: str) -> tuple[int, int]:
 
 
 def _chosen(peers: str, kind: str, platform: str) -> list[str]:
-    """Return names of peers; the first is what the others are compared to."""
+    """Return the names of the peers. The others are compared with the first one."""
     of_kind = [name for name, peer in PEERS.items() if peer.kind == kind and platform in peer.platforms]
     if peers == "all":
         return of_kind
@@ -118,7 +124,7 @@ def _chosen(peers: str, kind: str, platform: str) -> list[str]:
         raise SystemExit(f"no such peers for {kind} on {platform}: {sorted(unknown)}; there are {of_kind}")
     chosen = [name for name in of_kind if name in peers.split(",")]
     if chosen[0] != of_kind[0]:
-        raise SystemExit(f"the peers are compared to {of_kind[0]}: name it as well")
+        raise SystemExit(f"the peers are compared with {of_kind[0]}: name it as well")
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""A whole job beside the network alone: python -m benchmarks.batch.
+"""Compares a whole job with the network alone: python -m benchmarks.batch.
 
 Small with random weights, on images of one size, float32. What `dajax batch` adds (reading, resizing, encoding,
 writing, flushing, the manifest) should run beside the network and cost little.
@@ -22,7 +22,7 @@ from dajax.weights.random import random_params
 
 
 def main(count: int, batch_size: int, rounds: int) -> None:
-    """Print images a second of both, in turns, and the medians' ratio."""
+    """Measure both in turns; print images per second and the ratio of the medians."""
     config = dajax.DepthAnythingConfig.small()
     estimator = dajax.DepthEstimator((dajax.DepthAnything(config), random_params(config)), batch_size=batch_size)
     image = skimage.data.coffee()

@@ -1,7 +1,7 @@
-"""What few sizes cost: python -m benchmarks.buckets. Prints a table, and puts it where docs/batch.md has its head.
+"""Measures what few sizes cost: python -m benchmarks.buckets. Prints a table and writes it into docs/batch.md.
 
 Time: Small with random weights and input_size 252, 200 images of 40 sizes, whole batches of one; programs are compiled
-before. Accuracy: `tiny` on synthetic scenes of those aspect ratios, aligned by scale and shift in inverse depth.
+beforehand. Accuracy: `tiny` on synthetic scenes of those aspect ratios, aligned by scale and shift in inverse depth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EACH = 5
 
 
 def seconds(estimator: dajax.DepthEstimator, count: int | None, policy: str) -> tuple[int, float]:
-    """Return how many programs 200 images take, and how long they run."""
+    """Return how many programs 200 images need, and the seconds that they run."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES for _ in range(EACH)]
     order = rng.permutation(len(images))

@@ -1,4 +1,4 @@
-"""What is computed from times and outputs. No peer, no jax."""
+"""Computes figures from times and outputs, without jax or any peer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# Every float32 implementation met so far is within 3e-4 deviations of the others, Large included.
+# All float32 implementations so far, also of Large, are within 3e-4 standard deviations of each other.
 FLOAT32_BOUND = 1e-3
 
 
@@ -18,33 +18,35 @@ def quartiles(times_s: Sequence[float]) -> tuple[float, float, float]:
 
 
 def paired_ratio(times_s: Sequence[float], others_s: Sequence[float]) -> float:
-    """Return the median of the ratios round by round: what slows a whole round does not move it."""
+    """Return the median of the ratios of each round. Whatever slows down a whole round does not change it."""
     return float(np.median(np.divide(times_s, others_s)))
 
 
 def compare(depth: np.ndarray, reference: np.ndarray, dtype: str) -> dict[str, float]:
-    """Return largest and mean distance between two maps, in standard deviations of the reference.
+    """Return the largest and the mean distance between two depth maps, in standard deviations of the reference.
 
     Raises:
-        ValueError: the maps cannot be those of one network: other shapes, values that are not finite, or, where both
-            are computed in float32, a distance over `FLOAT32_BOUND`.
+        ValueError: the two cannot come from the same network: their shapes differ, values are not finite, or, in
+            float32, their distance is over `FLOAT32_BOUND`.
     """
     if depth.shape != reference.shape:
-        raise ValueError(f"its map is {depth.shape}, dajax's {reference.shape}")
+        raise ValueError(f"its depth map is {depth.shape}, dajax's {reference.shape}")
     if not np.isfinite(depth).all():
-        raise ValueError("its map has values that are not finite")
+        raise ValueError("its depth map has values that are not finite")
     distance = np.abs(depth.astype(np.float64) - reference) / reference.std()
     error = {"max": float(distance.max()), "mean": float(distance.mean())}
     if dtype == "float32" and error["max"] > FLOAT32_BOUND:
-        raise ValueError(f"its map is up to {error['max']:.1e} deviations from dajax's; {FLOAT32_BOUND:.0e} is allowed")
+        raise ValueError(
+            f"its depth map is up to {error['max']:.1e} deviations from dajax's; {FLOAT32_BOUND:.0e} is allowed"
+        )
     return error
 
 
 def merge(results: dict[str, Any] | None, machine: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
-    """Return the results with a case added, in place of an earlier one of its kind.
+    """Return the results with a case added, which replaces an earlier measurement of the same case.
 
     Raises:
-        ValueError: the results are another machine's.
+        ValueError: the results come from another machine.
     """
     results = results or {"machine": machine, "cases": []}
     if results["machine"] != machine:

@@ -1,4 +1,4 @@
-"""What the figures were taken with, in general terms: no names of hosts or people."""
+"""Describes the machine and the packages of a measurement, without names of hosts or people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe(device: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is installed of the peers, and Python's."""
+    """Return the versions of Python and of the peers that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def others_s() -> float:
-    """Return the processor time that other processes have had since the machine started, in seconds; 0 off Linux."""
+    """Return the processor time of all other processes since the machine started, in seconds; 0 outside Linux."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -50,7 +50,7 @@ def others_s() -> float:
 
 
 def peak_memory_gib() -> float:
-    """Return the most memory that this process has had at once; not getrusage's, which a parent's size leaks into."""
+    """Return the peak memory of this process, in GiB; getrusage would include the size of the parent process."""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
 
 

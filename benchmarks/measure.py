@@ -1,4 +1,4 @@
-"""One case: build every peer, compare outputs, then time them in turns."""
+"""Measures one case: builds every peer, compares their outputs, then times them in turns."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .figures import compare, quartiles
 from .machine import others_s, peak_memory_gib, threads, versions
 from .peers import PEERS, Run, Setup, as_array
 
-# Others' threads may spin for a moment after their work; nobody is timed meanwhile.
+# Threads of other peers may spin for a moment after their work. Nothing is timed meanwhile.
 _PAUSE_S = 0.1
-# A round counts if other processes took less than this share of the processors.
-_QUIET_SHARE = 0.05
-# Rounds that take longer may be as few as 3; others are 7 at least.
+# A round counts if other processes took less than this fraction of the processors.
+_QUIET_FRACTION = 0.05
+# Three rounds suffice if a round takes longer than this; otherwise at least seven are measured.
 _LONG_ROUND_S = 15
 
 
@@ -47,7 +47,7 @@ def make_setup(size: str, image_size: tuple[int, int], batch: int, platform: str
     image.save(jpeg, "JPEG", quality=92)
     processor = dajax.DepthImageProcessor()
     pixels = (np.asarray(image) / 255 - processor.image_mean) / processor.image_std
-    # Every image of a batch is another one.
+    # All images of a batch differ.
     pixels = np.stack([np.roll(pixels, 37 * i, 1) for i in range(batch)]).astype(np.float32)
     return Setup(checkpoint_of(size, folder), pixels, jpeg.getvalue(), platform)
 
@@ -56,10 +56,11 @@ def measure(setup: Setup, names: list[str], rounds: int, budget_s: float) -> dic
     """Return rows of figures for the named peers.
 
     Args:
-        setup: what they are given.
-        names: keys of `PEERS`; the first float32 row of dajax is what others are compared to.
-        rounds: at most so many.
-        budget_s: no further round begins after this time, if enough were quiet; after twice this time in any case.
+        setup: checkpoint and images that all peers get.
+        names: keys of `PEERS`. The others are compared with the first one.
+        rounds: most rounds that are measured.
+        budget_s: seconds after which no further round begins, if enough rounds were quiet. After twice this time none
+            begins in any case.
     """
     rows: list[dict[str, Any]] = []
     runs: list[tuple[dict[str, Any], Run]] = []
@@ -80,7 +81,7 @@ def measure(setup: Setup, names: list[str], rounds: int, budget_s: float) -> dic
                     reference = depth
                 row["error"] = compare(depth, reference, peer.dtype)
                 runs.append((row, run))
-            except Exception as error:  # of any library: the others are measured, and this one's reason is stored
+            except Exception as error:  # from any library: its reason is stored, and the others are measured
                 if name.startswith("dajax"):
                     raise
                 row["left_out"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
@@ -91,7 +92,7 @@ def measure(setup: Setup, names: list[str], rounds: int, budget_s: float) -> dic
     for _, run in everything * (3 if setup.platform == "gpu" else 1):
         run()
     quiet, disturbed = _rounds([run for _, run in everything], rounds, budget_s)
-    # Where the machine was never left alone, disturbed rounds are shown, and not stored.
+    # If too few rounds were quiet, the disturbed ones are shown, and not stored.
     kept = quiet if len(quiet) >= 3 else quiet + disturbed
     for (row, _), series in zip(everything, zip(*kept, strict=True), strict=True):
         row["times_s"] = [float(f"{seconds:.5g}") for seconds in series]
@@ -107,7 +108,7 @@ def measure(setup: Setup, names: list[str], rounds: int, budget_s: float) -> dic
 
 
 def _rounds(runs: list[Run], rounds: int, budget_s: float) -> tuple[list[list[float]], list[list[float]]]:
-    """Time all runs in turns; return the rounds without and those with disturbance by other processes."""
+    """Time all runs in turns; return the quiet rounds and those that other processes disturbed."""
     quiet: list[list[float]] = []
     disturbed: list[list[float]] = []
     begin = time.perf_counter()
@@ -124,19 +125,19 @@ def _rounds(runs: list[Run], rounds: int, budget_s: float) -> tuple[list[list[fl
             start = time.perf_counter()
             run()
             times.append(time.perf_counter() - start)
-        share = (others_s() - others) / (time.perf_counter() - start_of_round) / threads()
-        (quiet if share < _QUIET_SHARE else disturbed).append(times)
+        fraction = (others_s() - others) / (time.perf_counter() - start_of_round) / threads()
+        (quiet if fraction < _QUIET_FRACTION else disturbed).append(times)
     return quiet, disturbed
 
 
 def _matmul(dtype: str, platform: str) -> tuple[dict[str, Any], Run]:
-    """Return a product of two square matrices: what the machine reaches at best, under the same load."""
+    """Return a product of two square matrices, which shows the rate that the machine reaches at best."""
     import jax
     import jax.numpy as jnp
 
     n = 2048 if platform == "cpu" else 8192
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), dtype)
-    # XLA's products of bfloat16 are faster on CPUs where the result stays float32.
+    # On CPUs, XLA multiplies bfloat16 faster if the result is float32.
     dot = jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32))
     repeats = 10
 
@@ -149,7 +150,7 @@ def _matmul(dtype: str, platform: str) -> tuple[dict[str, Any], Run]:
 
 
 def network_flop(setup: Setup) -> float:
-    """Return the operations of dajax's network on a batch, as XLA counts them."""
+    """Return the number of operations of dajax's network for a batch, as XLA counts them."""
     import jax
 
     import dajax
@@ -158,8 +159,8 @@ def network_flop(setup: Setup) -> float:
     pixels = jax.ShapeDtypeStruct((1, *setup.pixels.shape[1:]), np.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), pixels)
 
-    # XLA counts the body of a loop once. With the weights asked for, attention has no loop over heads; strips as large
-    # as the map are none; one image is no loop over a batch.
+    # XLA counts the body of a loop once, so there must be no loop. With its weights asked for, attention has none over
+    # heads; strips as large as the feature map are a single strip; a batch of one image has no loop over images.
     def apply(params: Any, pixels: Any) -> Any:
         return model.apply(params, pixels, output_attentions=True).predicted_depth
 
@@ -176,7 +177,7 @@ def memory_of(name: str, arguments: list[str]) -> float:
 
 
 def run_alone(name: str, setup: Setup) -> None:
-    """Run one peer twice and print the most memory that was in use: of the device, on a GPU."""
+    """Run one peer twice and print its peak memory in GiB: on a GPU, that of the device."""
     run = PEERS[name].build(setup, PEERS[name].dtype)
     run()
     run()

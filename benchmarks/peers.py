@@ -1,7 +1,6 @@
-"""The implementations that are compared. Each turns a `Setup` into a function without arguments: one timed call.
+"""The implementations that are compared. Each makes a function without arguments of a `Setup`; one call of it is timed.
 
-What a call needs is made ready before: weights loaded, pixels in the peer's layout and on its device. Compilation is
-left to the first call.
+The weights are loaded beforehand, and the pixels are in the peer's layout and on its device. The first call compiles.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """What all peers are given: a checkpoint in Transformers' layout, and an image, normalised and encoded."""
+    """A checkpoint in Transformers' layout, and an image, both normalised and encoded. All peers get the same."""
 
     checkpoint: Path
     pixels: np.ndarray  # float32 [batch, height, width, 3]
@@ -49,13 +48,13 @@ class Peer:
 
     title: str
     build: Callable[[Setup, str], Run]
-    dtype: str = "float32"  # what it computes in; "default" where that is its own choice
-    modules: tuple[str, ...] = ()  # what has to be installed
+    dtype: str = "float32"  # the computation dtype; "default" leaves the choice to the peer
+    modules: tuple[str, ...] = ()  # modules that must be installed
     kind: str = "model"  # pixels to depth; or "jpeg": encoded image to depth in its size
     platforms: tuple[str, ...] = ("cpu", "gpu")
 
     def lacking(self, setup: Setup) -> str | None:
-        """Return why it cannot be run, or None."""
+        """Return why this peer cannot run, or None."""
         missing = [module for module in self.modules if find_spec(module) is None]
         if missing:
             return f"{', '.join(missing)} not installed"
@@ -76,7 +75,7 @@ def _dajax(setup: Setup, dtype: str) -> Run:
 
     import dajax
 
-    # For its params: in half precision, an estimator keeps what is not the encoder's in float32.
+    # An estimator has the right params: in half precision it keeps all but the encoder's matrices in float32.
     estimator = dajax.DepthEstimator(setup.checkpoint, dtype=dtype)
     model, params, pixels = estimator.model, estimator.params, jax.device_put(setup.pixels)
     apply = jax.jit(lambda params, pixels: model.apply({"params": params}, pixels).predicted_depth)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.precision`: what computing in half precision does to the depth, over images and sizes."""
+"""`python -m benchmarks.precision`: measures the errors of half precision in the depth, over images and sizes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def crops() -> list[np.ndarray]:
     rng, found = np.random.default_rng(0), []
     for i in range(CROPS):
         image = images[i % len(images)]
-        share, ratio = rng.uniform(0.5, 1), 2 ** rng.uniform(-0.83, 0.83)
+        fraction, ratio = rng.uniform(0.5, 1), 2 ** rng.uniform(-0.83, 0.83)
         height, width = image.shape[:2]
-        side = share * min(height * ratio, width)
+        side = fraction * min(height * ratio, width)
         size = int(side / ratio), int(side)
         top, left = (int(rng.integers(0, full - part + 1)) for full, part in zip((height, width), size, strict=True))
         found.append(np.ascontiguousarray(image[top : top + size[0], left : left + size[1]]))
@@ -37,10 +37,11 @@ def crops() -> list[np.ndarray]:
 
 
 def errors(depth: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Return distances of a map from the float32 one.
+    """Return the errors of a depth map against the float32 one.
 
-    Relative to the largest depth: `mean`, `max`. `absrel`: relative to each pixel's, over those above the 5th
-    percentile (near zero, inverse depth has no relative error). `mean_std`, `max_std`: in deviations of the map.
+    `mean` and `max` are relative to the largest depth. `absrel` is relative to the depth of each pixel, over pixels
+    above the 5th percentile (near zero a relative error says nothing). `mean_std` and `max_std` are in standard
+    deviations.
     """
     distance = np.abs(depth.astype(np.float64) - reference)
     kept = reference > max(np.quantile(reference, 0.05), 0)
@@ -71,7 +72,7 @@ def measure(
 
 
 def not_finite(checkpoint: Path | str, dtype: str) -> int:
-    """Return how many of 1,000 random inputs give a map that is not finite: noise and flat colours of all contrasts."""
+    """Return how many of 1,000 random inputs give a depth map that is not finite. They are flat colours with noise."""
     import dajax
 
     estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
@@ -100,9 +101,9 @@ def table(results: dict[str, Any]) -> str:
     ]
     images = {row["images"] for row in results["sizes"].values()}
     of = str(*images) if len(images) == 1 else f"{min(images)} to {max(images)}"
-    told = f"Means over {of} images, and in brackets the largest."
+    told = f"Means over {of} images; the largest in brackets."
     if counts:
-        told += f" Random inputs whose map is not finite in float16: {'; '.join(counts)}."
+        told += f" Random inputs whose depth map is not finite in float16: {'; '.join(counts)}."
     return "\n".join([told, "", *lines])
 
 
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     results |= {"machine": describe(jax.devices()[0]), "versions": versions()}
     images = crops()[: options.images]
     for size in options.sizes:
-        # The only one with trained weights that is here.
+        # tiny is the only one whose trained weights come with dajax.
         checkpoint = "tiny" if size == "tiny" else checkpoint_of(size, options.folder)
         row: dict[str, Any] = {"images": len(images)} | measure(checkpoint, tuple(options.dtypes), images)
         if "float16" in options.dtypes:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: the tables and plots of docs/performance.md, from the stored figures."""
+"""`python -m benchmarks.report`: writes the tables and plots of docs/performance.md from the stored figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "default": "it
 def ratio_to_dajax(row: dict[str, Any], case: dict[str, Any]) -> float | None:
     """Return dajax's time over this row's, or None for dajax itself and where dajax has no row of this type.
 
-    A peer's own choice of type on a CPU is bfloat16 where the processor has it.
+    On a CPU that has instructions for bfloat16, a peer that chooses its own type takes bfloat16.
     """
     dtype = "bfloat16" if row["dtype"] == "default" else row["dtype"]
     ours = [other for other in case["rows"] if other["title"].startswith("dajax") and other["dtype"] == dtype]
@@ -29,7 +29,7 @@ def ratio_to_dajax(row: dict[str, Any], case: dict[str, Any]) -> float | None:
 def summary(case: dict[str, Any]) -> str:
     """Return the table of one case, in Markdown."""
     memory = any("memory_gib" in row for row in case["rows"])
-    header = ["", "type", "median s (quartiles)", "images/s", "dajax's time / its", "share of peak", "first call s"]
+    header = ["", "type", "median s (quartiles)", "images/s", "dajax's time / its", "fraction of peak", "first call s"]
     header += ["memory GiB"] * memory + ["max. error"]
     lines = [header, ["---"] * len(header)]
     left_out = []
@@ -52,7 +52,7 @@ def summary(case: dict[str, Any]) -> str:
 
 
 def render(results: dict[str, Any]) -> str:
-    """Return what stands between the markers of the page for one platform."""
+    """Return the text between the markers of the page for one platform."""
     machine = results["machine"]
     name = machine.get("device", machine["processor"])
     parts = [f"Machine: {name}; {machine['threads']} threads, {machine['memory_gib']} GiB, {machine['system']}."]
@@ -94,7 +94,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "dajax"  # the same file from the same figures
+    mpl.rcParams["svg.hashsalt"] = "dajax"  # so that the same figures give the same file
     import matplotlib.pyplot as plt
 
     cases = [case for case in results["cases"] if case["kind"] == "model"]

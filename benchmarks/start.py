@@ -1,7 +1,7 @@
-"""`python -m benchmarks.start`: a whole process from start to the files of one image, dajax beside Transformers.
+"""`python -m benchmarks.start`: times a whole process, from its start to the files of one image.
 
-In turns: Transformers' pipeline in a script; `dajax predict` with an empty compilation cache; and again with what that
-run has left there. What the operating system has read once stays in memory, for all of them.
+Three ways run in turns: Transformers' pipeline in a script, `dajax predict` with an empty compilation cache, and
+`dajax predict` with the cache that the second has filled. What they read stays in the system's memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure(checkpoint: Path, image: Path, rounds: int) -> dict[str, list[float]
         predict = [sys.executable, "-m", "dajax", "predict", image, "--model", checkpoint, "--output", output]
         script = [sys.executable, "-c", TRANSFORMERS, checkpoint, image, Path(folder, "depth.png")]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        # Bytecode of the modules is there in every installation.
+        # Every installation has the bytecode of the modules.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for i in range(rounds + 1):
             shutil.rmtree(cache, ignore_errors=True)

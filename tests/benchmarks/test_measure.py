@@ -132,5 +132,5 @@ def test_the_default_set_names_peers(platform):
 def test_unknown_peers_and_a_missing_reference_are_refused():
     with pytest.raises(SystemExit, match="no such peers"):
         _chosen("dajax,nobody", "model", "cpu")
-    with pytest.raises(SystemExit, match="compared to dajax"):
+    with pytest.raises(SystemExit, match="compared with dajax"):
         _chosen("transformers", "model", "cpu")
