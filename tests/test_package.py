@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,3 +66,25 @@ def test_errors_are_one_family():
     assert all(issubclass(error, errors.DajaxError) for error in family)
     with pytest.raises(errors.DajaxError, match="huge"):
         dajax.DepthAnythingConfig.v1("huge")
+
+
+HOST = r"(?:github|gitlab|bitbucket|codeberg)\.[a-z]+"
+ADDRESS = re.compile(rf"(?:git@|https?://(?:www\.)?){HOST}[/:][\w.-]+/[\w.-]+|colab\.research\.google\.com/[\w/.-]+")
+SHOWN = ("*.md", "docs/**/*", "notebooks/*", "dajax/**/*.py", "tools/*.py", "convert/*.py", "benchmarks/*.py")
+
+
+def test_the_address_of_the_repository_stands_in_pyproject_alone():
+    """Until [project.urls] has an address nothing may show one: such a link would be dead."""
+    project = ROOT / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("dajax is installed, not checked out")
+    urls = tuple(tomllib.loads(project.read_text())["project"]["urls"].values())
+    found = [
+        f"{path.relative_to(ROOT)}: {address}"
+        for pattern in SHOWN
+        for path in ROOT.glob(pattern)
+        if path.suffix in (".md", ".rst", ".py", ".ipynb")
+        for address in ADDRESS.findall(path.read_text())
+        if not address.startswith(urls)
+    ]
+    assert not found, found
