@@ -19,18 +19,33 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+# A worker takes a whole file at a time (--dist loadfile): the longest come first, so that no worker is left with one of
+# them at the end, when the other has finished.
+LONGEST_FIRST = (
+    "tests/test_docs.py", "tests/training/test_step.py", "tests/training/test_processes.py",
+    "tests/training/test_tiny.py", "tests/training/test_trainer.py", "tests/model/test_depth_anything.py",
+    "tests/video/test_smoothing.py", "tests/inference/test_tiles.py", "tests/training/data/test_synthetic.py",
+    "tests/batch/test_faults.py", "tests/references/test_references.py", "tests/parity/test_model.py",
+    "tests/cli/test_train.py", "tests/video/test_run.py", "tests/notebooks/test_notebooks.py",
+    "tests/parity/test_verify.py", "tests/cli/test_batch.py", "tests/inference/test_estimator.py",
+    "tests/inference/test_parallel.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config, items):
-    """Tests that take minutes or a connection run when they are asked for."""
+    """Put the longest files first, and skip tests that take minutes or a connection unless they are asked for."""
+    places = {file: place for place, file in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
     if config.getoption("-m"):
         return
     for item in items:
-        for mark in ("slow", "network"):
+        for mark in ("slow", "very_slow", "network"):
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=f"run with: python -m pytest -m {mark}"))
 
 
-# Tests of numbers, and those that render and estimate a lot, run what users run. The others ask what programs do: with
-# LLVM's dearest passes left out they compile in half the time.
+# These tests check numbers, or render and estimate a lot: they run the programs that users run. The other tests check
+# what a program does, and compile it quickly.
 FULLY_OPTIMISED = (
     "tests/benchmarks/", "tests/convert/", "tests/network/", "tests/parity/", "tests/references/",
     "tests/test_losses.py",
@@ -41,7 +56,7 @@ FULLY_OPTIMISED = (
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs(request):
-    """A file's compiled programs go with it: gigabytes by the end, through which every garbage collection would go."""
+    """Forget a file's compiled programs after it: they would grow to gigabytes, and slow down garbage collection."""
     with nullcontext() if request.node.nodeid.startswith(FULLY_OPTIMISED) else quick_compilation():
         yield
     jax.clear_caches()
@@ -50,7 +65,7 @@ def _programs(request):
 
 @pytest.fixture
 def fully_optimised():
-    """One test is compiled as users compile, in a file that is compiled quickly."""
+    """Compile the programs of one test as users do, in a file whose other tests compile quickly."""
     with full_compilation():
         yield
 
@@ -59,7 +74,7 @@ WEEK = 7 * 24 * 3600
 
 
 def pytest_sessionstart(session):
-    """Forget programs that were compiled long ago: whatever changes the network leaves its own behind."""
+    """Delete programs that were compiled long ago: every change of the network leaves unused ones behind."""
     if hasattr(session.config, "cache") and not hasattr(session.config, "workerinput"):
         for program in session.config.cache.mkdir("programs").iterdir():
             if program.stat().st_mtime < time.time() - WEEK:
@@ -68,9 +83,9 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiled_once(request):
-    """A quarter of the work of all tests is compiling: what one run has compiled, the next ones read.
+    """Keep compiled programs for the next run: compiling is half of the work of all tests.
 
-    Programs are in .pytest_cache, which `pytest --cache-clear` empties.
+    They are in .pytest_cache, which `pytest --cache-clear` empties.
     """
     if not hasattr(request.config, "cache"):  # -p no:cacheprovider
         return
@@ -81,20 +96,20 @@ def _compiled_once(request):
 
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch, request):
-    """Tests of the main suite open no connection; those that want a Hub serve one themselves."""
+    """Open no connection in the main suite: tests that need a Hub serve one themselves."""
     if request.node.get_closest_marker("network"):
         return
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if "huggingface_hub" in sys.modules:  # it has read the environment already
+    if "huggingface_hub" in sys.modules:  # it has already read the environment
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """An empty Hub on loopback that the real client is pointed at; `hub.push(repository, folder)` fills it."""
+    """An empty Hub on loopback for the real client; `hub.push(repository, folder)` fills it."""
     from huggingface_hub import close_session
 
-    close_session()  # opened before, it may go through a proxy
+    close_session()  # an earlier session may use a proxy
     with LoopbackHub() as hub:
         hub.point_client(monkeypatch, tmp_path / "huggingface")
         yield hub

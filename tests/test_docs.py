@@ -39,7 +39,7 @@ def small_files(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, request):
-    """A folder with what the blocks speak of."""
+    """A folder with the files that the blocks name."""
     place = tmp_path / "place"
     (place / "images").mkdir(parents=True)
     for name in ("image.jpg", "images/a.jpg", "images/b.jpg"):
@@ -56,13 +56,13 @@ def place(tmp_path, monkeypatch, request):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, place, released_hub, monkeypatch):
-    # Its settings would stay for the tests that follow in this process.
-    # First this one: it is looked up in the other, and what is found is what is put back.
+    # Its settings would stay for the tests that follow in this process. The first name has to be replaced first: dajax
+    # looks it up in the second place, and pytest puts back what it finds.
     monkeypatch.setattr(dajax, "enable_compilation_cache", lambda directory=None: None)
     monkeypatch.setattr("dajax.inference.compilation_cache.enable_compilation_cache", lambda directory=None: None)
-    # Images of the Web are not there in tests.
+    # Tests have no images from the Web.
     monkeypatch.setattr("dajax.images.fetch.fetch", lambda url, timeout=None: SCENE.read_bytes())
-    # One process of a pod, of which there is but one.
+    # The only process of a pod.
     monkeypatch.setattr(jax.distributed, "initialize", lambda: None)
     namespace = {"__name__": "__main__"}
     for language, text in blocks(page):
@@ -70,7 +70,7 @@ def test_blocks_run(page, place, released_hub, monkeypatch):
         match language:
             case "python":
                 with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"):
-                    # Weights without a licence, and what other libraries say of their own affairs, are no failure.
+                    # Warnings about licences, and other libraries' warnings, are no failures.
                     warnings.simplefilter("default")
                     exec(compile(text, page.name, "exec"), namespace)
             case "sh":
@@ -83,17 +83,17 @@ def test_blocks_run(page, place, released_hub, monkeypatch):
 
 
 def run_line(words):
-    """Run one line of a shell block; a new kind of command is an error, so that none goes unseen."""
+    """Run one line of a shell block. A new kind of command is an error, so that none is left out."""
     match words:
         case []:
             pass
         case ["dajax", *arguments]:
             assert status_of(arguments) == 0, arguments
-        case ["hf", "upload", _, folder]:  # see that there is such a command, and something to upload
+        case ["hf", "upload", _, folder]:  # check that the command and the folder exist
             assert Path(folder, "model.safetensors").exists()
             command = [sys.executable, "-c", "from huggingface_hub.cli.hf import main; main()", "upload", "--help"]
             assert "REPO_ID" in subprocess.run(command, capture_output=True, text=True, check=True).stdout.upper()
-        case ["make", *targets]:  # these run the tests themselves: see that they exist
+        case ["make", *targets]:  # these run the tests themselves: check that they exist
             subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True)
         case ["python", "-m", "pytest", *arguments]:
             files = [argument for argument in arguments if argument.startswith("tests")]

@@ -60,10 +60,8 @@ def small(tmp_path_factory):
     return dajax.DepthEstimator(folder, style="official"), load_official(folder)
 
 
-ALL_SIZES = [SIZES[0], *[pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:]]]
-
-
-@pytest.mark.parametrize("size", ALL_SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_small(small, size):
     estimator, reference = small
     assert_within_bound(estimator(stark(*size)), official_map(reference, stark(*size)))

@@ -216,9 +216,9 @@ print(report.frames, *marks)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_ten_minutes_of_720p_in_constant_memory(tmp_path):
-    """18,000 frames, about half an hour on two cores. Run with: python -m pytest -m slow tests/video/test_run.py"""
+    """18,000 frames, about half an hour on two cores. Run with: make slow, or pytest -m very_slow tests/video"""
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = 720, 1280, "yuv420p"
