@@ -43,12 +43,12 @@ def test_float32_outputs_that_differ_are_refused(depth):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "default"])
-def test_what_is_no_map_is_refused(depth, dtype):
+def test_what_is_no_depth_map_is_refused(depth, dtype):
     broken = depth.copy()
     broken[0, 1, 1] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         compare(broken, depth, dtype)
-    with pytest.raises(ValueError, match="its map is"):
+    with pytest.raises(ValueError, match="its depth map is"):
         compare(depth[0], depth, dtype)
 
 
