@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next process starts without compiling."""
+"""Compiled programs on disk, with which the next process starts without compiling."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from dajax.errors import ConfigError
 
 
 def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) -> Path:
-    """Keep compiled programs on disk for later processes; the command line does this, importing dajax does not.
+    """Keep compiled programs on disk for later processes.
+
+    The command line calls this function. Importing dajax or loading a model does not.
 
     Args:
-        directory: where to. None: what `JAX_COMPILATION_CACHE_DIR` says, else `dajax` in the user's cache folder.
+        directory: The folder for compiled programs. None is the folder in the environment variable
+            `JAX_COMPILATION_CACHE_DIR`, or else `dajax/compiled` in the user's cache folder.
 
     Returns:
-        The directory in use.
+        The folder.
 
     Raises:
-        ConfigError: no directory is named, and the user has no home.
+        ConfigError: No folder is named, and the user has no home folder.
     """
     directory = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:
@@ -29,13 +32,14 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         except RuntimeError as error:
             raise ConfigError(
-                "there is no home folder to keep compiled programs in: set JAX_COMPILATION_CACHE_DIR, or use no cache"
+                "there is no home folder to keep compiled programs in: set JAX_COMPILATION_CACHE_DIR to a folder, or "
+                "switch the cache off"
             ) from error
         directory = home / "dajax" / "compiled"
     jax.config.update("jax_compilation_cache_dir", os.fspath(directory))
-    # jax opens its cache once and then keeps to that directory.
+    # jax opens its cache once, and ignores another directory until the cache is reset.
     compilation_cache.reset_cache()
-    # jax's own thresholds leave out programs that compile in under a second, of which a start has many.
+    # By default jax leaves out programs that compile in less than a second, but starting takes many of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return Path(directory)

@@ -1,4 +1,4 @@
-"""Where not to trust a depth map: by the mirrored image, whose depth should be the mirrored depth."""
+"""Where not to trust a depth map: where the depth of the mirrored image is not the mirrored depth."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from dajax.inference.estimator import DepthEstimator
 
 
 def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the depth of an image, and how much that of its mirror image differs.
+    """Return the depth of an image, and how much the depth of its mirror image differs from it.
 
-    The network is not symmetric, so its errors are not either: that both agree is no proof, but where they disagree one
-    is wrong. It costs a second pass. (`dajax.geometry.points.depth_edges` marks the other places not to be trusted: the
-    blend between near and far at an edge.)
+    The network is not symmetric, and neither are its errors. Where both disagree, at least one is wrong; where they
+    agree, both may still be wrong. The second pass doubles the time. (`dajax.geometry.depth_edges` marks other places
+    not to trust: the mixture of near and far at edges.)
 
     Args:
-        estimator: what estimates.
-        image: anything it takes.
+        estimator: The estimator.
+        image: Any image that the estimator takes.
 
     Returns:
-        depth: float32 [height, width], what the estimator alone returns.
-        disagreement: float32 [height, width], 0 and more. Metric models: the difference as a share of the depth.
-            Relative ones: the difference after the best scale and shift, as a share of the map's spread, its 5th to its
-            95th percentile.
+        depth: float32 [height, width], the depth map that the estimator alone returns.
+        disagreement: float32 [height, width], 0 or more. For metric models it is the difference divided by the depth.
+            For relative models it is the difference after the best scale and shift, divided by the distance between the
+            5th and the 95th percentile of the depth map.
 
     Raises:
-        ImageError: the image cannot be read.
+        ImageError: The image cannot be read.
     """
     pixels = read_image(image)
     mirrored = np.ascontiguousarray(pixels[:, ::-1])

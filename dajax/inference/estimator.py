@@ -1,4 +1,4 @@
-"""Many images of many sizes to depth maps, in order."""
+"""The estimator: from images of any sizes to their depth maps, in order."""
 
 from __future__ import annotations
 
@@ -29,38 +29,43 @@ _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class DepthEstimator:
-    """Images in, depth maps in their own sizes out.
+    """Estimates the depth of images, and returns depth maps in the images' own sizes.
 
-    Compiles once for each processed size and batch size. Images of one size are batched; results keep the order
-    of the inputs.
+    An estimator compiles the network once for each combination of processed size and batch size. It runs images of one
+    processed size in batches, and returns results in the order of the images.
 
     Args:
-        model: whatever `dajax.load` takes (alias, Hub id, path), or a pair (model, params).
-        dtype: what to compute in; None: float32. The encoder's matrices are kept in this type and the rest of the
-            params in float32, or as in the file if None.
-        style: "huggingface" (numbers of Transformers) or "official" (of the authors' code); None: that of the given
-            pair or processor, else "huggingface".
-        input_size: about how many pixels a side is scaled to, one number or (height, width); sides become multiples of
-            14. None: what the checkpoint's processor says, 518.
-        batch_size: how many images of one size are run together, on all devices; each gets the same number, so that
-            it is best a multiple of theirs. None: one for each device.
-        mesh: the devices. None: the default one, or where the params of a pair are; "local": all of this process; or a
-            `jax.sharding.Mesh`. Batches are cut over its axes named "data" and "batch", or over all if there is none.
-        parallel: "jit": params are whole on every device, or stay as the caller has sharded them
-            (`dajax.inference.parallel.param_shardings`); or "pmap": `jax.pmap`, params whole.
-        processor: instead of the checkpoint's own.
-        load_options: `revision`, `token`, `cache_dir`, `local_files_only`, `config`, `sharding` for `dajax.load`.
+        model: Anything that `dajax.load` takes (an alias, a Hub id or a path), or a pair (model, params).
+        dtype: The computation dtype; None is float32. The encoder's matrices are kept in this dtype and all other
+            params in float32. With None, params are kept in the dtype of their file.
+        style: "huggingface" for the numbers of Transformers, or "official" for those of the authors' code. None takes
+            the style of the given pair or processor, otherwise "huggingface".
+        input_size: The approximate length in pixels that the sides of images are scaled to, as one number or (height,
+            width). Sides become multiples of 14. None takes the length from the checkpoint's processor, 518.
+        batch_size: How many images of one size run together, on all devices. Every device gets the same number of
+            images, so a multiple of the number of devices is best. None is one image for each device.
+        mesh: The devices: a `jax.sharding.Mesh`, or "local" for all devices of this process. None is the default
+            device, or the device of the params of a pair. Batches are divided over the mesh's axes named "data" and
+            "batch", or over all axes if it has neither.
+        parallel: "jit" or "pmap". With "jit", every device has all params, unless the caller has sharded them (see
+            `dajax.inference.param_shardings`). With "pmap", `jax.pmap` runs the network and every device has all
+            params.
+        processor: A processor to use instead of the checkpoint's own.
+        load_options: Options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config` and
+            `sharding`.
 
     Attributes:
-        model, params, processor: what it runs; params have been placed on the devices.
-        mesh: the devices, or None.
-        batch_size: how many images are run together.
-        on_new_shape: called with the shape of pixels before the first ones of that shape are run, which is when a
-            program is compiled for it. Set it to tell users why they wait.
+        model: The network.
+        params: Its params, on the devices.
+        processor: The processor of images.
+        mesh: The devices, or None.
+        batch_size: How many images of one size run together.
+        on_new_shape: A function that the estimator calls with a shape of pixels before it runs that shape for the first
+            time, which is when a program is compiled. Set it to tell users why they wait.
 
     Raises:
-        ConfigError: options that cannot be used, or that contradict each other.
-        WeightsError, ConfigError, HubError: see `dajax.load`.
+        ConfigError: An option cannot be used, or options contradict each other.
+        WeightsError, ConfigError, HubError: See `dajax.load`.
     """
 
     def __init__(
@@ -79,17 +84,20 @@ class DepthEstimator:
         self.mesh = resolve_mesh(mesh, parallel)
         self.batch_size = data_parallel_size(self.mesh) if batch_size is None else _check_batch_size(batch_size)
         if processor is not None and input_size is not None:
-            raise ConfigError("input_size belongs to the processor that was given: set it there")
+            raise ConfigError("both input_size and a processor were given: set the input_size of the processor")
         if isinstance(model, tuple):
             if load_options:
-                raise ConfigError(f"{sorted(load_options)} only go with a name to load, not with (model, params)")
+                raise ConfigError(
+                    f"{', '.join(sorted(load_options))} can be used with the name of a model, not with a pair (model, "
+                    "params)"
+                )
             self.model, params = _adapt(*model, dtype=dtype, style=style)
             style = self.model.config.style
             if processor is None:
                 processor = DepthImageProcessor(style, 518 if input_size is None else input_size)
             _check_style(processor, style)
         else:
-            # The processor first: what is wrong with it shows before a gigabyte is read.
+            # The processor comes first, so that an error in it shows before a gigabyte of params is read.
             if processor is None:
                 hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
                 processor = DepthImageProcessor.from_pretrained(
@@ -116,40 +124,43 @@ class DepthEstimator:
 
     @property
     def device(self) -> str:
-        """How many devices of what kind the params are on."""
+        """The kind of the devices that the params are on, and their number if there are several."""
         kind = str(self._devices[0].device_kind)
         return kind if len(self._devices) == 1 else f"{len(self._devices)} x {kind}"
 
     @property
     def dtype(self) -> str:
-        """What the model computes in."""
+        """The name of the computation dtype."""
         return str(jnp.dtype(self.model.dtype))
 
     def __call__(
         self, images: Any, *, batch_size: int | None = None, tiles: int | tuple[int, int] | None = None
     ) -> Any:
-        """Return the depth map of one image, or the list of those of a list of images.
+        """Return the depth map of one image, or a list of depth maps for a list of images.
 
         Args:
-            images: an image (path, PIL image, or uint8 or float array [height, width, 3]) or a list of them, of any
-                sizes.
-            batch_size: instead of the estimator's; one image is always a batch of its own.
-            tiles: estimate large images in overlapping parts, see `dajax.inference.tiles.tiled_depth`.
+            images: An image (a path, encoded bytes, an open file, a PIL image, or a uint8 or float array [height,
+                width, 3]), or a list of images of any sizes.
+            batch_size: A batch size to use instead of the estimator's. One image is always a batch of its own.
+            tiles: Into how many overlapping parts to divide large images; see `dajax.inference.tiled_depth`.
 
         Returns:
-            float32 [height, width] in the image's size, or a list of them: affine-invariant inverse depth, bigger is
-            nearer (relative models), or metres (metric models).
+            A depth map, float32 [height, width] in the image's size, or a list of them. It is affine-invariant inverse
+            depth, bigger is nearer (relative models), or metres (metric models).
 
         Raises:
-            ImageError: an image cannot be read.
-            ConfigError: the model's values are too large for float16.
+            ImageError: An image cannot be read.
+            ConfigError: The model's values are too large for float16, or the tiles cannot be used.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, batch_size=batch_size, tiles=tiles))
         return next(self.stream([images], batch_size=batch_size, tiles=tiles))
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
-        """Return the depth of normalised pixels, on the devices, in their own size."""
+        """Run the network on normalised pixels, and return their depth in the size of the pixels.
+
+        The result is on the devices, which may still compute it when this function returns.
+        """
         if pixels.shape not in self._shapes:
             self._shapes.add(pixels.shape)
             self.on_new_shape(pixels.shape)
@@ -170,33 +181,39 @@ class DepthEstimator:
     ) -> Iterator[np.ndarray]:
         """Yield the depth map of each image, in order.
 
-        Reads ahead by a few batches at most, so that `images` may be endless. Where a batch does not fit into the
-        device's memory, it is halved, and so are all that follow.
+        The stream reads a few batches ahead at most, so `images` may be endless. If a batch does not fit into the
+        memory of the devices, the stream halves it, and all batches that follow.
 
         Args:
-            images: images as in `__call__`, of any sizes; or `dajax.preprocessing.buckets.ProcessedImage`.
-            batch_size: instead of the estimator's.
-            buckets: process images at so many sizes at most, which bounds the number of compilations; None: each at
-                its own. It costs accuracy for images whose aspect ratio is none of the buckets'.
-            policy: "resize" stretches images to their bucket; "pad" keeps aspect ratios and fills up.
-            whole_batches: compute a batch that lacks images as a whole one, too. Then an image's map does not
-                depend on what else there is, to the bit; else such batches are as small as a power of two allows.
-            source_size: maps have their image's size; else that of the network, without what `policy` filled up.
-            tiles: estimate each image in overlapping parts, see `dajax.inference.tiles.tiled_depth`; `buckets` and
-                `whole_batches` are not for it.
-            on_smaller_batch: called with the new batch size when memory was short; None: a warning.
+            images: Images of any sizes, as in `__call__`, or `dajax.preprocessing.ProcessedImage`.
+            batch_size: A batch size to use instead of the estimator's.
+            buckets: The largest number of sizes to process images at, which limits the number of compilations. It costs
+                accuracy for images whose aspect ratio differs from that of every bucket. None processes each image at
+                its own size.
+            policy: "resize" stretches images to their bucket. "pad" keeps their aspect ratio and fills the bucket up.
+            whole_batches: Whether a batch that lacks images is computed as a whole batch. Then the depth map of an
+                image is equal to the bit whatever other images there are. On CPUs each device runs one image at a time,
+                because the order of its sums depends on an image's place in a batch. Without it, a batch that lacks
+                images is as small as a power of two allows.
+            source_size: Whether depth maps have the sizes of their images. Without it, they have the size of the
+                network's output, without the pixels that `policy` filled up.
+            tiles: Into how many overlapping parts to divide each image; see `dajax.inference.tiled_depth`. It cannot be
+                used with `buckets`, and ignores `whole_batches` and `on_smaller_batch`.
+            on_smaller_batch: A function that is called with the new batch size if memory was short. None gives a
+                warning.
 
         Yields:
-            float32 [height, width].
+            A depth map, float32 [height, width]. It is affine-invariant inverse depth, bigger is nearer (relative
+            models), or metres (metric models).
 
         Raises:
-            ImageError: an image cannot be read.
-            ConfigError: the model's values are too large for float16, or buckets or policy cannot be used.
-            JobError: not even one image for each device fits into memory.
+            ImageError: An image cannot be read.
+            ConfigError: The model's values are too large for float16; or tiles, buckets or policy cannot be used.
+            JobError: Not even one image for each device fits into memory.
         """
         if tiles is not None:
             if buckets is not None or not source_size:
-                raise ConfigError("tiles give maps in source size, without buckets")
+                raise ConfigError("tiles cannot be used with buckets, or with source_size=False")
             yield from (tiled_depth(self, image, tiles, batch_size=batch_size) for image in images)
             return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
@@ -227,8 +244,8 @@ class DepthEstimator:
         depth = depth[:height, :width]
         if self.dtype == "float16" and not np.isfinite(depth).all():
             raise ConfigError(
-                "in float16 this model has values beyond the largest, 65504, and its depth is not finite: use "
-                "bfloat16, which reaches as far as float32"
+                "in float16 the values of this model exceed 65504, the largest number, and its depth is not finite: "
+                "use bfloat16, which has the range of float32"
             )
         if not source_size:
             return depth.copy()
@@ -236,9 +253,11 @@ class DepthEstimator:
 
 
 def _check_style(processor: DepthImageProcessor, style: str) -> None:
-    """One style for pixels, position embeddings and the resize back; a mixture is nobody's numbers."""
+    """Refuse a processor and a model of different styles: mixing them matches neither implementation."""
     if processor.style != style:
-        raise ConfigError(f"the processor has style {processor.style!r} and the model {style!r}: give both the same")
+        raise ConfigError(
+            f"the processor has the style {processor.style!r} and the model {style!r}: give both the same style"
+        )
 
 
 def _check_batch_size(batch_size: Any) -> int:
@@ -250,20 +269,21 @@ def _check_batch_size(batch_size: Any) -> int:
 def _adapt(
     model: DepthAnything, params: Mapping[str, Any], *, dtype: Any, style: str | None
 ) -> tuple[DepthAnything, Mapping[str, Any]]:
+    """Return a pair with the wanted dtype and style. With None it keeps its own."""
     if style is not None:
         model = model.clone(config=model.config.with_style(style))
     if dtype is not None:
         try:
             dtype = jnp.dtype(dtype)
         except TypeError as error:
-            raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype!r}") from error
+            raise ConfigError(f"dtype must be a floating-point dtype such as float32, got {dtype!r}") from error
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ConfigError(f"dtype must be a floating-point type such as float32, got {dtype}")
+            raise ConfigError(f"dtype must be a floating-point dtype such as float32, got {dtype}")
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
             raise ConfigError(f'dtype {dtype} needs jax.config.update("jax_enable_x64", True)')
 
         def cast(path: tuple[Any, ...], leaf: Any) -> Any:
-            # numpy's are cast where they are: only what is wanted goes to the devices.
+            # Arrays of numpy are cast on the host, so that only the smaller ones go to the devices.
             kept = parameter_dtype("/".join(path), dtype)
             return leaf.astype(kept) if isinstance(leaf, jax.Array) else np.asarray(leaf, kept)
 

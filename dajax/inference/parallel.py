@@ -1,4 +1,4 @@
-"""One model on several devices: batches are shared out; params are whole on each device, or sharded."""
+"""One model on several devices: batches are divided over them; params are whole on each device, or sharded."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from dajax.errors import ConfigError
 from dajax.weights.shapes import parameter_shapes
 
 _PARALLEL = ("jit", "pmap")
-# Axes that hold images by the custom of jax's own examples.
+# The axes over which jax's own examples divide a batch.
 _BATCH_AXES = ("data", "batch")
 _MAKE_ONE = "jax.sharding.Mesh(jax.local_devices(), ('data',)) makes one"
 
 
 def param_shardings(config: DepthAnythingConfig, mesh: Mesh, axis: str | None = None) -> dict[str, Any]:
-    """Return where each param goes if they are to be cut over an axis of a mesh: `dajax.load(name, sharding=this)`.
+    """Return shardings that divide the params over an axis of a mesh, for `dajax.load(name, sharding=…)`.
 
-    Every kernel and embedding is cut along its inputs or its outputs (its last two axes), whichever are more, if the
-    number of devices divides them. What cannot be cut is whole on each device, and so are vectors (biases, scales of
-    norms): to gather them would cost more than to keep them.
+    Every kernel and embedding is divided along its inputs or its outputs (its last two axes): along the larger of those
+    that the number of devices divides. Other params are whole on each device, and so are vectors (biases, scales of
+    norms), because gathering them would cost more than keeping them.
 
     Args:
-        config: of the model (`model.config`, or `DepthAnythingConfig.from_pretrained(name)`).
-        mesh: the devices.
-        axis: name of the axis to cut over; None: the mesh's last one.
+        config: The config of the model: `model.config`, or `DepthAnythingConfig.from_pretrained(name)`.
+        mesh: The devices.
+        axis: The name of the axis to divide over; None is the mesh's last axis.
 
     Returns:
-        A nested dict of `NamedSharding`, like the params.
+        A nested dict of `NamedSharding` with the structure of the params.
 
     Raises:
-        ConfigError: `mesh` is not a mesh of this process's devices, or has no such axis.
+        ConfigError: `mesh` is not a mesh of this process's devices, or it has no such axis.
     """
     mesh = _checked(mesh)
     axis = mesh.axis_names[-1] if axis is None else axis
@@ -58,10 +58,10 @@ def param_shardings(config: DepthAnythingConfig, mesh: Mesh, axis: str | None = 
 
 
 def resolve_mesh(mesh: Mesh | str | None, parallel: str) -> Mesh | None:
-    """Return the mesh that is meant; None where jit is to use the one device that the params are on.
+    """Return the mesh for an estimator's options; None if jit uses the one device that the params are on.
 
     Raises:
-        ConfigError: `mesh` or `parallel` is none that can be used, or they do not go together.
+        ConfigError: `mesh` or `parallel` cannot be used, or they cannot be used together.
     """
     if parallel not in _PARALLEL:
         raise ConfigError(f'parallel must be "jit" or "pmap", got {parallel!r}')
@@ -88,38 +88,39 @@ def _checked(mesh: Any) -> Mesh:
         raise ConfigError(f"mesh has a device twice: {_MAKE_ONE}")
     if any(device.process_index != jax.process_index() for device in devices):
         raise ConfigError(
-            'mesh has devices of other processes: give each process mesh="local" and its own share of the images, '
+            'mesh has devices of other processes: give each process mesh="local" and its own part of the images, '
             "images[jax.process_index()::jax.process_count()]"
         )
     if len(platforms := sorted({device.platform for device in devices})) > 1:
-        raise ConfigError(f"mesh mixes devices of {' and '.join(platforms)}: take those of one kind")
-    # Newer versions of jax.make_mesh make explicit axes, under which the network's reshapes would have to say how they
-    # shard.
+        raise ConfigError(f"mesh has devices of {' and '.join(platforms)}: use devices of one platform")
+    # Newer versions of jax.make_mesh make explicit axes, for which every reshape of the network would have to name its
+    # sharding. Mesh makes axes without this.
     return Mesh(mesh.devices, mesh.axis_names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what is whole on each device."""
+    """Return the sharding of arrays that are whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    """Return the axes that a batch is cut over: those named "data" and "batch"; where there is none, all."""
+    """Return the axes that a batch is divided over: those named "data" and "batch", or all if there is none of them."""
     return tuple(name for name in mesh.axis_names if name in _BATCH_AXES) or mesh.axis_names
 
 
 def data_parallel_size(mesh: Mesh | None) -> int:
-    """Return how many parts a batch is cut into."""
+    """Return the number of parts that a batch is divided into."""
     return 1 if mesh is None else math.prod(mesh.shape[name] for name in batch_axes(mesh))
 
 
 def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) -> Mapping[str, Any]:
-    """Return the params on the mesh's devices: as they are if the caller has put them there, else whole on each.
+    """Return the params on the mesh's devices.
 
-    Without a mesh they stay on their device; numpy's go to the default one.
+    They keep their sharding if the caller has put them on these devices. Otherwise each device gets all of them.
+    Without a mesh they stay on their device, and arrays of numpy go to the default device.
 
     Raises:
-        ConfigError: there are none, they are on other devices, or they are sharded and `parallel` is "pmap".
+        ConfigError: There are no params, they are on other devices, or they are sharded and `parallel` is "pmap".
     """
 
     def place(path: Any, leaf: Any) -> jax.Array:
@@ -128,21 +129,21 @@ def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) ->
             array = jax.device_put(leaf)
             if len(array.devices()) > 1:
                 raise ConfigError(
-                    f"the params are on {len(array.devices())} devices ({name}): give their mesh as mesh=…"
+                    f"the params are on {len(array.devices())} devices ({name}): pass their mesh as mesh=…"
                 )
             return array
         array = jax.device_put(leaf, _target(name, leaf, mesh))
         if parallel == "pmap" and not array.is_fully_replicated:
-            raise ConfigError(f"parallel='pmap' takes whole params, and {name} is sharded: use parallel='jit'")
+            raise ConfigError(f"parallel='pmap' needs whole params, but {name} is sharded: use parallel='jit'")
         return array
 
     if not jax.tree.leaves(params):
-        raise ConfigError("params have no arrays: give the nested dict that dajax.load or model.init returns")
+        raise ConfigError("params has no arrays: pass the nested dict that dajax.load or model.init returns")
     return jax.tree_util.tree_map_with_path(place, params)
 
 
 def _target(name: str, leaf: Any, mesh: Mesh) -> NamedSharding:
-    # What jax has put on its default device by itself is not committed, and free to move.
+    # Arrays that jax put on its default device by itself are not committed, so they may be moved.
     if not isinstance(leaf, jax.Array) or not leaf.committed:
         return replicated(mesh)
     devices = list(mesh.devices.flat)
@@ -152,8 +153,8 @@ def _target(name: str, leaf: Any, mesh: Mesh) -> NamedSharding:
         own = leaf.sharding.mesh
         return NamedSharding(Mesh(own.devices, own.axis_names), leaf.sharding.spec)
     raise ConfigError(
-        f"the params ({name}: {leaf.sharding}) are not on the devices of the mesh, {_named(devices)}: "
-        "jax.device_get(params) lets them be placed; to shard them, use NamedShardings on this mesh"
+        f"the params ({name}: {leaf.sharding}) are not on the devices of the mesh, {_named(devices)}: pass "
+        "jax.device_get(params) to have them placed there; to shard them, use NamedShardings on this mesh"
     )
 
 
@@ -165,13 +166,16 @@ Forward = Callable[[Mapping[str, Any], Any], jax.Array]
 
 
 def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Forward:
-    """Return `forward` compiled for the mesh: a batch of any size is padded, cut over the devices and joined again.
+    """Return `forward` compiled for the mesh.
+
+    The returned function takes a batch of any size. It pads the batch, divides it over the devices and joins the
+    results.
 
     Args:
-        forward: (params, pixels [batch, …]) -> depth [batch, height, width].
-        mesh: the devices; None: the one that the params are on.
+        forward: A function (params, pixels [batch, …]) -> depth [batch, height, width].
+        mesh: The devices; None is the device that the params are on.
         parallel: "jit" or "pmap".
-        params: as they will be given, in their places.
+        params: The params on their devices, as they will be passed later.
     """
     if mesh is None:
         return jax.jit(forward)
@@ -180,7 +184,7 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
 
     def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
         rows = len(pixels)
-        # An empty batch is padded too: not every version of jax can cut it.
+        # An empty batch is padded as well, because not every version of jax can divide it.
         if missing := max(-(-rows // count), 1) * count - rows:
             pad = jnp.pad if isinstance(pixels, jax.Array) else np.pad
             pixels = pad(pixels, [(0, missing)] + [(0, 0)] * (pixels.ndim - 1))
@@ -194,8 +198,8 @@ def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
     batch = PartitionSpec(batch_axes(mesh))
     rows = NamedSharding(mesh, batch)
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params)):
-        # Each device runs the program of one device. XLA's own partitioning would make every device attend to the
-        # whole batch on CPUs, where attention is a loop over images and heads.
+        # Each device runs the program of one device. XLA's own partitioning would make every device compute the
+        # attention of the whole batch on CPUs, where attention is a loop over images and heads.
         forward = jax.shard_map(forward, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=False)
     compiled = jax.jit(forward, out_shardings=rows)
     return lambda params, pixels: compiled(params, jax.device_put(pixels, rows))
@@ -210,7 +214,8 @@ def _pmapped(forward: Forward, mesh: Mesh) -> Forward:
         depths = mapped(params, pixels.reshape(len(devices), len(pixels) // len(devices), *pixels.shape[1:]))
         if isinstance(depths, jax.core.Tracer):
             return depths.reshape(pixels.shape[:-1])
-        # Joined from its parts: reshaping the whole waits for the result (jax 0.7 to 0.10); batches would not overlap.
+        # The result is joined from its parts. A reshape would wait for it (jax 0.7 to 0.10), so that the host could not
+        # prepare the next batch meanwhile.
         parts = [shard.data.reshape(shard.data.shape[1:]) for shard in depths.addressable_shards]
         return jax.make_array_from_single_device_arrays(pixels.shape[:-1], rows, parts)
 
@@ -219,11 +224,11 @@ def _pmapped(forward: Forward, mesh: Mesh) -> Forward:
 
 @contextmanager
 def running_on(device: jax.Device) -> Iterator[None]:
-    """Trace for the platform of this device, and for the mesh of the arguments, whatever `jax.set_mesh` says."""
+    """Trace for the platform of this device, and for the mesh of the arguments instead of that of `jax.set_mesh`."""
     try:
         without_mesh: AbstractContextManager[Any] = jax.set_mesh(Mesh(np.empty((), object), ()))
-    except ValueError:  # within a transformation the caller's mesh holds
+    except ValueError:  # within a transformation the caller's mesh stays
         without_mesh = nullcontext()
-    # The network asks for the platform while it is traced: `dajax.model.platform`.
+    # While it is traced, the network asks for the platform; see `dajax.model.platform`.
     with without_mesh, jax.default_device(device):
         yield

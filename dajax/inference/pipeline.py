@@ -1,4 +1,4 @@
-"""The interface of Transformers' `pipeline("depth-estimation")`."""
+"""A pipeline with the interface of Transformers' `pipeline("depth-estimation")`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,37 @@ from dajax.images.read import DecodedImage
 from dajax.inference.estimator import DepthEstimator
 from dajax.model.depth_anything import DepthAnything
 
-# Arguments of Transformers' `pipeline`, and what does their work here.
+# Arguments of Transformers' `pipeline`, and what to use instead of them.
 _ELSEWHERE = {
     "device": 'sharding=… with one of jax.devices(), or mesh="local" for all',
     "device_map": 'mesh="local", or sharding=…',
     "torch_dtype": "dtype=…",
     "image_processor": "processor=…, a dajax.DepthImageProcessor",
     "feature_extractor": "processor=…, a dajax.DepthImageProcessor",
-    "num_workers": "nothing: images are read in this process",
-    "trust_remote_code": "nothing: no code is ever loaded from a checkpoint",
-    "model_kwargs": "the arguments themselves",
+    "num_workers": "nothing: this process reads the images",
+    "trust_remote_code": "nothing: dajax never loads code from a checkpoint",
+    "model_kwargs": "each of its arguments by name",
     "framework": "nothing: it is always jax",
 }
 
 
 class DepthEstimationPipeline:
-    """Images in, what Transformers' depth-estimation pipeline returns out.
+    """Estimates depth with the arguments and results of Transformers' depth-estimation pipeline.
 
     Args:
-        model: whatever `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
-        timeout, layout, value_range, allow_urls: defaults for calls, see `__call__`.
-        options: of `DepthEstimator` (`dtype`, `style`, `input_size`, `batch_size`, …).
+        model: Anything that `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
+        timeout: The default of `__call__`.
+        layout: The default of `__call__`.
+        value_range: The default of `__call__`.
+        allow_urls: The default of `__call__`.
+        options: Options of `DepthEstimator`: `dtype`, `style`, `input_size`, `batch_size` and so on.
 
     Attributes:
-        estimator: what runs the model.
+        estimator: The estimator that runs the model.
 
     Raises:
-        ConfigError: options that do not fit, or that only Transformers has.
+        ConfigError: An option cannot be used, or only Transformers has it.
+        WeightsError, HubError: See `dajax.load`.
     """
 
     task = "depth-estimation"
@@ -60,11 +64,14 @@ class DepthEstimationPipeline:
     ) -> None:
         for name in options:
             if name in _ELSEWHERE:
-                raise ConfigError(f"{name} is an argument of Transformers' pipeline; instead of it, {_ELSEWHERE[name]}")
+                raise ConfigError(f"{name} is an argument of Transformers' pipeline; use instead: {_ELSEWHERE[name]}")
         self._reading = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
         if isinstance(model, DepthEstimator):
             if options:
-                raise ConfigError(f"{sorted(options)} belong to the estimator that was given: set them there")
+                raise ConfigError(
+                    f"both an estimator and {', '.join(sorted(options))} were given: set options of the estimator when "
+                    "you make it"
+                )
             self.estimator = model
         else:
             self.estimator = DepthEstimator(model, **options)
@@ -84,29 +91,32 @@ class DepthEstimationPipeline:
         """Estimate the depth of one image or of many.
 
         Args:
-            inputs: an image, or many. An image is a path, an http(s) URL, base64 text (also as a data: URL), encoded
-                bytes, an open file, a PIL image, or an array. Many are a list or tuple, a data set (anything with
-                `__len__` and `__getitem__`), or an iterable, which may be endless.
-            images: another name of `inputs`.
-            batch_size: how many images of one size are run together.
-            timeout: seconds for each download of a URL; None: 30.
-            layout: axes of arrays: "HW", "HWC" or "CHW"; None accepts HW and HWC.
-            value_range: (black, white): the values of arrays and of greyscale files of 16 bits or more that become 0
-                and 255. None: 0 and 1 for floating point, the whole range of uint8 and uint16.
-            allow_urls: also download URLs that stand among many images.
-            parameters: `timeout`, `layout`, `value_range` or `allow_urls` as a dict; what it has comes first.
+            inputs: One image or many. An image is a path, an http(s) URL, base64 text (also as a data: URL), encoded
+                bytes, an open file, a PIL image, or an array. Many images are a list or tuple, a data set (an object
+                with `__len__` and `__getitem__`), or an iterable, which may be endless.
+            images: Another name of `inputs`.
+            batch_size: How many images of one size run together. None is the estimator's batch size.
+            timeout: The limit of each download in seconds. None is 30.
+            layout: The axes of arrays: "HW", "HWC" or "CHW". None accepts HW and HWC.
+            value_range: (black, white), the values that become 0 and 255, for arrays and for greyscale files of 16 bits
+                or more. None is 0 and 1 for floating point, and the whole range of uint8 and uint16.
+            allow_urls: Whether to download URLs among many images. One image may always be a URL.
+            parameters: A dict with `timeout`, `layout`, `value_range` or `allow_urls`. It takes precedence over the
+                arguments of these names.
 
         Returns:
-            For one image a dict, for a list or tuple a list of dicts, else an iterator of dicts:
-            "predicted_depth", float32 [height, width] in the image's size (affine-invariant inverse depth, bigger is
-            nearer, or metres), and "depth", the same as an 8-bit image from its minimum (0) to its maximum (255).
+            A dict for one image, a list of dicts for a list or tuple, otherwise an iterator of dicts. "predicted_depth"
+            is the depth map, float32 [height, width] in the image's size: affine-invariant inverse depth, bigger is
+            nearer, or metres. "depth" is the same as an 8-bit PIL image, in which the smallest depth is 0 and the
+            largest 255.
 
         Raises:
-            ImageError: an image cannot be read or downloaded.
-            ConfigError: an argument does not fit.
+            ImageError: An image cannot be read or downloaded.
+            ConfigError: An argument cannot be used.
         """
         if (inputs is None) == (images is None):
-            raise ImageError("expected an image or several as inputs=…, or as images=…, one of them")
+            found = "neither" if inputs is None else "both"
+            raise ImageError(f"expected the image, or several, as inputs=… or as images=…, got {found}")
         inputs = images if inputs is None else inputs
         given = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
         reading = _merged(self._reading, given, parameters or {})
@@ -124,16 +134,16 @@ class DepthEstimationPipeline:
 
 
 def _merged(*options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill what the later options leave out (None) from the earlier ones."""
+    """Return the last value of each option that is not None."""
     names = options[0]
     merged = {name: value for option in options for name, value in option.items() if value is not None}
     if unknown := sorted(merged.keys() - names.keys()):
-        raise ConfigError(f"parameters has {unknown}, expected some of {sorted(names)}")
+        raise ConfigError(f"parameters may have {', '.join(sorted(names))}, got {', '.join(map(repr, unknown))}")
     return merged
 
 
 def _many(inputs: Any) -> Iterable[Any] | None:
-    """Return the images that stand in a list, data set or iterable; None for what is one image (or none at all)."""
+    """Return the images of a list, data set or iterable; None for anything else, which is taken as one image."""
     if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping):
         return None
     if hasattr(inputs, "__array__") or hasattr(inputs, "read"):  # an open file is an iterable of lines
@@ -141,7 +151,7 @@ def _many(inputs: Any) -> Iterable[Any] | None:
     if isinstance(inputs, list | tuple | Iterator):
         return inputs
     if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
-        # Not iter(): torch's data sets need not raise the IndexError that would end it.
+        # Data sets of torch may not raise the IndexError that would end iter(inputs).
         return (inputs[index] for index in range(len(inputs)))
     return inputs if isinstance(inputs, Iterable) else None
 
@@ -162,17 +172,17 @@ def _result(depth: np.ndarray) -> dict[str, Any]:
 
 
 def pipeline(task: str = "depth-estimation", model: Any = "small", **options: Any) -> DepthEstimationPipeline:
-    """Return a pipeline, as Transformers' function of that name does.
+    """Return a pipeline, as the function of this name in Transformers does.
 
     Args:
-        task: "depth-estimation", the only one.
-        model: whatever `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
-        options: of `DepthEstimationPipeline` and of `DepthEstimator`.
+        task: "depth-estimation", the only task of dajax.
+        model: Anything that `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
+        options: Options of `DepthEstimationPipeline` and of `DepthEstimator`.
 
     Raises:
-        ConfigError: another task, or options that do not fit.
-        WeightsError, HubError: see `dajax.load`.
+        ConfigError: The task is another one, or an option cannot be used.
+        WeightsError, HubError: See `dajax.load`.
     """
     if task != DepthEstimationPipeline.task:
-        raise ConfigError(f"task must be {DepthEstimationPipeline.task!r}, the only one dajax has, got {task!r}")
+        raise ConfigError(f"task must be {DepthEstimationPipeline.task!r}, the only task of dajax, got {task!r}")
     return DepthEstimationPipeline(model, **options)

@@ -1,4 +1,4 @@
-"""Which images run together: batches of one size each, started early, given back in the order of the images."""
+"""The scheduling of batches: which images run together, and in which order results are returned."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class _Queued(NamedTuple):
 class BatchScheduler:
     """Runs images of many sizes in batches of one size.
 
-    It knows no network: `run` may be any function. Where a batch does not fit into the device's memory, the scheduler
-    halves it and all batches that follow.
+    It knows no network: `run` may be any function. If a batch does not fit into the memory of the devices, the
+    scheduler halves it and all batches that follow.
 
     Args:
-        run: starts a batch of pixels, float32 [rows, height, width, 3]. It returns an array [rows, ...], which the
-            device may still be computing.
-        finish: makes a result of an image and its row of that array.
-        batch_size: how many images of one size run together at most.
-        devices: on how many devices a batch is cut. The number of rows is a multiple of it.
-        rows: how many rows a batch has that lacks images. "fewest": the smallest power of two on each device that holds
-            the images. "whole": as many as every other batch. "single": a batch consists of runs of one image on each
-            device.
-        device: what an error message calls the devices.
-        on_smaller_batch: called with the new batch size when memory was short. None: a warning.
+        run: A function that starts a batch of pixels, float32 [rows, height, width, 3]. It returns an array [rows, …],
+            which the devices may still be computing.
+        finish: A function that makes a result from an image and its row of that array.
+        batch_size: The largest number of images of one size that run together.
+        devices: The number of devices that a batch is divided over. The number of rows is a multiple of it.
+        rows: The number of rows of a batch that lacks images. "fewest" is the smallest power of two on each device that
+            holds the images. "whole" is the number of rows of every other batch. With "single", every batch consists
+            of runs of one image on each device.
+        device: The name of the devices in error messages.
+        on_smaller_batch: A function that is called with the new batch size if memory was short. None gives a warning.
 
     Attributes:
-        batch_size: the batch size now.
+        batch_size: The current batch size.
     """
 
     def __init__(
@@ -71,26 +71,26 @@ class BatchScheduler:
         self._added = self._given = 0
 
     def add(self, image: ProcessedImage) -> None:
-        """Take an image. This may start a batch, and wait for an earlier one."""
+        """Add an image. This may start a batch, and wait for an earlier batch."""
         size = (image.pixels.shape[0], image.pixels.shape[1])
         self._waiting.setdefault(size, []).append(_Queued(self._added, image))
         if len(self._waiting[size]) >= self.batch_size:
             self._run_size(size)
-        # The first of `_waiting` waits longest. However rare its size is, it must not hold up those behind it.
+        # The first of `_waiting` waits longest. However rare its size is, it must not hold up the images behind it.
         oldest = next(iter(self._waiting), None)
         if oldest is not None and self._added - self._waiting[oldest][0].place >= _WAITING_BATCHES * self.batch_size:
             self._run_size(oldest)
         self._added += 1
 
     def flush(self) -> None:
-        """Run what still waits, and finish everything."""
+        """Run the images that still wait, and finish all batches."""
         for size in list(self._waiting):
             self._run_size(size)
         while self._running:
             self._collect()
 
     def results(self) -> Iterator[Any]:
-        """Yield the results that are finished and next in the order of the images."""
+        """Yield the next results in the order of the images, as far as they are finished."""
         while self._given in self._done:
             yield self._done.pop(self._given)
             self._given += 1
@@ -143,7 +143,7 @@ class BatchScheduler:
             raise error
         if len(batch) <= self.batch_size:  # else it was started before batches became smaller
             self._halve(batch, error)
-        # What else is on the device takes memory, too.
+        # The other batches on the device take memory as well.
         while self._running:
             self._collect()
         while batch:
@@ -154,6 +154,7 @@ class BatchScheduler:
                 self._run_smaller(part, failed)
 
     def _halve(self, batch: list[_Queued], error: Exception) -> None:
+        """Make batches half as large from here on, and say so."""
         if self.batch_size <= self._devices:
             height, width, _ = batch[0].image.pixels.shape
             raise JobRefusedError(

@@ -189,7 +189,7 @@ def test_names_of_the_argument(quick):
     np.testing.assert_array_equal(quick(inputs=image)["predicted_depth"], expected)
     np.testing.assert_array_equal(quick(images=image)["predicted_depth"], expected)
     for arguments in ({}, {"inputs": image, "images": image}):
-        with pytest.raises(ImageError, match="one of them"):
+        with pytest.raises(ImageError, match=r"inputs=… or as images=…, got (both|neither)"):
             quick(**arguments)
 
 
@@ -271,7 +271,7 @@ def test_what_is_refused(checkpoint, pipe, tmp_path):
     for task in ("depth", "image-classification", "depth_estimation", ""):
         with pytest.raises(ConfigError, match="depth-estimation"):
             dajax.pipeline(task, model=checkpoint)
-    with pytest.raises(ConfigError, match=r"\['dtype', 'input_size'\] belong to the estimator"):
+    with pytest.raises(ConfigError, match="both an estimator and dtype, input_size were given"):
         dajax.pipeline(model=pipe.estimator, input_size=70, dtype="bfloat16")
     with pytest.raises(ConfigError, match="style"):
         dajax.pipeline(model=checkpoint, style="offical")
@@ -298,5 +298,5 @@ def test_arguments_that_only_transformers_has(checkpoint, argument, instead):
 def test_arguments_that_nobody_has(quick):
     with pytest.raises(TypeError, match="nonsense"):
         quick(make_image(60, 80), nonsense=3)
-    with pytest.raises(ConfigError, match=r"\['nonsense'\].*allow_urls.*timeout"):
+    with pytest.raises(ConfigError, match=r"allow_urls.*timeout.*got 'nonsense'"):
         quick(make_image(60, 80), parameters={"nonsense": 3, "timeout": 5})
