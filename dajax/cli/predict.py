@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,11 +75,15 @@ def predict(
         raise UsageError(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
     from dajax.depth_maps.encode import encoded
-    from dajax.inference.image_files import check_output, find_inputs, predict_files
+    from dajax.inference.image_files import predict_files
+    from dajax.inference.inputs import find_inputs
+    from dajax.inference.outputs import check_output
     from dajax.progress import ProgressBar
 
-    with _standard_input(images) as named:
+    with _standard_input(images) as (named, standard_input):
         found = find_inputs(named, output, allow_urls=True)
+        # The file of standard input has another place in every run, but its outputs are replaced.
+        found = [replace(one, identity="-") if str(one.source) == standard_input else one for one in found]
         check_output(output, colormap, images=len(found))
         cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points)
         if raw != "none":
@@ -115,12 +120,12 @@ def predict(
 
 
 @contextmanager
-def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Put the image that is read from standard input, if one is, into a file that is there meanwhile."""
+def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """Put the image of standard input, if there is one, into a temporary file. Yield all images, and that file."""
     from dajax.limits import MAX_IMAGE_BYTES
 
     if "-" not in images:
-        yield images
+        yield images, None
         return
     if images.count("-") > 1:
         raise UsageError("- stands for the one image on standard input: give it once")
@@ -134,7 +139,7 @@ def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "stdin"
         path.write_bytes(data)
-        yield tuple(str(path) if image == "-" else image for image in images)
+        yield tuple(str(path) if image == "-" else image for image in images), str(path)
 
 
 def _cloud(

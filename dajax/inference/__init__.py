@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dajax.inference.estimator import DepthEstimator as DepthEstimator
     from dajax.inference.image_files import FilesReport as FilesReport
     from dajax.inference.image_files import predict_files as predict_files
+    from dajax.inference.inputs import ImageInput as ImageInput
     from dajax.inference.parallel import param_shardings as param_shardings
     from dajax.inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
     from dajax.inference.tiles import tiled_depth as tiled_depth
@@ -21,6 +22,7 @@ else:
             "confidence": ["flip_disagreement"],
             "estimator": ["DepthEstimator"],
             "image_files": ["FilesReport", "predict_files"],
+            "inputs": ["ImageInput"],
             "parallel": ["param_shardings"],
             "pipeline": ["DepthEstimationPipeline"],
             "tiles": ["tiled_depth"],

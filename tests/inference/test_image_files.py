@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from dajax.depth_maps.write import read_png16
 from dajax.errors import ConfigError, ImageError
 from dajax.geometry.cloud import Cloud
 from dajax.inference import image_files as files_module
-from dajax.inference.image_files import find_inputs, output_names, predict_files, url_as_path
+from dajax.inference.image_files import predict_files
+from dajax.inference.inputs import ImageInput, find_inputs
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 
@@ -57,48 +57,73 @@ def contents(folder) -> dict[str, bytes]:
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
-def names(*images) -> list[str]:
-    return [str(name) for name in output_names([Path(p) for p in images])]
+def written(report, folder) -> list[str]:
+    assert not report.rejects
+    return [path.relative_to(folder).as_posix() for path in report.written]
 
 
-def test_the_stem_where_that_is_enough():
-    assert names("a.jpg") == ["a"]
-    assert names("x/a.jpg", "y/b.png", "c.d.jpg") == ["a", "b", "c.d"]
-    assert names() == []
+def test_outputs_have_the_name_of_their_image_as_far_as_that_tells_them_apart(quick, tmp_path):
+    images = [save(tmp_path / "in" / name) for name in ("a.jpg", "a.png", "b.png")]
+    report = predict_files(quick, images, tmp_path / "out")
+    assert written(report, tmp_path / "out") == ["a.jpg_depth.png", "a.png_depth.png", "b_depth.png"]
 
 
-def test_equal_stems_keep_their_suffix_and_equal_names_their_folder():
-    assert names("a.jpg", "a.png", "b.png") == ["a.jpg", "a.png", "b"]
-    assert names("x/a.jpg", "y/a.jpg", "b.jpg") == ["x/a.jpg", "y/a.jpg", "b"]
-    assert names("p/x/a.jpg", "p/y/z/a.jpg") == ["x/a.jpg", "y/z/a.jpg"]
-    # A stem that is another's whole name.
-    assert len({*names("a.jpg", "a.png", "a.jpg.png"), "a.jpg"}) == 3
+def test_paths_below_a_folder_are_kept(quick, tmp_path):
+    for name in ("x.png", "attic/x.png", "attic/deep/y.png"):
+        save(tmp_path / "in" / name)
+    found = find_inputs([tmp_path / "in"], tmp_path / "out")
+    report = predict_files(quick, found, tmp_path / "out")
+    expected = {"attic/deep/y_depth.png", "attic/x_depth.png", "x_depth.png"}
+    assert set(written(report, tmp_path / "out")) == set(contents(tmp_path / "out")) == expected
+    found = find_inputs([str(tmp_path / "in" / "**" / "*.png")], tmp_path / "pattern")
+    assert set(written(predict_files(quick, found, tmp_path / "pattern"), tmp_path / "pattern")) == expected
 
 
-def test_case_and_unicode_forms_are_told_apart():
-    composed = unicodedata.normalize("NFC", "é.jpg")
-    for images in (
-        ("A.jpg", "a.jpg"),
-        ("x/a.jpg", "X/a.jpg", "x/A.jpg"),
-        (composed, unicodedata.normalize("NFD", composed)),
-        (composed, unicodedata.normalize("NFD", composed.upper())),
-        ("straße.jpg", "STRASSE.jpg"),
-    ):
-        found = names(*images)
-        folded = {unicodedata.normalize("NFD", name).casefold() for name in found}
-        assert len(folded) == len(images), found
+@pytest.mark.parametrize("second", ["in/x.png", "other/x.jpg"])
+def test_outputs_of_another_image_from_an_earlier_run_are_kept(quick, tmp_path, second):
+    """Of an image whose name differs in its suffix, or in nothing."""
+    first, second = save(tmp_path / "in" / "x.jpg"), save(tmp_path / second, 61)
+    out = tmp_path / "out"
+    assert written(predict_files(quick, [first], out, raw="npy"), out)[0] == "x_depth.png"
+    before = contents(out)
+    names = [written(predict_files(quick, [second], out, raw="npy"), out) for _ in range(2)]
+    assert names[0] == names[1] == [f"{second.name}_depth{ending}" for ending in (".png", ".npy", ".json")]
+    # Together, too, they replace nothing of each other.
+    both = written(predict_files(quick, [second, first], out), out)
+    assert len(set(both)) == 2
+    assert {name: data for name, data in contents(out).items() if name in before} == before
 
 
-def test_many_images_have_as_many_names():
-    images = [
-        f"{folder}{name}{suffix}"
-        for folder in ("", "x/", "x/y/")
-        for name in "aAb"
-        for suffix in (".jpg", ".JPG", ".png", "")
-    ]
-    found = names(*images)
-    assert len({name.casefold() for name in found}) == len(images)
-    assert not any(Path(name).is_absolute() or ".." in Path(name).parts for name in found)
+def test_other_files_are_kept(quick, tmp_path):
+    path, out = save(tmp_path / "x.png"), tmp_path / "out"
+    for name in ("x_depth.npy", "x.png_depth.png"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"mine")
+    (name, *_) = written(predict_files(quick, [path], out, raw="npy"), out)
+    assert name.startswith("x.png-")
+    assert (out / "x_depth.npy").read_bytes() == (out / "x.png_depth.png").read_bytes() == b"mine"
+
+
+def test_an_image_without_a_free_name_is_left_out(quick, tmp_path):
+    """The fourth image of one name, each in a run and a folder of its own."""
+    reports = [predict_files(quick, [save(tmp_path / f / "x.png")], tmp_path / "out") for f in "abcd"]
+    assert [len(report.written) for report in reports] == [1, 1, 1, 0]
+    assert "choose another folder" in reports[3].rejects[0][1]
+    assert len(contents(tmp_path / "out")) == 3
+
+
+def test_images_and_outputs_may_move_together(quick, tmp_path):
+    path = save(tmp_path / "before" / "x.png")
+    predict_files(quick, [path], path.parent)
+    path.parent.rename(tmp_path / "after")
+    report = predict_files(quick, [tmp_path / "after" / "x.png"], tmp_path / "after")
+    assert written(report, tmp_path / "after") == ["x_depth.png"]
+
+
+def test_an_identity_takes_the_place_of_the_path(quick, tmp_path):
+    for folder in "ab":
+        one = ImageInput(save(tmp_path / folder / "stdin"), identity="-")
+        assert written(predict_files(quick, [one], tmp_path / "out"), tmp_path / "out") == ["stdin_depth.png"]
 
 
 @pytest.mark.parametrize(
@@ -133,24 +158,28 @@ def test_long_names_that_differ_at_their_end_only(quick, tmp_path):
 # --- which images ------------------------------------------------------------------------------------------------
 
 
-def test_maps_of_a_former_run_are_not_read_again(quick, tmp_path):
+def found_files(*arguments, **options):
+    return [one.source for one in find_inputs(*arguments, **options)]
+
+
+def test_depth_maps_of_an_earlier_run_are_not_read_again(quick, tmp_path):
     expected = [save(tmp_path / "a.png"), save(tmp_path / "x" / "b.png")]
     for raw in ("npy", "png16"):
-        found = find_inputs([tmp_path], tmp_path)
+        found = found_files([tmp_path], tmp_path)
         assert found == expected
         assert not predict_files(quick, found, tmp_path, raw=raw).rejects
     assert len(contents(tmp_path)) == 10  # .npy has a .json beside it
-    assert find_inputs([tmp_path], tmp_path) == expected
-    assert find_inputs([str(tmp_path / "**")], tmp_path) == expected
+    assert found_files([tmp_path], tmp_path) == expected
+    assert found_files([str(tmp_path / "**")], tmp_path) == expected
 
 
 def test_output_inside_the_input_is_not_read(quick, tmp_path):
     expected = [save(tmp_path / "a.png")]
     # Not by their names alone: these images were put there by someone else.
     save(tmp_path / "out" / "b.png")
-    assert find_inputs([tmp_path], tmp_path / "out") == expected
-    assert find_inputs([str(tmp_path / "**" / "*.png")], tmp_path / "out") == expected
-    assert find_inputs([tmp_path, tmp_path / "out" / "b.png"], tmp_path / "out") == [
+    assert found_files([tmp_path], tmp_path / "out") == expected
+    assert found_files([str(tmp_path / "**" / "*.png")], tmp_path / "out") == expected
+    assert found_files([tmp_path, tmp_path / "out" / "b.png"], tmp_path / "out") == [
         *expected,
         tmp_path / "out" / "b.png",
     ]
@@ -160,80 +189,50 @@ def test_output_that_holds_the_input(tmp_path, monkeypatch):
     expected = [save(tmp_path / "in" / "a.png")]
     save(tmp_path / "in" / "a_depth.png")
     for output in (tmp_path, tmp_path / "in", tmp_path.parent):
-        assert find_inputs([tmp_path / "in"], output) == expected
-        assert find_inputs([str(tmp_path / "in" / "*.png")], output) == expected
+        assert found_files([tmp_path / "in"], output) == expected
+        assert found_files([str(tmp_path / "in" / "*.png")], output) == expected
     monkeypatch.chdir(tmp_path)
     for output in (".", "in", ".."):
-        assert find_inputs(["in"], Path(output)) == [Path("in/a.png")]
-        assert find_inputs(["in/*.png"], Path(output)) == [Path("in/a.png")]
+        assert found_files(["in"], Path(output)) == [Path("in/a.png")]
+        assert found_files(["in/*.png"], Path(output)) == [Path("in/a.png")]
     monkeypatch.chdir(tmp_path / "in")
-    assert find_inputs(["*.png"], Path(".")) == [Path("a.png")]
+    assert found_files(["*.png"], Path(".")) == [Path("a.png")]
 
 
 def test_a_file_that_is_named_is_meant(tmp_path):
     path = save(tmp_path / "a_depth.png")
     other = save(tmp_path / "water_depth.jpg")
-    assert find_inputs([path], tmp_path) == [path]
-    assert find_inputs([tmp_path], tmp_path) == [other]
+    assert found_files([path], tmp_path) == [path]
+    assert found_files([tmp_path], tmp_path) == [other]
     other.unlink()
-    with pytest.raises(ImageError, match="nothing but depth maps"):
-        find_inputs([tmp_path], tmp_path)
+    with pytest.raises(ImageError, match="only depth maps of an earlier run"):
+        found_files([tmp_path], tmp_path)
 
 
 def test_each_file_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save("a.png")
-    assert len(find_inputs(["a.png", "./a.png", str(tmp_path / "a.png"), ".", "*.png"], Path("out"))) == 1
+    assert len(found_files(["a.png", "./a.png", str(tmp_path / "a.png"), ".", "*.png"], Path("out"))) == 1
 
 
 def test_nothing_to_find(tmp_path):
     with pytest.raises(ImageError, match="no images in this folder"):
-        find_inputs([tmp_path], tmp_path / "out")
+        found_files([tmp_path], tmp_path / "out")
     with pytest.raises(ImageError, match="no such file"):
-        find_inputs([tmp_path / "none.jpg"], tmp_path / "out")
+        found_files([tmp_path / "none.jpg"], tmp_path / "out")
     with pytest.raises(ImageError, match="Download"):
-        find_inputs(["https://host/a.jpg"], tmp_path / "out")
+        found_files(["https://host/a.jpg"], tmp_path / "out")
 
 
 # --- URLs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("url", "path"),
-    [
-        ("https://host/x/room.jpg?key=1#end", "host/room.jpg"),
-        ("https://user:pass@Host:8/room", "host/room"),
-        ("https://host", "host/image"),
-        ("https://host/x/", "host/image"),
-        ("https://host/..", "host/image"),
-        ("https://host/.bashrc", "host/bashrc"),
-        ("https://host/a%2F..%2F..%2Fetc%2Fpasswd", "host/passwd"),
-        ("https://host/a%5C..%5Cb.jpg", "host/b.jpg"),
-        ("https://host/a%00%0A%1B[2Jb%3A%22c.jpg", "host/a___[2Jb__c.jpg"),
-        ("https://host/%FF%C3%A9.jpg", "host/\ufffdé.jpg"),
-        ("https://../a.jpg", "host/a.jpg"),
-        ("https://[::1]/a.jpg", "__1/a.jpg"),
-        ("https://[1:2/a.jpg", "host/image"),
-    ],
-)
-def test_maps_of_urls_are_named_after_the_end_of_their_path(url, path):
-    assert str(url_as_path(url)) == path
-
-
-def test_urls_and_files_of_the_same_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    url = url_as_path("https://host/room.jpg")
-    assert names(url, "attic.jpg") == ["room", "attic"]
-    assert names(url, "room.jpg") == ["host/room.jpg", "room.jpg"]
-    assert len({*names(url, "host/room.jpg", "HOST/ROOM.JPG", "room.jpg")}) == 4
-
-
 def test_one_url_may_be_among_the_images(tmp_path):
     path, url = save(tmp_path / "a.png"), "https://host/a.png"
-    assert find_inputs([url, path], tmp_path / "out", allow_urls=True) == [path, url]
-    assert find_inputs([url], tmp_path / "out", allow_urls=True) == [url]
-    with pytest.raises(ImageError, match="2 URLs; one is read at a time"):
-        find_inputs([url, path, "http://host/b.png"], tmp_path / "out", allow_urls=True)
+    assert found_files([url, path], tmp_path / "out", allow_urls=True) == [path, url]
+    assert found_files([url], tmp_path / "out", allow_urls=True) == [url]
+    with pytest.raises(ImageError, match="2 URLs, but only one is read at a time"):
+        found_files([url, path, "http://host/b.png"], tmp_path / "out", allow_urls=True)
 
 
 def test_urls_are_downloaded_where_that_is_allowed(quick, tmp_path):
@@ -247,9 +246,8 @@ def test_urls_are_downloaded_where_that_is_allowed(quick, tmp_path):
         report = predict_files(quick, [path, url, missing], tmp_path / "out", allow_urls=True, on_done=done.append)
     assert [(image, "404" in reason) for image, reason in report.rejects] == [(missing, True)]
     assert sorted(map(str, done)) == sorted([str(path), url, missing])
-    maps = contents(tmp_path / "out")
-    assert maps.keys() == {"a_depth.png", "b_depth.png"}
-    assert len({*maps.values()}) == 1
+    a, b = (np.asarray(Image.open(tmp_path / "out" / f"{name}_depth.png")) for name in "ab")
+    np.testing.assert_array_equal(a, b)
 
 
 def test_base64_is_for_pipelines(quick, tmp_path):
@@ -381,10 +379,10 @@ def test_depth_that_is_not_finite_is_not_written(quick, monkeypatch, tmp_path):
 def test_a_failed_write_leaves_nothing_of_its_image(quick, monkeypatch, tmp_path, failing):
     original = files_module.write_atomically
 
-    def write(path, *rest):
+    def write(path, *rest, **options):
         if path.name == failing:
             raise ImageError(f"{path}: cannot be written (No space left on device)")
-        original(path, *rest)
+        original(path, *rest, **options)
 
     monkeypatch.setattr(files_module, "write_atomically", write)
     paths = [save(tmp_path / f"{name}.png") for name in "ab"]
@@ -461,27 +459,32 @@ def test_flat_images(quick, tmp_path):
     assert [np.asarray(Image.open(path)).shape[:2] for path in report.written] == [(1, 80), (3, 80)]
 
 
-def test_a_folder_in_the_way_of_a_map(quick, tmp_path):
+def test_a_folder_in_the_way_of_an_output(quick, tmp_path):
     (tmp_path / "out" / "a_depth.png").mkdir(parents=True)
     report = predict_files(quick, [save(tmp_path / "a.png"), save(tmp_path / "b.png")], tmp_path / "out")
-    assert [path.name for path, _ in report.rejects] == ["a.png"]
-    assert set(contents(tmp_path / "out")) == {"b_depth.png"}
+    assert written(report, tmp_path / "out") == ["a.png_depth.png", "b_depth.png"]
 
 
-def test_no_image_is_replaced_by_a_map(quick, tmp_path):
+def test_no_image_is_replaced_by_a_depth_map(quick, tmp_path):
+    """Also if the image is the depth map of an earlier run."""
     paths = [save(tmp_path / "a.png"), save(tmp_path / "a_depth.png", 61, 80)]
     before = contents(tmp_path)
-    report = predict_files(quick, paths, tmp_path)
-    assert [(path.name, "replace" in reason) for path, reason in report.rejects] == [("a.png", True)]
+    assert written(predict_files(quick, paths, tmp_path), tmp_path) == ["a.png_depth.png", "a_depth_depth.png"]
     assert {name: data for name, data in contents(tmp_path).items() if name in before} == before
-    assert [path.name for path in report.written] == ["a_depth_depth.png"]
+    own = save(tmp_path / "own" / "b.png")
+    (made,) = predict_files(quick, [own], own.parent).written
+    data = made.read_bytes()
+    names = written(predict_files(quick, [own, made], own.parent), own.parent)
+    assert names == ["b.png_depth.png", "b_depth_depth.png"]
+    assert made.read_bytes() == data
 
 
-def test_a_second_run_replaces_the_maps_of_the_first(quick, tmp_path):
+def test_a_second_run_replaces_the_outputs_of_the_first(quick, tmp_path):
     paths = [save(tmp_path / "a.png")]
     predict_files(quick, paths, tmp_path / "out", colormap="gray")
     first = contents(tmp_path / "out")
-    predict_files(quick, paths, tmp_path / "out")
+    (name,) = written(predict_files(quick, paths, tmp_path / "out"), tmp_path / "out")
+    assert name == "a_depth.png"
     second = contents(tmp_path / "out")
     assert first.keys() == second.keys()
     assert first != second

@@ -1,0 +1,85 @@
+"""Which images `dajax predict` reads: files, folders, patterns and a URL."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dajax.errors import ImageError
+from dajax.images.find import find_images
+from dajax.images.urls import is_url
+from dajax.inference.outputs import OUTPUT_ENDINGS, is_color_file
+
+# A file, or text that is a URL.
+Source = Path | str
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An image, and what decides the names of its outputs.
+
+    Attributes:
+        source: The file, or a URL.
+        root: The folder that the user named. Outputs keep the image's path below it. None is the folder of the file.
+        identity: What tells the image from others in later runs, if it is neither the file's place nor the URL.
+    """
+
+    source: Source
+    root: Path | None = None
+    identity: str = ""
+
+
+def find_inputs(
+    patterns: Sequence[str | os.PathLike[str]], output: Path, *, allow_urls: bool = False
+) -> list[ImageInput]:
+    """Return the images that files, folders and patterns stand for, without the outputs of earlier runs.
+
+    In folders and patterns, depth maps (`*_depth.png`, `*_depth16.png` and so on) are passed over, and so is everything
+    in `output` if that folder is inside of them. A file that is named is never passed over. Each file is returned once.
+
+    Args:
+        patterns: Files, folders and patterns.
+        output: The output folder, or the file of one coloured depth map.
+        allow_urls: Whether one of the patterns may be a URL. It comes last.
+
+    Raises:
+        ImageError: A file does not exist, a folder or pattern has no image, or there are several URLs.
+    """
+    urls = [str(pattern) for pattern in patterns if is_url(pattern)] if allow_urls else []
+    if len(urls) > 1:
+        raise ImageError(f"there are {len(urls)} URLs, but only one is read at a time: download the images first")
+    files = [pattern for pattern in patterns if pattern not in urls]
+    return [*(_find_files(files, output) if files or not urls else []), *(ImageInput(url) for url in urls)]
+
+
+def _find_files(patterns: Sequence[str | os.PathLike[str]], output: Path) -> list[ImageInput]:
+    named = {Path(pattern) for pattern in patterns}
+    output = (output.parent if is_color_file(output) else output).resolve()
+    folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
+    # If the output folder is or holds an input folder, depth maps are recognised by their names alone.
+    is_apart = not any(output == folder or output in folder.parents for folder in folders)
+
+    def is_output(path: Path) -> bool:
+        return path.name.endswith(OUTPUT_ENDINGS) or (is_apart and output in path.resolve().parents)
+
+    found: dict[str, ImageInput] = {}
+    for pattern in patterns:
+        root = _searched_folder(Path(pattern))
+        for path in find_images(pattern):
+            place = os.path.abspath(path)
+            if place not in found and (path in named or not is_output(path)):
+                is_below = Path(os.path.abspath(root)) in Path(place).parents
+                found[place] = ImageInput(path, root if is_below else path.parent)
+    if not found:
+        raise ImageError(f"{', '.join(map(str, patterns))}: there are only depth maps of an earlier run")
+    return list(found.values())
+
+
+def _searched_folder(pattern: Path) -> Path:
+    """Return the folder that is searched: the named one, or the part of a pattern before its first wildcard."""
+    if pattern.exists() or not glob.has_magic(str(pattern)):
+        return pattern
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
