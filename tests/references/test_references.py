@@ -113,5 +113,5 @@ def test_pipeline_gives_the_stored_maps(checkpoints, size):
     key = f"pipeline/{size[0]}x{size[1]}"
     found = error(result["predicted_depth"], stored()[f"{key}/predicted_depth"])
     levels = np.abs(np.asarray(result["depth"], int) - stored()[f"{key}/depth"].astype(int)).max()
-    assert found <= 2e-4, f"largest error {found:.1e} of the deviation"  # torch's own float32, at up to 518x924
+    assert found <= 2e-4, f"largest error {found:.1e} of the deviation"  # of float32, at up to 518x924
     assert levels <= 1
