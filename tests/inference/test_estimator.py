@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -510,6 +511,31 @@ def test_whole_batches_make_a_map_independent_of_what_else_there_is(estimator):
     for order in ([6, 5, 4, 3, 2, 1, 0], [3], [1, 6], [2, 0, 5, 4, 1]):
         for place, depth in zip(order, estimator.stream([images[i] for i in order], **options), strict=True):
             np.testing.assert_array_equal(depth, expected[place])
+
+
+def test_whole_batches_of_any_size_give_the_depth_map_of_the_image_alone(estimator):
+    """On CPUs, whose products depend on how many rows there are."""
+    images = make_images(*[(60 + i, 80) for i in range(5)])
+    expected = [estimator(image) for image in images]
+    for batch_size in (2, 4):
+        depths = estimator.stream(images, batch_size=batch_size, whole_batches=True)
+        for depth, other in zip(depths, expected, strict=True):
+            np.testing.assert_array_equal(depth, other)
+
+
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", [1] * 6), ("gpu", [4, 4]), ("tpu", [4, 4])])
+def test_whole_batches_run_single_images_on_cpus_only(quick, monkeypatch, platform, rows):
+    seen = []
+    predict = quick.predict
+    monkeypatch.setattr(quick, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
+    device = SimpleNamespace(platform=platform, device_kind=platform)
+    monkeypatch.setattr(quick, "_devices", [device])
+    images = make_images(*[(60 + i, 80) for i in range(6)])
+    depths = list(quick.stream(images, batch_size=4, whole_batches=True))
+    assert seen == rows
+    monkeypatch.undo()
+    for depth, image in zip(depths, images, strict=True):
+        np.testing.assert_array_equal(depth, quick(image))
 
 
 def test_processed_images_and_model_size(estimator):

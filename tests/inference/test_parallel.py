@@ -209,6 +209,22 @@ def test_devices_with_whole_params_send_each_other_nothing():
     assert not re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", program)
 
 
+@pytest.mark.parametrize("how", ["jit", "pmap", "sharded"])
+def test_whole_batches_change_no_bit(pair, how):
+    """At any place in a batch, on any of the devices, beside any other images, and alone at the end."""
+    model, params = pair
+    if how == "sharded":
+        params = jax.tree.map(jax.device_put, params, param_shardings(model.config, mesh_of()))
+    parallel = "pmap" if how == "pmap" else "jit"
+    estimator = dajax.DepthEstimator((model, params), input_size=70, mesh=mesh_of(), parallel=parallel)
+    images = [make_image(60 + i, 80) for i in range(7)]
+    options = {"batch_size": 4, "whole_batches": True, "source_size": False}
+    expected = list(estimator.stream(images, **options))
+    for order in ([6, 5, 4, 3, 2, 1, 0], [3], [1, 6], [2, 0, 5, 4, 1]):
+        for place, depth in zip(order, estimator.stream([images[i] for i in order], **options), strict=True):
+            np.testing.assert_array_equal(depth, expected[place])
+
+
 # --- which devices -------------------------------------------------------------------------------------------------
 
 
