@@ -169,6 +169,6 @@ def say_compiling(estimator: DepthEstimator, bar: ProgressBar) -> None:
     def say(shape: tuple[int, ...]) -> None:
         if shape[1:3] not in said:
             said.add(shape[1:3])
-            bar.say(f"compiling for {shape[1]}x{shape[2]} pixels (a few seconds to a minute, once for each size)")
+            bar.say(f"compiling for {shape[1]}x{shape[2]} pixels (up to a minute, the first time)")
 
     estimator.on_new_shape = say

@@ -107,7 +107,7 @@ def predict(
                 model=name,
                 on_done=lambda image: bar.advance(),
             )
-    _say_rejects(report.rejects)
+    _say_rejects(report.rejects, Path(named[images.index("-")]) if "-" in images else None)
     done = len(found) - len(report.rejects)
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
@@ -150,12 +150,15 @@ def _cloud(
     return Cloud(points, field_of_view, focal_length, None if known is None else read_known_points(known))
 
 
-def _say_rejects(rejects: list[tuple[Path | str, str]]) -> None:
+def _say_rejects(rejects: list[tuple[Path | str, str]], standard_input: Path | None) -> None:
     from dajax.images.urls import is_url, redacted
 
     for image, reason in rejects:
         quoted = redacted(image) if is_url(image) else repr(str(image))
-        say("predict", f"left out {reason if reason.startswith(quoted) else f'{quoted}: {reason}'}")
+        named = reason if reason.startswith(quoted) else f"{quoted}: {reason}"
+        if image == standard_input:
+            named = named.replace(quoted, "standard input", 1)
+        say("predict", f"left out {named}")
 
 
 def _printable(name: str | Path) -> str:

@@ -1,5 +1,6 @@
 """`dajax predict`: exit statuses, what it prints where, and which files it leaves."""
 
+import io
 import json
 import os
 import re
@@ -185,6 +186,47 @@ def test_points(run, tmp_path):
         status, out, err = run("a.png", *arguments)
         assert (status, out) == (2, "")
         assert message in err
+
+
+@pytest.mark.parametrize(("name", "form"), [("x/out.png", "PNG"), ("out.JPG", "JPEG"), ("out.webp", "WEBP")])
+def test_one_image_to_one_file(quick_run, name, form):
+    save("a.png")
+    status, out, err = quick_run("a.png", "-o", name)
+    assert (status, err) == (0, "")
+    assert out.endswith(f"; wrote {name}\n")
+    assert files(".") == {"a.png", name}
+    with Image.open(name) as image:
+        assert (image.format, image.size) == (form, (80, 60))
+    # What else is asked for stands beside it. A folder of such a name is a folder.
+    assert quick_run("a.png", "-o", name, "--raw", "npy")[0] == 0
+    stem = name.rpartition(".")[0]
+    assert files(".") == {"a.png", name, f"{stem}_depth.npy", f"{stem}_depth.json"}
+    Path("folder.png").mkdir()
+    assert quick_run("a.png", "-o", "folder.png")[0] == 0
+    assert files("folder.png") == {"a_depth.png"}
+
+
+def test_standard_input(quick_run, monkeypatch, tmp_path):
+    data = save("in/a.png").read_bytes()
+
+    def typed(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    typed(data)
+    status, _, err = quick_run("-", "-o", "out")
+    assert (status, err) == (0, "")
+    assert files("out") == {"stdin_depth.png"}
+    assert quick_run("in/a.png", "-o", "same.png")[0] == 0
+    assert Path("out/stdin_depth.png").read_bytes() == Path("same.png").read_bytes()
+    typed(data)
+    assert quick_run("-", "-o", "named.jpg")[1].endswith("; wrote named.jpg\n")
+    typed(b"")
+    assert quick_run("-", "-o", "out")[::2] == (2, "dajax predict: standard input is empty: there is no image in it\n")
+    typed(b"no image")
+    status, _, err = quick_run("-", "-o", "out")
+    assert status == 3
+    assert err.startswith("dajax predict: left out standard input: is not an image")
+    assert quick_run("-", "-")[0] == 2
 
 
 # --- partly done ---------------------------------------------------------------------------------------------------

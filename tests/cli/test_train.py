@@ -5,6 +5,8 @@ from tiny import shallow_config
 
 import dajax
 from dajax.cli import main
+from dajax.errors import JobError
+from dajax.training.train_settings import ModelSettings
 from dajax.weights.random import random_params
 
 SETTINGS = """
@@ -36,8 +38,9 @@ def run(capsys, *arguments):
 
 
 def test_trains_and_goes_on(place, capsys):
-    status, out, _ = run(capsys, "run.toml")
+    status, out, err = run(capsys, "run.toml")
     assert status == 0
+    assert "dajax train: compiling the training step" in err
     assert out.startswith("2 steps; 2 held-out scenes: AbsRel 0.")
     assert out.endswith("% of pairs; wrote out/model\n")
     assert dajax.load("out/model")[0].config == shallow_config()
@@ -46,11 +49,44 @@ def test_trains_and_goes_on(place, capsys):
     assert (place / "out" / "log.csv").read_text() == saved
 
 
-def test_another_folder(place, capsys):
-    (place / "run.toml").write_text(SETTINGS.replace("steps = 2", "steps = 1"))
-    status, out, _ = run(capsys, "run.toml", "-o", "elsewhere")
-    assert (status, out.endswith("wrote elsewhere/model\n")) == (0, True)
+def settings_of(capsys, monkeypatch, *arguments):
+    """Return the settings that a command line comes to; nothing is trained."""
+    seen = []
+
+    def train(settings):
+        seen.append(settings)
+        raise JobError("here")
+
+    monkeypatch.setattr("dajax.training.trainer.train", train)
+    status, _, err = run(capsys, *arguments, "--no-cache")
+    assert (status, err.rsplit(": ", 1)[-1]) == (1, "here\n")
+    return seen[0]
+
+
+def test_options_replace_what_the_file_says(place, capsys, monkeypatch):
+    of_file = settings_of(capsys, monkeypatch, "run.toml")
+    assert (of_file.output, of_file.data.size, of_file.model) == ("out", 28, ModelSettings(start="start"))
+    options = ("-o", "elsewhere", "--input-size", 42, "--dtype", "bfloat16", "--style", "official")
+    found = settings_of(capsys, monkeypatch, "run.toml", *options)
+    assert (found.output, found.data.size) == ("elsewhere", 42)
+    assert found.model == ModelSettings(start="start", dtype="bfloat16", style="official")
+    options = ("-m", "tiny", "--kind", "v1", "--revision", "a", "--local-files-only")
+    expected = ModelSettings(start="tiny", kind="v1", revision="a", local_files_only=True)
+    assert settings_of(capsys, monkeypatch, "run.toml", *options).model == expected
+    # What the file says by its other name gives way.
+    (place / "run.toml").write_text(SETTINGS.replace('start = "start"', 'start = "start"\nkind = "v1"'))
+    found = settings_of(capsys, monkeypatch, "run.toml", "--config", "base")
+    assert found.model == ModelSettings(start="start", weights_config="base")
     assert not (place / "out").exists()
+
+
+def test_an_option_that_makes_no_sense(place, capsys):
+    status, _, err = run(capsys, "run.toml", "--input-size", 30)
+    assert status == 2
+    assert "data.size must be a multiple of 14, got 30" in err
+    status, _, err = run(capsys, "run.toml", "--kind", "v1", "--config", "base")
+    assert status == 2
+    assert "give one of them" in err
 
 
 @pytest.mark.parametrize(
@@ -75,19 +111,6 @@ def test_no_file(place, capsys):
     assert status == 2
     assert "no.toml cannot be read" in err
     assert "Traceback" not in err
-
-
-def test_a_stopped_run_has_a_status_of_its_own(place, capsys, monkeypatch):
-    from dajax.errors import JobError
-    from dajax.training.run_checkpoints import RunCheckpoints
-
-    def full(self, state, data):
-        raise JobError("step 2 could not be saved: No space left on device")
-
-    monkeypatch.setattr(RunCheckpoints, "save", full)
-    status, _, err = run(capsys, "run.toml")
-    assert status == 1
-    assert err.rstrip().endswith("dajax train: step 2 could not be saved: No space left on device")
 
 
 def test_help(capsys):

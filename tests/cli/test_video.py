@@ -38,7 +38,7 @@ def test_a_video(run, tmp_path):
     assert out.startswith("30 frames in ")
     assert "tiny (inverse depth, bigger is nearer), float32 on " in out
     assert out.endswith("wrote out/b.mp4, out/b_depth.mkv, out/b_depth.json\n")
-    assert err == "dajax video: compiling for 42x56 pixels (a few seconds to a minute, once for each size)\n"
+    assert err == "dajax video: compiling for 42x56 pixels (up to a minute, the first time)\n"
     assert times("out/b.mp4") == times("a.mp4")
 
 
