@@ -1,4 +1,4 @@
-"""Raw depth of videos, in 16-bit FFV1 or as numpy's .npz: written, and read again."""
+"""Writes and reads the raw depth of videos, as 16-bit FFV1 or as numpy's .npz."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ _LEVELS = 65535
 
 
 class RawWriter(ABC):
-    """Writes depth of frames, losslessly within a stated step."""
+    """Writes the depth of frames to a file."""
 
     @abstractmethod
     def write(self, depth: np.ndarray, frame: Frame) -> None:
-        """Write the map of a frame."""
+        """Write the depth of a frame, float32 [height, width]."""
 
     @abstractmethod
     def close(self, *, partial: bool = False) -> list[Path]:
-        """Finish, and return the names of the files."""
+        """Finish the files and return their names, `NAME.partial.SUFFIX` if they lack their end."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove the files."""
 
 
 class Ffv1Writer(RawWriter):
-    """16-bit FFV1 in Matroska, and a .json beside it: times, and what the 65,536 steps stand for.
+    """Writes 16-bit FFV1 in Matroska, and a .json beside it with the times and the scale of the 65,536 levels.
 
-    depth = step * level + offset. Step and offset hold for the video; where a map leaves their range they become others
-    from that frame on, so that no value is cut off.
+    depth = step * level + offset. Step and offset are the same for all frames as long as the depth stays in their
+    range. From a frame whose depth leaves it on, a new step and offset cover the larger range, so that no value is cut
+    off.
 
     Args:
-        path: a .mkv file.
-        about: kind, units, model and so on; becomes part of the .json.
-        lo, hi: range to begin with.
-        rate: frames a second, on average.
+        path: A .mkv file.
+        about: Kind, units, model and so on; becomes part of the .json.
+        lo, hi: The range of depth at the beginning.
+        rate: The mean number of frames per second.
     """
 
     def __init__(self, path: Path, about: dict[str, Any], *, lo: float, hi: float, rate: Fraction) -> None:
@@ -103,7 +104,7 @@ class Ffv1Writer(RawWriter):
         self._container.close()
         self._container = None
         self._times.close()
-        # The times were written as they came; now they become the end of the index.
+        # The times were written as they came, and now become the end of the index.
         index = {
             **self._about,
             "format": "dajax-depth-video-1",
@@ -115,7 +116,7 @@ class Ffv1Writer(RawWriter):
         times = self._index.temporary.read_text(encoding="ascii").split()
         index["pts"] = [int(time) for time in times]
         self._index.temporary.write_text(json.dumps(index, indent=None) + "\n", encoding="ascii")
-        # Never a new video beside the index of an old one.
+        # If the process ends between the two renames, a new video must not stand beside the index of an old one.
         (partial_name(self._index.path) if partial else self._index.path).unlink(missing_ok=True)
         return [self._file.keep(partial=partial), self._index.keep(partial=partial)]
 
@@ -132,7 +133,15 @@ class Ffv1Writer(RawWriter):
 
 
 class NpzWriter(RawWriter):
-    """One .npz: "000000", "000001", … the maps, float32; "pts" and "time_base", their times; "kind" and so on, text."""
+    """Writes one .npz with an array for each frame.
+
+    "000000", "000001" and so on are the depth, float32 [height, width]; "pts" and "time_base" are the times; "kind" and
+    the other entries of `about` are texts.
+
+    Args:
+        path: A .npz file.
+        about: Kind, units, model and so on.
+    """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self._about, self._file = about, Whole(path)
@@ -171,13 +180,17 @@ class NpzWriter(RawWriter):
 
 
 def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield time (seconds) and depth (float32 [height, width]) of each frame of what `dajax video --raw` wrote.
+    """Yield time and depth of each frame from a file that `dajax video --raw` wrote.
 
     Args:
-        path: the .mkv, whose .json has to be beside it, or the .npz.
+        path: The .mkv, whose .json has to be beside it, or the .npz.
+
+    Yields:
+        The time in seconds and the depth, float32 [height, width]: metres, or inverse depth of a relative model.
 
     Raises:
-        ImageError: the files are not those.
+        ImageError: The .json is missing or is not one that `dajax video` wrote.
+        ConfigError: The file is a .mkv and PyAV is not installed.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -200,18 +213,22 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
 
 
 def read_depth_video_index(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what the .json beside a raw video says: kind, units, model, time_base, pts, scales and so on.
+    """Return the content of the .json beside a raw video: kind, units, model, time_base, pts, scales and so on.
+
+    Args:
+        path: The .mkv or the .json.
 
     Raises:
-        ImageError: it is not there, or another one.
+        ImageError: The .json is missing or is not one that `dajax video` wrote.
     """
     file = Path(path).with_suffix(".json")
     try:
         index = json.loads(file.read_bytes())
         if index["format"] != "dajax-depth-video-1":
-            raise ValueError("it is of another kind")
+            raise ValueError("its format is not dajax-depth-video-1")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ImageError(
-            f"{str(file)!r}: has to say what the levels of {Path(path).name} stand for ({error})"
+            f"{str(file)!r}: must contain the scale of the levels of {Path(path).name}, as "
+            f"`dajax video --raw ffv1` writes it ({error})"
         ) from error
     return dict(index)

@@ -1,4 +1,4 @@
-"""Frames of a video or a camera, upright, each with its exact time. By PyAV (FFmpeg's libraries)."""
+"""Reads the frames of a video or a camera, upright and with their exact times, by PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dajax.errors import ConfigError, ImageError
 from dajax.images.urls import is_url
 from dajax.limits import MAX_PIXELS
 
-# Containers that hold frames. Playlists and lists of files (hls, dash, concat, image sequences) open other files, and
-# whoever names a video did not mean those.
+# Containers that hold frames themselves. Playlists and lists of files (hls, dash, concat, image sequences) would open
+# other files, which nobody has named.
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,nut,asf,mxf,yuv4mpegpipe,mjpeg,h264,hevc,ivf"
 )
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-# Seconds that may be missing at the end of what a file says: rounding, and a last frame without a length.
+# So many seconds may be missing at the end of the stated length: it is rounded, and the last frame has no length.
 _TOLERANCE = 1.0
 _CAMERA = re.compile(r"webcam:(\d+)")
 
@@ -33,9 +33,9 @@ class Frame:
     """A frame as players show it.
 
     Attributes:
-        pixels: uint8 [height, width, 3], RGB, upright.
-        pts: when it is shown, in units of `time_base`.
-        time_base: seconds.
+        pixels: The image, uint8 [height, width, 3], RGB, upright.
+        pts: The time at which it is shown, in units of `time_base`.
+        time_base: The unit of `pts`, in seconds.
     """
 
     pixels: np.ndarray
@@ -44,45 +44,47 @@ class Frame:
 
     @property
     def seconds(self) -> float:
-        """When it is shown."""
+        """The time at which it is shown, in seconds."""
         return float(self.pts * self.time_base)
 
 
 class VideoReader:
     """Reads the frames of a video, in order, one at a time.
 
-    Counts and lengths that files state are not relied upon. Where a video breaks off or changes its size, the iteration
-    ends there and `problem` says why; damaged frames are passed over as players do, and counted there.
+    It does not rely on the counts and lengths that a file states. If the video breaks off or changes its size, the
+    iteration ends there and `problem` says why. Damaged frames are skipped, as players do, and `problem` counts them.
 
     Args:
-        source: a file, or "webcam:0" for the first camera.
-        on_audio: called with each packet of the first audio stream.
+        source: A video file, or "webcam:0" for the first camera.
+        on_audio: Called with each packet of the first audio stream.
 
     Attributes:
+        source: The same as the argument.
         size: (height, width) of the upright frames.
-        time_base: seconds that `Frame.pts` counts.
-        rate: frames a second, on average.
-        expected: how many frames there may be, as the file says; 0: unknown. A guess.
-        is_live: it is a camera.
-        audio: the first audio stream, or None.
-        count: frames that were read so far.
-        problem: after the last frame: what the video lacks; empty if nothing.
+        time_base: The unit of `Frame.pts`, in seconds.
+        rate: The mean number of frames per second.
+        expected: The number of frames that the file states, which may be wrong; 0 if it is unknown.
+        is_live: Whether the source is a camera.
+        audio: The first audio stream, or None.
+        count: The number of frames that were read so far.
+        problem: After the last frame: what the video lacks; empty if it is whole.
 
     Raises:
-        ImageError: the file cannot be read as a video, or has no frames.
+        ImageError: The file cannot be read as a video, or has no frames.
         ConfigError: PyAV is not installed.
     """
 
     def __init__(self, source: str | os.PathLike[str], *, on_audio: Callable[[Any], None] | None = None) -> None:
         av = import_av()
-        self._name = repr(os.fspath(source))
+        self.source = os.fspath(source)
+        self._name = repr(self.source)
         camera = _CAMERA.fullmatch(os.fspath(source))
         self.is_live = camera is not None
         self.count = 0
         self.problem = ""
         self._on_audio = on_audio
         if is_url(source):
-            raise ImageError(f"{self._name}: videos are not read from addresses; download it first")
+            raise ImageError(f"{self._name}: videos are not read from URLs; download it first")
         if not camera and not os.path.isfile(source):
             reason = "is not a file" if os.path.exists(source) else "does not exist"
             raise ImageError(f"{self._name} {reason}")
@@ -91,7 +93,7 @@ class VideoReader:
                 device, form = camera_device(int(camera[1]))
                 self._container = av.open(device, format=form)
             else:
-                # Opened here, as "webcam:0" or "-i" may be the name of a file, and FFmpeg knows many prefixes.
+                # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
                 self._container = av.open(f"file:{os.path.abspath(source)}", options=dict(_OPTIONS))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
@@ -103,7 +105,7 @@ class VideoReader:
 
     def _start(self, av: Any) -> None:
         streams = self._container.streams
-        # Covers of songs are video streams of one image.
+        # The cover of a song is a video stream with one image.
         videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not videos:
             raise ImageError(f"{self._name}: has no video")
@@ -142,9 +144,9 @@ class VideoReader:
         return frame
 
     def samples(self, count: int) -> list[Frame]:
-        """Return frames that are spread over the video, without moving this reader; fewer where it cannot be searched.
+        """Return up to `count` frames that are spread over the video. The position of this reader does not change.
 
-        A camera has none: what it will see is not known.
+        There are fewer where the video cannot be searched, and none for a camera.
         """
         if self.is_live:
             return []
@@ -157,7 +159,7 @@ class VideoReader:
             for place in range(count):
                 at = int((start + length * (place + 0.5) / count) / self.time_base)
                 try:
-                    container.seek(at, stream=stream)  # to a frame before it, from which it can be decoded
+                    container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
                     decoded = container.decode(stream)
                     frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= at), None)
                 except av.error.FFmpegError:
@@ -167,11 +169,11 @@ class VideoReader:
         return found
 
     def _length(self) -> float:
-        """Return how many seconds of video the file says it has; 0 where it does not say."""
+        """Return how many seconds of video the file states; 0 if it states none."""
         stream = self._stream
         if stream.duration:
             return float(stream.duration * self.time_base)
-        if said := _clock(stream.metadata.get("DURATION", "")):  # Matroska's, of this stream
+        if said := _clock(stream.metadata.get("DURATION", "")):  # Matroska states it for each stream
             return said - float((stream.start_time or 0) * self.time_base)
         if self._container.duration and len(self._container.streams) == 1:
             return float(self._container.duration / 1e6)
@@ -193,7 +195,7 @@ class VideoReader:
                 try:
                     decoded = packet.decode()
                 except av.error.InvalidDataError:
-                    # As players do: what follows may be whole again.
+                    # The following frames may be whole again.
                     damaged, decoded = damaged + 1, []
                 for frame in decoded:
                     damaged += frame.is_corrupt
@@ -208,7 +210,7 @@ class VideoReader:
                     pts = frame.pts if frame.pts is not None else (0 if last is None else last + ticks)
                     if last is None:
                         first = float(pts * self.time_base)
-                    else:  # two frames at one moment: the second a moment later
+                    else:  # of two frames at one time the second comes one tick later
                         pts = max(pts, last + 1)
                     last = pts
                     yield Frame(pixels, pts, self.time_base)
@@ -224,16 +226,20 @@ class VideoReader:
         end = float(last * self.time_base) - first + float(1 / self.rate)
         length = self._length()
         if length - end > max(_TOLERANCE, 0.02 * length):
-            ended = f"it ends after {end:.1f} seconds and says it has {length:.1f}"
+            ended = f"it ends after {end:.1f} seconds, but the file states {length:.1f}"
             self.problem = f"{ended}; {self.problem}" if self.problem else ended
 
 
 def camera_device(number: int) -> tuple[str, str]:
-    """Return name and FFmpeg's format of a camera of this system."""
+    """Return the name of a camera on this system, and its format in FFmpeg.
+
+    Raises:
+        ConfigError: Cameras have no numbers on this system.
+    """
     if sys.platform == "darwin":
         return str(number), "avfoundation"
     if sys.platform == "win32":
-        raise ConfigError("cameras are found by number on Linux and macOS alone")
+        raise ConfigError("cameras can be read on Linux and macOS only")
     return f"/dev/video{number}", "v4l2"
 
 
@@ -241,7 +247,7 @@ def import_av() -> Any:
     """Return PyAV.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: PyAV is not installed.
     """
     try:
         import av
@@ -254,13 +260,13 @@ def import_av() -> Any:
 
 def _upright(frame: Any) -> np.ndarray:
     pixels = frame.to_ndarray(format="rgb24")
-    # Counterclockwise, in degrees; phones write multiples of 90.
+    # The rotation is counterclockwise, in degrees; phones write multiples of 90.
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _clock(text: str) -> float:
-    """Return the seconds of "hours:minutes:seconds"; 0 for anything else."""
+    """Return the seconds in a text "hours:minutes:seconds"; 0 for any other text."""
     match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
     return 0.0 if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 

@@ -1,4 +1,4 @@
-"""A video in, a video of its depth out: what `dajax video` does."""
+"""Makes a video of depth from a video. The command `dajax video` calls it."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ from dajax.video.writing import VideoWriter, check_video_name
 
 RawVideo = Literal["none", "ffv1", "npz"]
 RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}
-# Frames that are looked at for the range of the colours.
+# The number of frames, spread over a video, from which the range of the colours is taken.
 _SAMPLES = 24
-# What a camera's range is taken from.
+# The number of first frames from which it is taken where a video cannot be searched, such as that of a camera.
 _FIRST = 16
-# Of all depths that were looked at; what is beyond has the colours of the ends.
+# The percentiles of all these depths that become the ends of the colours.
 _PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How a video is done.
+    """How a video of depth is made.
 
     Attributes:
-        colormap: see `dajax.depth_maps.colormap.colorize`; near has its upper end.
-        side_by_side: put the image left of the map.
-        raw: also write the depth itself, "ffv1" (16 bits, with their scale in a .json) or "npz" (float32).
-        raw_size: of that: "source", the video's, or "model", the network's.
-        smooth: steady the depth, see `dajax.video.smoothing`.
-        audio: copy the video's first audio stream.
-        limits: values of the colours' ends, (smallest, largest); None: of frames that are spread over the video.
-        seconds: stop after so many; None: at the video's end.
+        colormap: The name of a colour map, see `dajax.depth_maps.colorize`; its upper end is near.
+        side_by_side: Put the image to the left of its depth map.
+        raw: Also write the depth itself: "ffv1" (16 bits, and a .json with their scale) or "npz" (float32).
+        raw_size: The size of the raw depth: "source" is the size of the video, "model" that of the network's output.
+        smooth: Steady the depth over time, see `dajax.video.Smoother`.
+        audio: Copy the first audio stream of the video.
+        limits: The depths at the ends of the colours, (smallest, largest), in metres or inverse depth; None: they are
+            taken from frames that are spread over the video.
+        seconds: Stop after so many seconds of the video; None: at its end.
     """
 
     colormap: str = "Spectral_r"
@@ -59,7 +60,12 @@ class VideoSettings:
     seconds: float | None = None
 
     def check(self) -> None:
-        """Raise ConfigError or ImageError where this cannot be done."""
+        """Check all values.
+
+        Raises:
+            ConfigError: A value cannot be used, or a package that it needs is not installed.
+            ImageError: There is no such colour map.
+        """
         colorize([[0.0]], self.colormap)
         if self.raw not in get_args(RawVideo):
             raise ConfigError(f"raw must be one of {', '.join(get_args(RawVideo))}, got {self.raw!r}")
@@ -70,18 +76,18 @@ class VideoSettings:
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigError(f"seconds must be positive, got {self.seconds}")
         if self.smooth:
-            Smoother()  # sees that OpenCV is there
+            Smoother()  # raises if OpenCV is missing
 
 
 @dataclass
 class VideoReport:
-    """What became of a video.
+    """What `depth_video` wrote.
 
     Attributes:
-        frames: how many there are in the output.
-        written: the files.
-        limits: values at the ends of the colours.
-        problem: what the video lacked, so that the output is called `NAME.partial.SUFFIX`; empty if it is whole.
+        frames: The number of frames in the output.
+        written: The files.
+        limits: The depths at the ends of the colours.
+        problem: What the video lacked, so that the output is called `NAME.partial.SUFFIX`; empty if it is whole.
     """
 
     frames: int = 0
@@ -93,19 +99,23 @@ class VideoReport:
 def depth_of_frames(
     estimator: DepthEstimator, frames: Iterable[Frame], *, smooth: bool = True
 ) -> Iterator[tuple[Frame, np.ndarray]]:
-    """Yield each frame with its depth, float32 in the network's size, in order; up to 40 frames later if steadied.
+    """Yield each frame with its depth, in order. Steadied depth comes up to 40 frames later than its frame is read.
 
     Args:
-        estimator: what estimates.
-        frames: such as a `VideoReader`.
-        smooth: see `dajax.video.smoothing`.
+        estimator: Estimates the depth.
+        frames: The frames, such as a `VideoReader`.
+        smooth: Steady the depth over time, see `dajax.video.Smoother`.
+
+    Yields:
+        The frame and its depth, float32 [height, width] in the size of the network's output: metres, or inverse depth
+        of a relative model.
 
     Raises:
-        ImageError: depth is not finite.
-        ConfigError: steadying needs OpenCV.
+        ImageError: The depth of a frame is not finite.
+        ConfigError: `smooth` is set and OpenCV is not installed.
     """
     waiting: deque[Frame] = deque()  # for the network
-    held: deque[Frame] = deque()  # for their steadied depth
+    held: deque[Frame] = deque()  # for the steadied depth
     smoother = Smoother("metric" if estimator.model.config.is_metric else "relative") if smooth else None
 
     def pixels() -> Iterator[DecodedImage]:
@@ -138,78 +148,58 @@ def depth_video(
     on_frame: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
 ) -> VideoReport:
-    """Write a video of the coloured depth of a video: as many frames, at the same times, upright.
+    """Write a video of coloured depth with as many frames as the source, at the same times, upright.
 
-    Memory does not grow with the video: about sixty frames are held.
+    Memory does not grow with the length of the video: it holds about sixty frames.
 
     Args:
-        estimator: what estimates.
-        source: a file, or "webcam:0": the first camera, until `stop`.
-        output: a .mp4, .mov, .mkv or .webm file; its folder is made if need be. Raw depth is written beside it.
-        settings: how.
-        model: name to put into raw files.
-        on_start: called once with the number of frames that there may be, 0 if that is not known.
-        on_frame: called for each frame that is written.
-        stop: set it from another thread or a signal's handler to end early: that is how a camera's video ends.
+        estimator: Estimates the depth.
+        source: A video file, or "webcam:0" for the first camera, which is read until `stop` is set.
+        output: A .mp4, .mov, .mkv or .webm file; its folder is made if it does not exist. Raw depth is written beside
+            it.
+        settings: How the video is made; None: the defaults.
+        model: The name of the model, which becomes part of raw files.
+        on_start: Called once with the number of frames that the source states, 0 if that is unknown.
+        on_frame: Called after each written frame.
+        stop: Set it from another thread or from a signal handler to end early. A camera's video always ends so.
 
     Returns:
-        What was written. Where the video breaks off or is stopped, that is what there was up to then, under a name that
-        says so.
+        What was written. If the video breaks off or is stopped, the files contain the frames up to then, and their
+        names say so.
 
     Raises:
-        ImageError: the video cannot be read, or the output not written.
-        ConfigError: settings that cannot be used; PyAV or OpenCV is not installed.
+        ImageError: The video cannot be read, or the output cannot be written.
+        ConfigError: The settings cannot be used, or PyAV or OpenCV is not installed.
     """
     settings = VideoSettings() if settings is None else settings
     settings.check()
     output = Path(output)
-    check_video_name(output)
-    if os.path.exists(source) and output.exists() and os.path.samefile(source, output):
-        raise ConfigError(f"{str(output)!r} is the video itself: choose another name")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{str(output.parent)!r}: the output folder cannot be made ({error.strerror})") from error
+    _prepare_output(source, output)
+    stop = threading.Event() if stop is None else stop
     packets: deque[Any] = deque()
     with VideoReader(source, on_audio=packets.append if settings.audio else None) as reader:
         if settings.audio and reader.audio is None:
             raise ConfigError(f"{os.fspath(source)!r} has no audio")
-        estimator.processor.target_size(*reader.size)
-        stop = threading.Event() if stop is None else stop
+        estimator.processor.target_size(*reader.size)  # raises if the network cannot take this size
         frames = _until(reader, settings.seconds, stop)
-        steadied = depth_of_frames(estimator, frames, smooth=settings.smooth)
-        report = VideoReport(limits=settings.limits or (0.0, 0.0))
+        depths = depth_of_frames(estimator, frames, smooth=settings.smooth)
         on_start(reader.expected)
-        begun: list[tuple[Frame, np.ndarray]] = []
-        if settings.limits is None:
-            looked_at = estimator.stream(
-                [DecodedImage(frame.pixels) for frame in reader.samples(_SAMPLES)], source_size=False
-            )
-            seen = list(looked_at)
-            if not seen:
-                begun = list(islice(steadied, _FIRST))
-                seen = [depth for _, depth in begun]
-            if not seen:
-                raise ImageError(f"{os.fspath(source)!r}: no frame could be done ({reader.problem or 'stopped'})")
-            low, high = np.percentile(np.concatenate([depth.ravel() for depth in seen]), _PERCENTILES)
-            report.limits = (float(low), float(high))
+        report = VideoReport()
+        report.limits, first = _limits(estimator, reader, depths, settings)
         writers = _Writers(reader, output, settings, estimator, model, report.limits)
         try:
-            for frame, depth in chain(begun, steadied):
-                while packets:
-                    writers.audio(packets.popleft())
-                writers.write(frame, depth)
-                report.frames += 1
-                on_frame()
-            report.problem = reader.problem or ("interrupted" if stop.is_set() and not reader.is_live else "")
-        except (ImageError, MemoryError) as error:
-            report.problem = str(error)
-        except BaseException:
-            writers.abandon()
-            raise
-        try:
+            try:
+                for frame, depth in chain(first, depths):
+                    while packets:
+                        writers.audio(packets.popleft())
+                    writers.write(frame, depth)
+                    report.frames += 1
+                    on_frame()
+                report.problem = reader.problem or ("interrupted" if stop.is_set() and not reader.is_live else "")
+            except (ImageError, MemoryError) as error:
+                report.problem = str(error)
             if not report.frames:
-                raise ImageError(f"{os.fspath(source)!r}: no frame could be done ({report.problem or 'stopped'})")
+                raise _no_frame(source, report.problem)
             writers.close(report, packets)
         except BaseException:
             writers.abandon()
@@ -217,8 +207,40 @@ def depth_video(
     return report
 
 
+def _prepare_output(source: str | os.PathLike[str], output: Path) -> None:
+    check_video_name(output)
+    if os.path.exists(source) and output.exists() and os.path.samefile(source, output):
+        raise ConfigError(f"{str(output)!r} is the video itself: choose another name for the output")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{str(output.parent)!r}: the output folder cannot be made ({error.strerror})") from error
+
+
+def _limits(
+    estimator: DepthEstimator, reader: VideoReader, depths: Iterator[tuple[Frame, np.ndarray]], settings: VideoSettings
+) -> tuple[tuple[float, float], list[tuple[Frame, np.ndarray]]]:
+    """Return the depths at the ends of the colours, and the pairs that this has already taken from `depths`."""
+    if settings.limits is not None:
+        return settings.limits, []
+    samples = [DecodedImage(frame.pixels) for frame in reader.samples(_SAMPLES)]
+    seen = list(estimator.stream(samples, source_size=False))
+    first: list[tuple[Frame, np.ndarray]] = []
+    if not seen:
+        first = list(islice(depths, _FIRST))
+        seen = [depth for _, depth in first]
+    if not seen:
+        raise _no_frame(reader.source, reader.problem)
+    low, high = np.percentile(np.concatenate([depth.ravel() for depth in seen]), _PERCENTILES)
+    return (float(low), float(high)), first
+
+
+def _no_frame(source: str | os.PathLike[str], problem: str) -> ImageError:
+    return ImageError(f"{os.fspath(source)!r}: no frame could be written ({problem or 'stopped'})")
+
+
 class _Writers:
-    """All that is written of a video."""
+    """All files that are written for a video."""
 
     def __init__(
         self,
@@ -244,9 +266,9 @@ class _Writers:
                 self._raw = NpzWriter(path, about)
             else:
                 low, high = limits
-                if self._kind == "metric":  # what the model can say at most
+                if self._kind == "metric":  # the whole range of the model
                     low, high = 0.0, float(estimator.model.config.max_depth or high)
-                else:  # room on both sides for frames that were not looked at
+                else:  # with room on both sides for frames that were not sampled
                     low, high = low - 0.5 * (high - low), high + 0.5 * (high - low)
                 self._raw = Ffv1Writer(path, about, lo=low, hi=high, rate=reader.rate)
 
@@ -267,14 +289,14 @@ class _Writers:
         self._video.write_audio(packet)
 
     def close(self, report: VideoReport, packets: deque[Any]) -> None:
-        """Finish the files, with the rest of the audio; what cannot be finished becomes the report's problem."""
+        """Finish the files with the rest of the audio. If one cannot be finished, the report's problem says why."""
         files: list[Path] = []
-        # The values first: a coloured video without the values that were asked for would look finished.
+        # The raw depth comes first: a coloured video without the raw depth that was asked for would look finished.
         if self._raw is not None:
             try:
                 files = self._raw.close(partial=bool(report.problem))
             except ImageError as error:
-                self._raw.abandon()  # on a full disk that makes room for the end of the coloured video
+                self._raw.abandon()  # on a full disk this makes room for the end of the coloured video
                 report.problem = report.problem or str(error)
         try:
             while packets:

@@ -1,9 +1,9 @@
-"""Steady depth from a network that sees one frame at a time.
+"""Steadies the depth of a network that sees one frame at a time.
 
-Such depth flickers for two reasons. Each frame has a scale and a shift of its own: these are fitted to those of its
-neighbours, over windows that overlap. And each pixel has an error of its own: it is averaged along the motion of the
-image, forward and backward in time, wherever the image shows that it is the same thing. Nothing is integrated over
-the video, so nothing drifts: where the camera approaches a wall, the wall still comes nearer.
+Such depth flickers for two reasons. Each frame has its own scale and shift: these are fitted to those of its
+neighbours, over windows that overlap. And each pixel has its own error: the pixel is averaged along the motion of the
+image, forward and backward in time, as long as the image shows the same thing there. Nothing is summed up over the
+whole video, so nothing drifts: if the camera approaches a wall, the wall still comes nearer.
 """
 
 from __future__ import annotations
@@ -16,41 +16,43 @@ import numpy as np
 from dajax.errors import ConfigError
 from dajax.geometry.scale import robust_line, thinned
 
-# Frames that leave together, and how many of the following ones they are compared with.
+# The number of frames that leave together, and the number of following frames that they are compared with.
 _BLOCK = 16
 _AHEAD = 24
-# Of the weights of a frame's neighbours in the fit, in frames.
+# The standard deviation of the weights of a frame's neighbours in the fit, in frames.
 _SIGMA = 8.0
 _ROUNDS = 3
-# Share of its weight that a pixel's history keeps with every frame.
+# The fraction of its weight that the history of a pixel keeps with every frame.
 _KEPT = 0.85
-# Difference of colours, of 255, at which a pixel counts as another thing (the weight falls to 1/e).
+# The difference of colours, of 255, at which the weight of a pixel's history falls to 1/e: it shows another thing.
 _COLOUR = 25.0
-# A frame whose pixels are the former one's to less than this share begins a new shot.
+# A frame begins a new shot if the mean weight of its pixels' history is below this.
 _SAME_SHOT = 0.2
-# Motion is estimated with the longer side at so many pixels.
+# The longer side of the images on which motion is estimated, in pixels.
 _MOTION_SIDE = 224
 
 
 class _Step(NamedTuple):
-    """How a frame follows from a neighbour: where its pixels were there, and how sure that is."""
+    """Where the pixels of a frame are in a neighbouring frame, and how sure that is."""
 
     motion: np.ndarray  # float32 [height, width, 2]: right, down, in pixels
     weight: np.ndarray  # float32 [height, width], 0 to 1
 
 
 class _Held(NamedTuple):
+    """A frame that has not left yet."""
+
     depth: np.ndarray
-    guide: np.ndarray  # uint8, what motion is estimated on
-    before: _Step | None  # None: the first of a shot
+    guide: np.ndarray  # uint8, the image on which motion is estimated
+    before: _Step | None  # None: the first frame of a shot
     shot: int
 
 
 class Smoother:
-    """Takes maps in order and gives them back, steadied, up to 40 frames later.
+    """Takes the depth of frames in order and returns it, steadied, up to 40 frames later.
 
     Args:
-        kind: "relative": scale and shift are fitted; "metric": a scale alone, and metres stay metres on average.
+        kind: "relative": scale and shift are fitted. "metric": only a scale is fitted, and the mean depth is kept.
 
     Raises:
         ConfigError: OpenCV is not installed.
@@ -60,17 +62,17 @@ class Smoother:
         self._cv = _opencv()
         self._flow = self._cv.DISOpticalFlow_create(self._cv.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._with_shift = kind == "relative"
-        self._past: list[tuple[np.ndarray, int]] = []  # thinned aligned maps that have left, and their shots
+        self._past: list[tuple[np.ndarray, int]] = []  # thinned aligned depth of frames that have left, and their shots
         self._held: list[_Held] = []
         self._forward: tuple[np.ndarray, np.ndarray] | None = None  # mean and weight of the last frame that left
         self._last: _Held | None = None
 
     def push(self, depth: np.ndarray, image: np.ndarray) -> list[np.ndarray]:
-        """Take the next frame; return those that are finished.
+        """Take the next frame; return the steadied depth of the frames that are finished, float32 [height, width].
 
         Args:
-            depth: float32 [height, width].
-            image: uint8 [image_height, image_width, 3], what it was made of, of any size.
+            depth: The depth of the frame, float32 [height, width]: metres, or inverse depth of a relative model.
+            image: The frame, uint8 [image_height, image_width, 3], of any size.
         """
         guide = self._guide(image)
         before, shot = None, 0
@@ -86,7 +88,7 @@ class Smoother:
         return self._leave(_BLOCK) if len(self._held) == _BLOCK + _AHEAD else []
 
     def flush(self) -> list[np.ndarray]:
-        """Return the frames that are left; what is pushed afterwards belongs to another video."""
+        """Return the depth of the frames that are left. Frames that are pushed afterwards belong to another video."""
         rest = self._leave(len(self._held)) if self._held else []
         self._past, self._forward, self._last = [], None, None
         return rest
@@ -100,7 +102,7 @@ class Smoother:
         return found
 
     def _aligned(self) -> list[np.ndarray]:
-        """Fit every map to the mean of its neighbours, those that have left and those to come."""
+        """Fit the depth of every held frame to the mean of its neighbours before and after it, and return it."""
         held = np.stack([thinned(h.depth) for h in self._held])
         fixed = [depth for depth, _ in self._past]
         shots = np.array([shot for _, shot in self._past] + [h.shot for h in self._held])
@@ -123,7 +125,7 @@ class Smoother:
             state = self._joined(depth, state, held.before)
             ahead.append(state)
         self._forward = state
-        # The same from behind. Where a pixel comes from in the next frame is not the reverse of that frame's motion.
+        # The same from the end. The motion to the next frame is not the reverse of that frame's motion.
         behind: list[tuple[np.ndarray, np.ndarray]] = []
         state = None
         for i in range(len(aligned) - 1, -1, -1):
@@ -141,7 +143,7 @@ class Smoother:
     def _joined(
         self, depth: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None, step: _Step | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and weight of a pixel's history, itself included."""
+        """Return mean and weight of the history of each pixel, this frame included."""
         if state is None or step is None:
             return depth, np.ones_like(depth)
         mean, weight = (self._moved(array, step.motion) for array in state)
@@ -149,7 +151,7 @@ class Smoother:
         return (depth + weight * mean) / (1 + weight), 1 + weight
 
     def _step(self, guide: np.ndarray, other: np.ndarray, size: tuple[int, ...]) -> _Step:
-        """Return where the pixels of a frame are in another one."""
+        """Return where the pixels of a frame are in another frame."""
         cv = self._cv
         if guide.shape != other.shape:
             return _Step(np.zeros((*size, 2), np.float32), np.zeros(size, np.float32))
@@ -178,7 +180,15 @@ class Smoother:
 
 
 def smooth_depth(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
-    """Yield the steadied maps of an iterable of pairs (depth, image), see `Smoother`."""
+    """Yield the steadied depth of each frame, in order.
+
+    Args:
+        frames: An iterable of pairs (depth, image), as `Smoother.push` takes them.
+        kind: "relative" or "metric", see `Smoother`.
+
+    Raises:
+        ConfigError: OpenCV is not installed.
+    """
     smoother = Smoother(kind)
     for depth, image in frames:
         yield from smoother.push(depth, image)
@@ -186,16 +196,16 @@ def smooth_depth(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
 
 
 def _weights(shots: np.ndarray) -> np.ndarray:
-    """Return how much each frame [column] counts for the mean around each frame [row] of the same shot.
+    """Return the weight of each frame [column] in the mean around each frame [row] of the same shot.
 
-    Gaussian, and corrected (local linear regression) so that a steady trend is its own mean at the first and last
-    frames too, whose neighbours are all on one side.
+    The weights are Gaussian, with the correction of local linear regression: a linear trend is then its own mean at the
+    first and last frames too, whose neighbours are all on one side.
     """
     place = np.arange(len(shots), dtype=np.float64)
     away = place - place[:, None]
     weights = np.exp(-0.5 * (away / _SIGMA) ** 2) * (shots[:, None] == shots)
     first, second = ((weights * away**power).sum(1, keepdims=True) for power in (1, 2))
-    # One frame alone has no trend.
+    # A single frame has no trend.
     weights = np.where(second > 0, weights * (second - away * first), weights)
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
@@ -205,6 +215,6 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            'steady video depth needs OpenCV: pip install "dajax[video]", or ask for none (--no-smooth)'
+            'steady depth of videos needs OpenCV: pip install "dajax[video]", or switch it off (--no-smooth)'
         ) from error
     return cv2

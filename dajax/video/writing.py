@@ -1,7 +1,7 @@
-"""Videos of coloured depth, by PyAV.
+"""Writes videos of coloured depth, by PyAV.
 
-Everything is written under another name and moved to its own when it is whole; what broke off is kept under a name that
-says so.
+A file is written under a temporary name and gets its own name when it is whole. A file without its end is kept as
+NAME.partial.SUFFIX.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from dajax.errors import ConfigError, ImageError
 from dajax.files import temporary_path
 from dajax.video.reading import import_av
 
-# Codec and pixel format by container.
+# The codec of each container.
 _CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 COLOUR_SUFFIXES = tuple(_CODECS)
 
 
 class Whole:
-    """A file under a temporary name beside its place."""
+    """A file that is written under a temporary name, in the folder where it will be.
+
+    Args:
+        path: Its final name.
+
+    Raises:
+        ImageError: The folder does not exist or cannot be written to.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,37 +43,37 @@ class Whole:
             raise ImageError(f"{str(path)!r}: cannot be written ({error.strerror}). Does the folder exist?") from error
 
     def keep(self, *, partial: bool) -> Path:
-        """Give the file its name, `NAME.partial.SUFFIX` if it is not whole, and return that."""
+        """Give the file its name, `NAME.partial.SUFFIX` if it is not whole, and return this name."""
         path = partial_name(self.path) if partial else self.path
         os.replace(self.temporary, path)
         if not partial:
-            partial_name(self.path).unlink(missing_ok=True)  # of a former run
+            partial_name(self.path).unlink(missing_ok=True)  # from an earlier run
         return path
 
     def drop(self) -> None:
-        """Remove what there is."""
+        """Remove the file."""
         self.temporary.unlink(missing_ok=True)
 
 
 def partial_name(path: Path) -> Path:
-    """Return what a file is called while it lacks its end."""
+    """Return the name of a file that lacks its end."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 class VideoWriter:
-    """Writes a video of colour frames, each at the time of the frame that it was made of.
+    """Writes a video of coloured frames, each at the time of the frame from which it was made.
 
     Args:
-        path: a .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM count milliseconds.
-        size: (height, width) of the frames. Odd sides get one row or column more: the codecs' colours are in squares
-            of two.
-        time_base: seconds that the frames' times count.
-        rate: frames a second, on average.
-        audio: a stream whose packets `write_audio` will be given, to be copied.
+        path: A .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM round to milliseconds.
+        size: (height, width) of the frames. An odd side gets one more row or column, because the codecs store colours
+            for squares of two by two pixels.
+        time_base: The unit of the frames' times, in seconds.
+        rate: The mean number of frames per second.
+        audio: The audio stream whose packets `write_audio` will copy, or None.
 
     Raises:
-        ConfigError: the container or codec is not there, or cannot hold the audio.
-        ImageError: the file cannot be written.
+        ConfigError: The container is unknown, its codec is missing, or it cannot hold the audio.
+        ImageError: The file cannot be written.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class VideoWriter:
         self._file = Whole(path)
         self._odd = (size[0] % 2, size[1] % 2)
         self._failed = ""
-        # Of the first frame's wait, which is otherwise kept in milliseconds.
+        # Otherwise the time of the first frame would be rounded to milliseconds.
         options = {"movie_timescale": str(time_base.denominator)} if path.suffix.lower() in (".mp4", ".mov") else {}
         try:
             self._container = av.open(url_of(self._file.temporary), "w", options=options)
@@ -93,7 +100,7 @@ class VideoWriter:
         try:
             codec = _CODECS[path.suffix.lower()]
             if codec not in av.codecs_available:
-                raise ConfigError(f"this PyAV has no {codec}, which {path.suffix} needs")
+                raise ConfigError(f"this PyAV has no encoder {codec}, which {path.suffix} needs")
             quality = {"crf": "30", "b": "0", "cpu-used": "4"}
             if codec == "libx264":
                 quality = {"crf": "18", "preset": "veryfast"}
@@ -116,7 +123,7 @@ class VideoWriter:
             raise
 
     def write(self, pixels: np.ndarray, pts: int) -> None:
-        """Write a frame, uint8 [height, width, 3], that is shown at `pts`."""
+        """Write a frame, uint8 [height, width, 3], RGB, that is shown at the time `pts`."""
         av = import_av()
         if any(self._odd):
             pixels = np.pad(pixels, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
@@ -132,7 +139,7 @@ class VideoWriter:
             self._container.mux(packet)
 
     def close(self, *, partial: bool = False) -> Path:
-        """Finish the file, and return its name."""
+        """Finish the file and return its name."""
         try:
             self._mux(None)
             with faults(self._file):
@@ -143,12 +150,12 @@ class VideoWriter:
             raise
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove the file."""
         self._abandon()
 
     def _mux(self, frame: Any) -> None:
         if self._failed:
-            # FFmpeg crashes where a file without a beginning is given an end.
+            # FFmpeg crashes if a file without a beginning gets an end.
             raise ImageError(self._failed)
         try:
             with faults(self._file):
@@ -166,13 +173,13 @@ class VideoWriter:
 
 
 def url_of(path: Path) -> str:
-    """Return a path as FFmpeg takes it: a folder with a colon in its name would be a protocol."""
+    """Return a path in the form that FFmpeg takes. Without it, "a:b/c.mp4" would be the protocol "a"."""
     return f"file:{path.absolute()}"
 
 
 @contextmanager
 def faults(file: Whole) -> Iterator[None]:
-    """Raise what goes wrong with a file, a full disk for one, as ImageError."""
+    """Turn errors of a file, such as a full disk, into ImageError."""
     av = import_av()
     try:
         yield
@@ -181,6 +188,6 @@ def faults(file: Whole) -> Iterator[None]:
 
 
 def check_video_name(path: Path) -> None:
-    """Raise ConfigError where a video of colours cannot have this name."""
+    """Raise ConfigError if a video of coloured depth cannot have this name."""
     if path.suffix.lower() not in _CODECS:
         raise ConfigError(f"{str(path)!r}: videos are written as {', '.join(_CODECS)}")

@@ -72,10 +72,10 @@ def test_cut_off(tmp_path):
         (tmp_path / name).write_bytes(data[: len(data) * 6 // 10])
     frames, reader = read(tmp_path / "a.mp4")
     assert 20 < len(frames) < 180
-    assert "cannot be decoded" in reader.problem or "seconds and says it has 6.7" in reader.problem
+    assert "cannot be decoded" in reader.problem or "seconds, but the file states 6.7" in reader.problem
     frames, reader = read(tmp_path / "b.mkv")
     assert 20 < len(frames) < 180
-    assert "seconds and says it has 6.7" in reader.problem
+    assert "seconds, but the file states 6.7" in reader.problem
     # The index stood at the end.
     with pytest.raises(ImageError, match=r"c\.mp4.: cannot be opened as a video"):
         VideoReader(tmp_path / "c.mp4")

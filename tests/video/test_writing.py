@@ -193,11 +193,11 @@ def test_partial_depth(tmp_path):
 
 def test_depth_without_its_index(tmp_path):
     make_video(tmp_path / "a.mkv")
-    with pytest.raises(ImageError, match=r"a\.json.*has to say what the levels of a\.mkv stand for"):
+    with pytest.raises(ImageError, match=r"a\.json.*must contain the scale of the levels of a\.mkv"):
         list(read_depth_video(tmp_path / "a.mkv"))
     for text in ("{}", "[]", "no json", '{"format": "another"}'):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(ImageError, match="has to say"):
+        with pytest.raises(ImageError, match="must contain"):
             list(read_depth_video(tmp_path / "a.mkv"))
 
 
@@ -228,5 +228,5 @@ def test_never_a_new_video_beside_an_old_index(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
         second.close()
-    with pytest.raises(ImageError, match="has to say what the levels"):
+    with pytest.raises(ImageError, match="must contain the scale of the levels"):
         list(read_depth_video(tmp_path / "d.mkv"))
