@@ -22,7 +22,7 @@ from dajax.evaluation.metrics import (
 FULL_SIZE = (518, 518)
 
 
-def some_maps(seed=0, shape=(11, 13), error=0.2):
+def some_depth(seed=0, shape=(11, 13), error=0.2):
     random = np.random.default_rng(seed)
     target = random.uniform(0.5, 80, shape).astype(np.float32)
     prediction = (target * np.exp(error * random.normal(size=shape))).astype(np.float32)
@@ -68,14 +68,14 @@ def assert_metrics(found, expected, tolerance):
 
 @pytest.mark.parametrize("error", [0.01, 0.2, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_small_maps(seed, error):
-    maps = some_maps(seed, error=error)
+def test_small_depth_maps(seed, error):
+    maps = some_depth(seed, error=error)
     assert_metrics(depth_metrics(*maps), reference_metrics(*maps), 1e-12)
 
 
 def test_float32_at_full_size_keeps_its_digits():
     """Sums of 268,324 pixels in float32 are wrong in the fifth digit, differences of logarithms before that."""
-    prediction, target, mask = some_maps(1, FULL_SIZE, error=1e-4)
+    prediction, target, mask = some_depth(1, FULL_SIZE, error=1e-4)
     assert prediction.dtype == target.dtype == np.float32
     found = depth_metrics(prediction, target, mask)
     assert_metrics(found, reference_metrics(prediction, target, mask), 1e-9)
@@ -111,7 +111,7 @@ def test_thresholds_are_strict():
 
 
 def test_perfect_and_symmetric():
-    _, target, mask = some_maps()
+    _, target, mask = some_depth()
     perfect = depth_metrics(target, target, mask)
     assert perfect[:-1] == (0, 0, 0, 0, 0, 0, 1, 1, 1)
     twice, half = depth_metrics(2 * target, target, mask), depth_metrics(target / 2, target, mask)
@@ -121,7 +121,7 @@ def test_perfect_and_symmetric():
 
 
 def test_what_has_no_truth_does_not_count():
-    prediction, target, mask = some_maps()
+    prediction, target, mask = some_depth()
     expected = depth_metrics(prediction, target, mask)
     for junk in (np.nan, np.inf, -np.inf, 0, -1):
         spoilt = np.where(mask, target, np.float32(junk))
@@ -144,7 +144,7 @@ def test_types(kind):
 
 
 def test_inputs_are_left_alone():
-    maps = some_maps()
+    maps = some_depth()
     before = [array.copy() for array in maps]
     for array in maps:
         array.setflags(write=False)
@@ -156,7 +156,7 @@ def test_inputs_are_left_alone():
 
 
 def test_empty_images_are_nan_and_not_in_the_mean():
-    prediction, target, mask = some_maps()
+    prediction, target, mask = some_depth()
     for nothing in (
         depth_metrics(prediction, target, np.zeros_like(mask)),
         depth_metrics(prediction, np.full_like(target, np.nan)),
@@ -179,7 +179,7 @@ def test_empty_images_are_nan_and_not_in_the_mean():
 
 def test_average_is_the_mean_of_images():
     """Not of pixels: a small image weighs as much as a large one."""
-    large, small = some_maps(0, (40, 40)), some_maps(1, (3, 3), error=1)
+    large, small = some_depth(0, (40, 40)), some_depth(1, (3, 3), error=1)
     rows = [depth_metrics(*large), depth_metrics(*small)]
     mean, images, _ = average_metrics(iter(rows))
     assert images == 2
@@ -199,14 +199,14 @@ def test_average_of_many_is_exact():
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.01, -3.0), (400.0, 7000.0), (-2.0, 5.0)])
 def test_alignment_undoes_any_scale_and_shift(scale, shift):
-    _, target, mask = some_maps()
+    _, target, mask = some_depth()
     aligned = align_inverse_depth(scale / target.astype(np.float64) + shift, target, mask, max_depth=100)
     assert aligned.dtype == np.float64
     np.testing.assert_allclose(aligned, target, rtol=1e-9)  # the masked pixels as well
 
 
 def test_alignment_is_least_squares_in_inverse_depth():
-    prediction, target, mask = some_maps(error=0.3)
+    prediction, target, mask = some_depth(error=0.3)
     prediction = 1 / prediction
     found = align_inverse_depth(prediction, target, mask, max_depth=1e9)
     columns = np.stack([prediction[mask].astype(np.float64), np.ones(mask.sum())], 1)
@@ -227,7 +227,7 @@ def test_far_and_negative_values_become_the_cap():
 
 def test_alignment_of_what_has_no_shape():
     """The best constant: one over the mean inverse depth."""
-    _, target, mask = some_maps()
+    _, target, mask = some_depth()
     best = 1 / np.mean(1 / target[mask].astype(np.float64))
     np.testing.assert_allclose(align_inverse_depth(np.full_like(target, 0.1), target, mask, max_depth=100), best)
     single = np.zeros_like(mask)
@@ -248,7 +248,7 @@ def test_alignment_at_full_size_about_a_large_mean():
 
 
 def test_ordinal_accuracy_of_known_maps():
-    _, target, mask = some_maps(shape=(50, 50))
+    _, target, mask = some_depth(shape=(50, 50))
     assert ordinal_accuracy(1 / target, target, mask).accuracy == 1
     assert ordinal_accuracy(target, target, mask).accuracy == 0
     assert ordinal_accuracy(target, target, mask, nearer="smaller").accuracy == 1
@@ -260,7 +260,7 @@ def test_ordinal_accuracy_of_known_maps():
 
 def test_ordinal_accuracy_counts_pairs_that_are_apart():
     """Against all pairs: half of the image is in order, the rest within the ratio."""
-    prediction, target, mask = some_maps(7, (12, 12), error=0.8)
+    prediction, target, mask = some_depth(7, (12, 12), error=0.8)
     prediction, p, t = 1 / prediction, 1 / prediction[mask], target[mask]
     apart = np.maximum(t[:, None], t) > 1.5 * np.minimum(t[:, None], t)
     right = ((p[:, None] > p) == (t[:, None] < t))[apart]
@@ -280,8 +280,15 @@ def test_ordinal_accuracy_within_the_ratio():
     assert ordinal_accuracy(1 / target, target, ratio=1, pairs=900).pairs == pytest.approx(600, abs=60)
 
 
+def test_ordinal_accuracy_draws_20000_pairs():
+    """Pairs of the left and the right half count: half of those that are drawn."""
+    target = np.where(np.arange(40) < 20, 1.0, 2.0) * np.ones((30, 1))
+    assert ordinal_accuracy(1 / target, target).pairs == pytest.approx(10_000, abs=300)
+    assert ordinal_accuracy(1 / target, target) == ordinal_accuracy(1 / target, target, ratio=1.1, pairs=20_000, seed=0)
+
+
 def test_ordinal_accuracy_is_repeatable():
-    maps = some_maps(error=1)
+    maps = some_depth(error=1)
     assert ordinal_accuracy(*maps, seed=5) == ordinal_accuracy(*maps, seed=5)
     assert ordinal_accuracy(*maps, seed=5) != ordinal_accuracy(*maps, seed=6)
     assert isinstance(ordinal_accuracy(*maps), OrdinalAccuracy)
