@@ -1,4 +1,4 @@
-"""Makes the figures of docs/scenes.md, image and table: python tools/scenes.py [path of the image]."""
+"""Makes the image and the table of docs/scenes.md: python tools/scenes.py [path of the image]."""
 
 import os
 import re
@@ -21,7 +21,7 @@ HEAD = "| | all | rooms | outdoors |\n|---|---|---|---|\n"
 
 
 def page_of(taken, columns):
-    """Images with their maps at the right; nearer is redder, in each map for itself, and what is not valid black."""
+    """Return a page of images, each with its depth map at the right: red is near, and invalid pixels are black."""
     cells = []
     for image, depth, valid in zip(taken.image, taken.depth, taken.valid, strict=True):
         nearness = np.where(valid, 1 / np.maximum(depth, 1e-3), np.nan)
@@ -34,7 +34,7 @@ def row(name, figure, taken, parts, form):
 
 
 def jumps(image, depth, valid):
-    """Share of neighbours side by side whose depths are over 10 % apart, the sky being far away."""
+    """Return the percentage of neighbours in a row whose depths differ by more than 10 %; the sky is far away."""
     far = np.where(valid, depth, 1e6)
     left, right = far[..., :-1], far[..., 1:]
     return 100 * (np.maximum(left, right) > 1.1 * np.minimum(left, right)).mean()
@@ -46,9 +46,9 @@ def table(taken, indoor, solids):
     rows = [row("scenes", lambda image, *_: len(image), everything, parts, "{}")]
     rows.append(row("without depth (sky, windows, over 80 m), % of pixels", lambda i, d, v, s: 100 * (1 - v.mean()),
                     everything, parts, "{:.1f}"))  # fmt: skip
-    for share in (1, 10, 50, 90, 99):
-        name = f"depth, percentile {share}, m"
-        rows.append(row(name, lambda i, d, v, s, p=share: np.percentile(d[v], p), everything, parts, "{:.2f}"))
+    for percentile in (1, 10, 50, 90, 99):
+        name = f"depth, percentile {percentile}, m"
+        rows.append(row(name, lambda i, d, v, s, p=percentile: np.percentile(d[v], p), everything, parts, "{:.2f}"))
     rows.append(row("occlusions: neighbours in a row over 10 % apart, %", lambda i, d, v, s: jumps(i, d, v), everything,
                     parts, "{:.1f}"))  # fmt: skip
     rows.append(row("solids, mean", lambda i, d, v, s: s.mean(), everything, parts, "{:.1f}"))

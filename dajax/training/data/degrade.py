@@ -1,4 +1,4 @@
-"""What cameras and files do to images: colour cast, blur, noise, compression."""
+"""Does to images what cameras and files do: colour cast, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ def _cosines() -> np.ndarray:
 
 
 def degrade_image(key: Array, image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 3"]:
-    """Return an image as a worse camera would have taken it; where things are is not changed."""
+    """Return an image as a worse camera would have taken it. Nothing in it moves, so its depth stays right.
+
+    Args:
+        key: A key of `jax.random`; it decides how much of what is done.
+        image: The image, RGB.
+    """
     cast, blur, noise, sigma, amount, whether = jax.random.split(key, 6)
     values = image.astype(jnp.float32) / 255
     values = values ** jnp.exp(jax.random.uniform(cast, (3,), jnp.float32, minval=-0.15, maxval=0.15))
@@ -40,7 +45,7 @@ def _smooth(values: Array) -> Array:
 
 
 def _compress(values: Array, step: Array) -> Array:
-    """Round the cosines of each block, fine ones more coarsely, as JPEG does (without its colour space)."""
+    """Round the cosine coefficients of each block, those of fine detail more coarsely, as JPEG does in RGB."""
     height, width, _ = values.shape
     padded = jnp.pad(values, [(0, -height % _BLOCK), (0, -width % _BLOCK), (0, 0)], mode="edge")
     blocks = padded.reshape(padded.shape[0] // _BLOCK, _BLOCK, -1, _BLOCK, 3)

@@ -1,24 +1,25 @@
-"""The vocabulary of the scenes as data: what stands about, of which parts, how big and how often."""
+"""The things in the scenes as data: which parts they have, how big they are, and how often they appear."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-PARTS = 8  # of one thing at most
-SHAPES = BOX, BALL, CAN = range(3)  # a can is an upright cylinder
+PARTS = 8  # the largest number of parts of a thing
+SHAPES = BOX, BALL, CAN = range(3)  # a ball is an ellipsoid, and a can is an upright cylinder
 ABSENT = len(SHAPES)
 
-# A name, the centre and the half size, where the thing fills [-1, 1] x [0, 1] x [-1, 1] (across, up, deep). A "log" is
-# a can that lies across; a name with "?" is there in six of ten.
+# A part: its name, its centre and its half size, in coordinates in which the whole thing fills [-1, 1] x [0, 1] x
+# [-1, 1] (across, up, deep). A "log" is a can that lies across. A part whose name ends with "?" is present in six of
+# ten things.
 _Part = tuple[str, tuple[float, float, float], tuple[float, float, float]]
 _SHAPE_OF = {"box": BOX, "ball": BALL, "can": CAN, "log": CAN}
 
 
 class Kind(NamedTuple):
-    """One kind of thing: how often it is in rooms and outdoors, its sizes and parts.
+    """One kind of thing: its weights in rooms and outdoors, its smallest and largest size, and its parts.
 
-    Sizes are half width, height and half depth in metres. Rules: "round" things keep their proportions, "wall" things
-    stand or hang at a wall, "full" ones reach from the floor to the ceiling.
+    A size is half width, height and half depth in metres. A "round" thing keeps its proportions, a "wall" thing stands
+    or hangs at a wall, and a "full" thing reaches from the floor to the ceiling.
     """
 
     name: str
@@ -245,16 +246,16 @@ KINDS = [
 
 
 class Tables(NamedTuple):
-    """`KINDS` as arrays, one row for each kind."""
+    """`KINDS` as arrays with one row for each kind."""
 
-    chance: np.ndarray  # [2, kinds]: cumulated, outdoors and indoors
+    chance: np.ndarray  # [2, kinds]: cumulative, outdoors and indoors
     small: np.ndarray  # [kinds, 3]
     large: np.ndarray  # [kinds, 3]
     outdoor_scale: np.ndarray  # [kinds]
     round: np.ndarray  # bool [kinds]
     wall: np.ndarray  # bool [kinds]
     full: np.ndarray  # bool [kinds]
-    shape: np.ndarray  # int32 [kinds, parts], ABSENT where there is none
+    shape: np.ndarray  # int32 [kinds, parts], ABSENT where there is no part
     optional: np.ndarray  # bool [kinds, parts]
     lying: np.ndarray  # bool [kinds, parts]
     centre: np.ndarray  # [kinds, parts, 3]

@@ -1,6 +1,7 @@
-"""Where rays meet a scene. Closed forms, solid by solid in a loop, so that the rays of an image stay in the cache.
+"""Computes where rays meet a scene, in closed form.
 
-Vectors are tuples of three arrays, one for each axis: XLA then fuses all of a solid's arithmetic into one pass.
+A loop goes from solid to solid, so that the rays of an image stay in the cache. Vectors are tuples of three arrays, one
+for each axis: XLA then fuses all arithmetic of a solid into one pass.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ _TINY = 1e-9
 
 
 class Hit(NamedTuple):
-    """What a ray meets first."""
+    """What each ray meets first."""
 
-    t: Array  # origin + t * direction is the place
-    surface: Array  # int32: a face of SHELL, or len(SHELL) + the solid's number
-    sky: Array  # bool: nothing
+    t: Array  # the ray meets it at origin + t * direction
+    surface: Array  # int32: a face of SHELL, or len(SHELL) + the number of the solid
+    sky: Array  # bool: the ray meets nothing
 
 
 def camera_rays(camera: Camera, size: tuple[int, int], offset: tuple[float | Array, float | Array]) -> Vector:
-    """Directions in the world through (column + offset[0], row + offset[1]), of length 1 along the optical axis.
+    """Return the directions, in the world, of the rays through (column + offset[0], row + offset[1]).
 
-    Along such rays t is planar depth. The middle of a pixel is at offset (0.5, 0.5).
+    Their length along the optical axis is 1, so that t is the depth along that axis. The middle of a pixel is at offset
+    (0.5, 0.5).
     """
     fx, fy, cx, cy = intrinsics(camera, size)
     height, width = size
@@ -44,7 +46,7 @@ def camera_rays(camera: Camera, size: tuple[int, int], offset: tuple[float | Arr
 
 
 def intrinsics(camera: Camera, size: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
-    """fx, fy, cx, cy in pixels of an image of `size` (height, width); the top left corner is (0, 0)."""
+    """Return fx, fy, cx, cy in pixels for an image of `size` (height, width), whose top left corner is (0, 0)."""
     height, width = size
     longer = float(max(size))
     focal = camera.focal * longer
@@ -52,7 +54,7 @@ def intrinsics(camera: Camera, size: tuple[int, int]) -> tuple[Array, Array, Arr
 
 
 def cast(scene: Scene, origin: Vector, direction: Vector) -> Hit:
-    """Return what each ray meets first; solids are seen from outside only."""
+    """Return what each ray meets first. Solids are visible from outside only."""
     t, face, sky = leave_shell(scene, origin, direction)
 
     def visit(i: Array, near: Array, far: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -60,7 +62,7 @@ def cast(scene: Scene, origin: Vector, direction: Vector) -> Hit:
         closer = (near <= far) & (near > 1e-4) & (near < t)
         return jnp.where(closer, near, t), jnp.where(closer, i + len(SHELL), surface)
 
-    # Sky behind a window is not nearer than what stands outside of it: nothing does.
+    # Nothing stands outside of a window, so that no solid is behind its sky.
     t, surface = each_solid(scene.solids, origin, direction, visit, (t, face))
     return Hit(t, surface, sky & (surface < len(SHELL)))
 
@@ -72,7 +74,7 @@ def each_solid(
     visit: Callable[[Array, Array, Array, _Carry], _Carry],
     carry: _Carry,
 ) -> _Carry:
-    """Call `visit(number, near, far, carry)` for each solid; within it from t = near to far, if near <= far."""
+    """Call `visit(number, near, far, carry)` for each solid. A ray is inside it for near <= t <= far."""
     start: Array | int = 0
     for shape, interval in ((BOX, _box), (BALL, _ball), (CAN, _can)):
 
@@ -86,7 +88,7 @@ def each_solid(
 
 
 def to_unit(solids: Solids, i: Array, origin: Vector, direction: Vector) -> tuple[Vector, Vector]:
-    """Return a ray in the frame where a solid is the unit one; t stays what it was."""
+    """Return a ray in the coordinates in which a solid is the unit solid. t does not change."""
     scaled = solids.axes[i] / solids.half[i][:, None]
     moved = tuple(o - c for o, c in zip(origin, solids.centre[i], strict=True))
     return turn(scaled, moved), turn(scaled, direction)
@@ -105,10 +107,10 @@ def _slab(o: Array, d: Array) -> tuple[Array, Array]:
 
 
 def _round(o: tuple[Array, ...], d: tuple[Array, ...]) -> tuple[Array, Array]:
-    """Within distance 1 of the centre (of the axis, for two coordinates); an empty interval where the ray passes by."""
+    """Return the interval within distance 1 of the centre (of the axis, for two coordinates); it may be empty."""
     a = jnp.maximum(sum(x * x for x in d), _TINY * _TINY)
     middle = -sum(x * y for x, y in zip(o, d, strict=True)) / a
-    # From the point nearest to the centre: the textbook's b^2 - a c loses small things far away to rounding.
+    # This starts from the point nearest to the centre: b^2 - a c would lose small distant things in rounding.
     room = 1 - sum(jnp.square(x + middle * y) for x, y in zip(o, d, strict=True))
     half = jnp.sqrt(jnp.maximum(room, 0) / a)
     return jnp.where(room < 0, jnp.inf, middle - half), jnp.where(room < 0, -jnp.inf, middle + half)
@@ -132,7 +134,7 @@ def _can(o: Vector, d: Vector) -> tuple[Array, Array]:
 
 
 def leave_shell(scene: Scene, origin: Vector, direction: Vector) -> tuple[Array, Array, Array]:
-    """Where rays from within leave the room: t, the face of SHELL, and whether the sky is behind that place."""
+    """Return where rays from inside leave the room: t, the face of SHELL, and whether the sky is there."""
     ways = []
     for low, high, o, d in zip(scene.low, scene.high, origin, direction, strict=True):
         d = jnp.where(jnp.abs(d) < _TINY, _TINY, d)

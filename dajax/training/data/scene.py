@@ -1,4 +1,4 @@
-"""What a scene is, and how one is drawn from a key: room or open ground, camera, things, materials, lights, air."""
+"""Defines a scene (room or open ground, camera, things, materials, lights, air) and draws one from a random key."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dajax.training.data.furniture import ABSENT, PARTS, SHAPES, Tables, tables
 
-THINGS = 18  # drawn for each scene; some are left out
+THINGS = 18  # so many are drawn for each scene, and some of them are left out
 MAX_SOLIDS = 64
 SHELL = FLOOR, CEILING, X_LOW, X_HIGH, Z_LOW, Z_HIGH = range(6)  # faces; outdoors only the floor is real
 PATTERNS = PLAIN, CHECKER, STRIPES, NOISE, WAVES, BRICKS, DOTS, WINDOWS = range(8)
 _PATTERN_CHANCE = np.cumsum([0.2, 0.14, 0.14, 0.14, 0.08, 0.16, 0.07, 0.07]).astype(np.float32)
-_FAR = 1e4  # metres to the walls that are not there
+_FAR = 1e4  # distance in metres of the walls outdoors, where there are none
 
 
 class Solids(NamedTuple):
-    """Unit solids, each under its own rotation and scale. Sorted: boxes, balls, cans, then those that are absent."""
+    """Unit solids, each with its own rotation and scale, in the order boxes, balls, cans, absent solids."""
 
     centre: Float[Array, "solids 3"]
-    axes: Float[Array, "solids 3 3"]  # rows: the solid's own axes in the world
-    half: Float[Array, "solids 3"]  # along its own axes, metres
-    ends: Int[Array, " 3"]  # where the boxes, the balls, the cans end
+    axes: Float[Array, "solids 3 3"]  # each row is an axis of the solid, in the world
+    half: Float[Array, "solids 3"]  # half sizes along its own axes, metres
+    ends: Int[Array, " 3"]  # the index after the last box, the last ball, the last can
 
 
 class Materials(NamedTuple):
-    """Linear colours and a pattern in metres on the surface."""
+    """Linear colours, and a pattern measured in metres on the surface."""
 
     colours: Float[Array, "n 2 3"]
     pattern: Int[Array, " n"]
     period: Float[Array, " n"]
     angle: Float[Array, " n"]
     offset: Float[Array, "n 2"]
-    grain: Float[Array, " n"]  # how much noise lies over it, 0 to 1
+    grain: Float[Array, " n"]  # the amount of noise over it, 0 to 1
     gloss: Float[Array, " n"]
 
 
@@ -46,9 +46,9 @@ class Camera(NamedTuple):
 
     position: Float[Array, " 3"]
     axes: Float[Array, "3 3"]  # rows: right, down, ahead, in the world
-    focal: Float[Array, ""]  # in longer sides of the image
-    shift: Float[Array, " 2"]  # of the principal point from the middle: x, y, in longer sides
-    exposure: Float[Array, ""]  # beside what automatic exposure would choose
+    focal: Float[Array, ""]  # focal length, as a multiple of the longer side of the image
+    shift: Float[Array, " 2"]  # of the principal point from the middle: x, y, as a fraction of the longer side
+    exposure: Float[Array, ""]  # as a multiple of automatic exposure
     contrast: Float[Array, ""]  # 0 to 1
 
 
@@ -57,35 +57,35 @@ class Lights(NamedTuple):
 
     place: Float[Array, "lights 4"]
     colour: Float[Array, "lights 3"]
-    ambient: Float[Array, "2 3"]  # from below, from above
+    ambient: Float[Array, "2 3"]  # light from below and from above
 
 
 class Air(NamedTuple):
-    """Sky, what is at the horizon, and fog."""
+    """Sky, hills at the horizon, and fog."""
 
-    sky: Float[Array, "2 3"]  # at the horizon, overhead
+    sky: Float[Array, "2 3"]  # colours at the horizon and overhead
     clouds: Float[Array, ""]  # 0 to 1
-    hills: Float[Array, ""]  # their height / their distance
+    hills: Float[Array, ""]  # their height divided by their distance
     fog: Float[Array, ""]  # 1 / metres
     fog_colour: Float[Array, " 3"]
 
 
 class Scene(NamedTuple):
-    """One scene; a pytree of arrays of the same shapes whatever is in it."""
+    """One scene: a pytree of arrays, whose shapes are the same for all scenes."""
 
     indoor: Bool[Array, ""]
     low: Float[Array, " 3"]  # corners of the room
     high: Float[Array, " 3"]
-    window: Float[Array, " 5"]  # wall (one of SHELL), and low and high of it along the wall, then upwards
+    window: Float[Array, " 5"]  # its wall (one of SHELL), its ends along the wall, and its lower and upper edge
     solids: Solids
-    materials: Materials  # of SHELL, then of the solids
+    materials: Materials  # first those of SHELL, then those of the solids
     camera: Camera
     lights: Lights
     air: Air
 
 
 class _Draws:
-    """Random numbers one after the other from a single call: a call for each takes XLA ten times as long to compile."""
+    """Hands out the random numbers of a single call. With a call for each number XLA compiles ten times as long."""
 
     def __init__(self, key: Array, count: int) -> None:
         self._numbers, self._used = jax.random.uniform(key, (count,), jnp.float32), 0
@@ -99,16 +99,20 @@ class _Draws:
         return jnp.exp(self.uniform(jnp.log(low), jnp.log(high), shape))
 
     def bell(self) -> Array:
-        """Mean 0, deviation 1, and never beyond 3, so that no camera looks at nothing."""
+        """Return a number of mean 0 and deviation 1, never beyond 3, so that no camera looks away from everything."""
         return self.uniform(-2.0, 2.0, (3,)).sum() / 2
 
-    def chance(self, share: float | Array, shape: tuple[int, ...] = ()) -> Array:
-        return self.uniform(shape=shape) < share
+    def chance(self, probability: float | Array, shape: tuple[int, ...] = ()) -> Array:
+        return self.uniform(shape=shape) < probability
 
 
-@jax.jit  # op by op, its hundreds of draws would compile for a quarter of a minute
+@jax.jit  # without jit its hundreds of operations take a quarter of a minute to compile
 def sample_scene(key: Array) -> Scene:
-    """Draw a scene. Every number in it is a function of the key alone, of `jax.random.key`."""
+    """Draw a scene. It depends on the key alone.
+
+    Args:
+        key: A key from `jax.random.key`.
+    """
     whole, things, shell = jax.random.split(key, 3)
     draws = _Draws(whole, 96)
     indoor = draws.chance(0.5)
@@ -138,13 +142,13 @@ def _room(draws: _Draws, indoor: Array) -> tuple[Array, Array, Array]:
     span = jnp.where(wall < Z_LOW, z, x)
     half = span * draws.uniform(0.12, 0.3)
     middle = draws.uniform(half - span / 2, span / 2 - half)
-    sill = jnp.where(draws.chance(0.2), 0.0, 0.9)  # some are doors
+    sill = jnp.where(draws.chance(0.2), 0.0, 0.9)  # some windows are doors
     window = jnp.stack([wall, middle - half, middle + half, sill, jnp.minimum(y - 0.15, 2.1)])
     return low, high, jnp.where(indoor & draws.chance(0.4), window, np.array([X_LOW, 1, -1, 1, -1], np.float32))
 
 
 def _camera(draws: _Draws, indoor: Array, high: Array) -> Camera:
-    # In a room, away from its middle and looking across it.
+    # In a room the camera is away from the middle and looks across the room.
     corner = _floor_plan(high)
     spot = draws.uniform(-1, 1, (2,))
     spot = jnp.sign(spot) * jnp.sqrt(jnp.abs(spot)) * (corner - 0.35)
@@ -167,7 +171,7 @@ def _camera(draws: _Draws, indoor: Array, high: Array) -> Camera:
 
 
 def look(yaw: Array, pitch: Array, roll: Array) -> Array:
-    """Rows right, down, ahead of a camera that is turned right, raised, and then rolled clockwise; in radians."""
+    """Return the rows right, down, ahead of a camera turned right, raised, then rolled clockwise (in radians)."""
     (sy, cy), (sp, cp), (sr, cr) = ((jnp.sin(a), jnp.cos(a)) for a in (yaw, pitch, roll))
     right, down = jnp.stack([cy, 0 * cy, -sy]), jnp.stack([sp * sy, -cp, sp * cy])
     ahead = jnp.stack([cp * sy, sp, cp * cy])
@@ -175,13 +179,13 @@ def look(yaw: Array, pitch: Array, roll: Array) -> Array:
 
 
 class _Thing(NamedTuple):
-    """One thing of `KINDS` on the floor."""
+    """One thing of one of the `KINDS`, placed on the floor."""
 
     fits: Array
     place: Array  # x, z
     yaw: Array
     size: Array  # half width, height, half depth
-    shape: Array  # of its parts
+    shape: Array  # the shapes of its parts
     parts: tuple[Array, Array, Array]  # centre, axes, half, as in Solids
     materials: Materials
 
@@ -191,7 +195,7 @@ def _things(
 ) -> tuple[Solids, Materials]:
     things = jax.vmap(lambda k: _thing(k, indoor, low, high, camera, crowd))(jax.random.split(key, THINGS))
     there = things.fits & (_gap(things, _floor_plan(camera.position)) > 0.45)
-    # Those that come later give way.
+    # Of two things that clash, the later one is left out.
     gaps = jax.vmap(lambda place: _gap(things, place), out_axes=1)(things.place)
     slim = jnp.minimum(things.size[:, 0], things.size[:, 2])
     clash = gaps < slim[None, :]
@@ -208,7 +212,7 @@ def _things(
 
 
 def _gap(things: _Thing, place: Array) -> Array:
-    """Metres from each thing's rectangle on the floor to a place, zero within."""
+    """Return the distance in metres from each thing's rectangle on the floor to a place; it is zero inside."""
     x, z = (place - things.place).T
     s, c = jnp.sin(things.yaw), jnp.cos(things.yaw)
     outside = jnp.abs(jnp.stack([c * x - s * z, s * x + c * z], 1)) - _floor_plan(things.size)
@@ -236,16 +240,16 @@ def _thing(key: Array, indoor: Array, low: Array, high: Array, camera: Camera, c
 
     s, c, zero, one = jnp.sin(yaw), jnp.cos(yaw), jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
     frame = jnp.stack([c, zero, -s, zero, one, zero, s, zero, c]).reshape(3, 3)
-    # In full precision on every device, which a matmul is not.
+    # Unlike a matrix product, this has full precision on every device.
     centre = jnp.stack([place[0], zero, place[1]]) + ((kind.centre * size)[:, :, None] * frame).sum(1)
-    # The own x of a lying can is the thing's y, and the reverse.
+    # The x axis of a lying can is the y axis of the thing, and the reverse.
     swap, half = np.array([1, 0, 2]), kind.half * size
     half = jnp.where(kind.lying[:, None], half[:, swap], half)
     axes = jnp.where(kind.lying[:, None, None], frame[swap], frame)
     shape = jnp.where(kind.optional & ~draws.chance(0.6, (PARTS,)), ABSENT, kind.shape)
     same = draws.chance(jnp.where(kind.optional, 0.0, 0.7), (PARTS,))
     materials = _materials(draws, PARTS, half.max(1))
-    # Most parts are of what the first is of.
+    # Most parts have the material of the first part.
     materials = jax.tree.map(lambda a: jnp.where(same.reshape(-1, *[1] * (a.ndim - 1)), a[:1], a), materials)
     room = _floor_plan(high - low)
     fits = (2 * radius < room.min()) & draws.chance(crowd)
@@ -263,7 +267,7 @@ def _size(draws: _Draws, kind: Tables, indoor: Array, room: Array) -> Array:
 
 
 def _wall_place(draws: _Draws, high: Array, size: Array) -> tuple[Array, Array]:
-    """Return a place at a wall of a room, and the yaw that turns a thing's back to it."""
+    """Return a place at a wall of a room, and the yaw with which a thing has its back to the wall."""
     along, gap = draws.uniform(-1, 1), size[2] + 0.01
     x, z = high[0], high[2]
     at_x, at_z = along * (z - size[0]), along * (x - size[0])
@@ -276,9 +280,9 @@ _MATERIAL_DRAWS = 16
 
 
 def _materials(draws: _Draws, n: int, extent: Array) -> Materials:
-    """Draw surfaces; `extent` is the size in metres of what they are on."""
+    """Draw materials; `extent` is the size in metres of the thing that has them."""
     main, other = _colours(draws, n), _colours(draws, n)
-    # Half of the second colours are another shade of the first.
+    # Half of the second colours are a darker shade of the first.
     other = jnp.where(draws.chance(0.5, (n, 1)), main * draws.log_uniform(0.25, 0.8, (n, 1)), other)
     return Materials(
         colours=jnp.stack([main, other], 1),
@@ -317,7 +321,7 @@ def _lights(draws: _Draws, indoor: Array, veiled: Array, high: Array, air: Air) 
     spots = draws.uniform(-0.7, 0.7, (2, 2)) * _floor_plan(high)
     lamps = jnp.stack([spots[:, 0], high[1] - draws.uniform(0.1, 0.5, (2,)), spots[:, 1], jnp.ones(2, jnp.float32)], 1)
     lamplight = draws.uniform(1.5, 5, (2, 1)) * np.array([1, 0.85, 0.65], np.float32) ** draws.uniform(0, 1.2, (2, 1))
-    # The second light of a room is another lamp, or the sun, which comes in through the window.
+    # The second light of a room is another lamp, or the sun through the window.
     by_day = draws.chance(0.6)
     second, its_light = jnp.where(by_day, sun, lamps[1]), jnp.where(by_day, 2 * sunlight, lamplight[1])
     above = jnp.where(indoor, lamplight[0] * draws.uniform(0.06, 0.3), air.sky.mean(0) * jnp.where(veiled, 0.9, 0.5))

@@ -1,4 +1,4 @@
-"""What colour a ray brings back: patterns on surfaces, lamps and suns with hard shadows, fog and sky."""
+"""Computes the colour along each ray: patterns on surfaces, lamps and suns with hard shadows, fog and sky."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHELL_NORMALS = np.array([[0, 1, 0], [0, -1, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 
 
 
 def radiance(scene: Scene, direction: Vector, pixel: Array) -> Array:
-    """Linear RGB [3, height, width] that camera rays bring back.
+    """Return the linear RGB of camera rays, [3, height, width].
 
     Args:
-        scene: One scene.
-        direction: Directions from the camera, of length 1 along the optical axis.
-        pixel: Width of a pixel at distance 1.
+        scene: The scene.
+        direction: The directions of the rays, with length 1 along the optical axis.
+        pixel: The width of a pixel at distance 1, in metres.
     """
     position = scene.camera.position
     origin: Vector = tuple(jnp.broadcast_to(p, direction[0].shape) for p in position)
@@ -53,7 +53,7 @@ def _dot(a: Vector, b: Vector) -> Array:
 
 
 def _table(scene: Scene) -> Array:
-    """All that shading asks about surfaces, [columns, surfaces], so that one gather fetches it for a pixel."""
+    """Return all that shading needs to know about surfaces, [columns, surfaces]: a pixel needs one gather."""
     solids, materials = scene.solids, scene.materials
     n, m = solids.centre.shape[0], len(SHELL)
     shape = jnp.searchsorted(solids.ends, jnp.arange(n, dtype=jnp.int32), side="right").astype(jnp.float32)
@@ -106,7 +106,7 @@ def _surface(scene: Scene, hit: Hit, point: Vector, view: Vector, footprint: Arr
     normal = tuple(axes[0][i] * nx + axes[1][i] * ny + axes[2][i] * nz for i in range(3))
     facing = jnp.abs(_dot(normal, view))
 
-    # Metres along the surface: around round sides, and on the two flat axes elsewhere.
+    # Coordinates on the surface in metres: around round sides, and along two axes elsewhere.
     upright = jnp.abs(ny) > jnp.maximum(jnp.abs(nx), jnp.abs(nz))
     around = jnp.arctan2(x, z) * (half[0] + half[2]) / 2
     right = jnp.where(ball | side, around, jnp.where(upright | (jnp.abs(nz) > jnp.abs(nx)), x, z))
@@ -117,7 +117,7 @@ def _surface(scene: Scene, hit: Hit, point: Vector, view: Vector, footprint: Arr
     noise = _fractal_noise(s, t, blur * frequency)
     fine = _fractal_noise(s * 7.3, t * 7.3, blur * frequency * 7.3)
     amount = _pattern(pattern, s, t, noise)
-    # What is finer than a pixel fades to its mean instead of flickering.
+    # A pattern finer than a pixel fades to its mean, or it would flicker.
     amount = 0.5 + (amount - 0.5) * jnp.clip(1.6 - 2.0 * blur * frequency, 0, 1)
     rough = 1 + grain * (0.6 * noise + 0.9 * fine - 0.75)
     colour = tuple((a + amount * (b - a)) * rough for a, b in zip(first, second, strict=True))
@@ -125,7 +125,7 @@ def _surface(scene: Scene, hit: Hit, point: Vector, view: Vector, footprint: Arr
 
 
 def _pattern(pattern: Array, s: Array, t: Array, noise: Array) -> Array:
-    """How much of the second colour is at (s, t), in periods."""
+    """Return the fraction of the second colour at (s, t), which are in periods of the pattern."""
     cell_s, cell_t = jnp.floor(s), jnp.floor(t)
     in_s, in_t = s - cell_s, t - cell_t
     row = jnp.floor(2 * t)
@@ -150,7 +150,7 @@ def _pattern(pattern: Array, s: Array, t: Array, noise: Array) -> Array:
 
 
 def _random(s: Array, t: Array) -> Array:
-    """Return a number in [0, 1) for each whole (s, t)."""
+    """Return a number in [0, 1) for each pair of whole numbers (s, t)."""
     bits = s.astype(jnp.int32).astype(jnp.uint32) * np.uint32(374761393)
     bits += t.astype(jnp.int32).astype(jnp.uint32) * np.uint32(668265263)
     bits = (bits ^ (bits >> 13)) * np.uint32(1274126177)
@@ -159,10 +159,10 @@ def _random(s: Array, t: Array) -> Array:
 
 
 def _fractal_noise(s: Array, t: Array, blur: Array) -> Array:
-    """Two octaves of value noise, in [0, 1], without what is finer than `blur`."""
+    """Return two octaves of value noise in [0, 1], without details finer than `blur`."""
     total = 0.5 + jnp.zeros_like(s)
-    for frequency, share in ((1.0, 0.65), (2.7, 0.35)):
-        total += share * (_noise(s * frequency, t * frequency) - 0.5) * jnp.clip(1.6 - 2 * blur * frequency, 0, 1)
+    for frequency, amplitude in ((1.0, 0.65), (2.7, 0.35)):
+        total += amplitude * (_noise(s * frequency, t * frequency) - 0.5) * jnp.clip(1.6 - 2 * blur * frequency, 0, 1)
     return total
 
 
@@ -176,9 +176,9 @@ def _noise(s: Array, t: Array) -> Array:
 
 
 def _light(scene: Scene, hit: Hit, surface: _Surface, point: Vector, view: Vector) -> Vector:
-    """Light that leaves the surface towards the camera."""
+    """Return the light that leaves the surface towards the camera."""
     normal, lights = surface.normal, scene.lights
-    # Off the surface by more than rounding, so that it does not shade itself.
+    # The start is above the surface by more than rounding, so that the surface does not shade itself.
     lift = 1e-3 + 2e-4 * hit.t
     start: Vector = tuple(p + lift * n for p, n in zip(point, normal, strict=True))
     near = _openness(scene, hit, point)
@@ -206,7 +206,7 @@ def _light(scene: Scene, hit: Hit, surface: _Surface, point: Vector, view: Vecto
 
 
 def _shaded(scene: Scene, start: Vector, to_light: Vector, lamp: Array) -> Array:
-    """Whether anything is between a place and a light; `lamp` is 1 for lamps (at t = 1), 0 for suns."""
+    """Return whether anything is between a place and a light. `lamp` is 1 for lamps (at t = 1) and 0 for suns."""
     reach = jnp.where(lamp > 0, 1.0, jnp.inf)
     toward: Vector = tuple(jnp.broadcast_to(d, start[0].shape) for d in to_light)
 
@@ -219,24 +219,24 @@ def _shaded(scene: Scene, start: Vector, to_light: Vector, lamp: Array) -> Array
 
 
 def _openness(scene: Scene, hit: Hit, point: Vector) -> Array:
-    """How much of the ambient light arrives: less beside other solids and in the corners of a room."""
+    """Return the fraction of the ambient light that arrives: less beside other solids and in the corners of a room."""
     solids = scene.solids
 
-    def visit(i: Array, share: Array) -> Array:
+    def visit(i: Array, openness: Array) -> Array:
         half = solids.half[i]
         local = turn(solids.axes[i], tuple(p - c for p, c in zip(point, solids.centre[i], strict=True)))
         gaps = tuple(jnp.maximum(jnp.abs(x) - half[j], 0) for j, x in enumerate(local))
         reach = 0.5 * jnp.sort(half)[1] + 0.01
         gap = jnp.sqrt(_dot(gaps, gaps)) / reach
         darker = 0.55 / (1 + 4 * gap * gap)
-        return share * (1 - jnp.where(hit.surface == i + len(SHELL), 0.0, darker))
+        return openness * (1 - jnp.where(hit.surface == i + len(SHELL), 0.0, darker))
 
-    share = jax.lax.fori_loop(0, solids.ends[CAN], visit, jnp.ones_like(hit.t))
+    openness = jax.lax.fori_loop(0, solids.ends[CAN], visit, jnp.ones_like(hit.t))
     for low, high, p in zip(scene.low, scene.high, point, strict=True):
         gap = jnp.minimum(p - low, high - p)
-        # On a face its own gap is zero, which darkens all of it alike.
-        share *= 1 - 0.3 / (1 + 12 * gap * gap)
-    return share
+        # A face has no gap to itself, which darkens all of it equally.
+        openness *= 1 - 0.3 / (1 + 12 * gap * gap)
+    return openness
 
 
 def _sky(scene: Scene, view: Vector) -> Vector:

@@ -1,8 +1,9 @@
 """Synthetic scenes with exact depth: rooms and open ground, ray cast in closed form, drawn from a seed.
 
-Depth Anything V2 learnt its fine detail from synthetic images because their labels have no noise; these have none
-either, and need no download. They teach perspective, texture gradients, contact with the ground, occlusion, shading and
-shadows. All functions are pure, and work under `jit` and `vmap`.
+Depth Anything V2 learnt its fine detail from synthetic images, because their labels have no noise. The labels here have
+none either, and the images need no download. They teach perspective, texture gradients, contact with the ground,
+occlusion, shading and shadows. `sample_scene`, `render_scene` and `render_scene_batch` are pure functions for `jit` and
+`vmap`; `render_scenes` returns numpy arrays.
 """
 
 from __future__ import annotations
@@ -25,30 +26,31 @@ from dajax.training.data.scene import Camera, Scene, sample_scene
 from dajax.training.data.shading import radiance
 
 MAX_DEPTH = 80.0  # metres; as in Depth Anything V2's outdoor metric models
-# Scenes that an accelerator renders at once: one alone is thousands of programs too small for it.
+# The number of scenes that an accelerator renders at once; one scene alone would leave most of it idle.
 _AT_ONCE = 64
 
 
 class Rendered(NamedTuple):
-    """Images of scenes and what is known about them; `*batch` is empty for one image.
+    """Images of scenes with their depth; `*batch` is empty for a single image.
 
     The middle of pixel [row, column] is at (column + 0.5, row + 0.5), and what it shows is at
     depth * ((column + 0.5 - cx) / fx, (row + 0.5 - cy) / fy, 1) from the camera: right, down, ahead, in metres.
     """
 
     image: UInt8[Array, "*batch height width 3"]
-    depth: Float32[Array, "*batch height width"]  # metres along the optical axis; 0 where not valid
-    valid: Bool[Array, "*batch height width"]  # False where there is sky, or nothing within MAX_DEPTH
+    depth: Float32[Array, "*batch height width"]  # metres along the optical axis; 0 where it is not valid
+    valid: Bool[Array, "*batch height width"]  # False for the sky and for what is beyond MAX_DEPTH
     intrinsics: Float32[Array, "*batch 3 3"]  # [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels
 
 
 def render_scene(scene: Scene, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
-    """Take an image of one scene.
+    """Render one scene.
 
     Args:
-        scene: From `sample_scene`, or made by hand.
-        size: Height and width; static under `jit`.
-        samples: Rays along the side of a pixel for its colour; its depth is that of the ray through its middle.
+        scene: The scene, from `sample_scene` or made by hand.
+        size: Height and width in pixels; static under `jit`.
+        samples: The colour of a pixel is the mean of `samples` x `samples` rays; static under `jit`. Its depth is that
+            of the ray through its middle.
     """
     depth, valid = _depth(scene, size)
     fx, fy, cx, cy = intrinsics(scene.camera, size)
@@ -56,7 +58,7 @@ def render_scene(scene: Scene, size: tuple[int, int] = (168, 168), samples: int 
     offsets = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
 
     def colours(total: Array, offset: Array) -> tuple[Array, None]:
-        # One after the other: all samples at once would leave the cache.
+        # All samples at once would not fit in the cache.
         rays = camera_rays(scene.camera, size, (offset[0], offset[1]))
         return total + _white_limited(radiance(scene, rays, 1 / fx)), None
 
@@ -68,23 +70,30 @@ def render_scene(scene: Scene, size: tuple[int, int] = (168, 168), samples: int 
 
 
 def render_scene_batch(key: Array, indices: Array, size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
-    """Draw and render scenes `indices` (int [batch]) of a key: each is the same in whatever batch it is."""
+    """Draw and render scenes. Each depends on the key and its own index alone, not on the batch.
+
+    Args:
+        key: A key from `jax.random.key`.
+        indices: int [batch].
+        size: Height and width in pixels; static under `jit`.
+        samples: See `render_scene`.
+    """
     return jax.lax.map(lambda index: _scene(key, index, size, samples), indices)
 
 
 def render_scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (168, 168), samples: int = 2) -> Rendered:
-    """Return scenes of a seed as numpy arrays, rendered on all cores of a CPU, or many at once by an accelerator.
+    """Render scenes to numpy arrays, on all cores of a CPU, or many at once on an accelerator.
 
-    Each is a function of seed and number alone, bit-equal whatever others are asked for on one kind of device.
+    Each scene depends on seed and number alone: on one kind of device it is bit-equal, whatever the other numbers are.
 
     Args:
-        seed: of all of them.
-        numbers: which ones, such as `range(100)`.
-        size: height and width.
-        samples: rays along the side of a pixel for its colour.
+        seed: The seed of all scenes.
+        numbers: The numbers of the scenes, such as `range(100)`.
+        size: Height and width in pixels.
+        samples: See `render_scene`.
 
     Raises:
-        ConfigError: There are no scenes of such numbers.
+        ConfigError: There are no numbers, or one is out of range.
     """
     if not numbers or not all(0 <= number < 2**31 for number in numbers):
         raise ConfigError(f"scenes have numbers from 0 to 2**31 - 1, and one at least is needed: got {numbers}")
@@ -96,15 +105,15 @@ def render_scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (16
     def one(number: int) -> Rendered:
         return jax.device_get(_scene(key, np.int32(number), size, samples))
 
-    first = one(numbers[0])  # alone, or each thread would compile
-    # XLA runs the loops of one scene on one core.
+    first = one(numbers[0])  # this one compiles; otherwise each thread would
+    # XLA runs the loops of a scene on one core.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rendered = [first, *pool.map(one, numbers[1:])]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *rendered)
 
 
 def _many(key: Array, numbers: np.ndarray, size: tuple[int, int], samples: int) -> Rendered:
-    """Render by an accelerator, always as many at once: in another program the last bits would be others."""
+    """Render on an accelerator, always the same number at once: another program would round differently."""
     rest = -len(numbers) % _AT_ONCE
     parts = np.split(np.pad(numbers, (0, rest), mode="edge"), (len(numbers) + rest) // _AT_ONCE)
     rendered = [jax.device_get(_scenes_at_once(key, part, size, samples)) for part in parts]
@@ -129,15 +138,15 @@ def _depth(scene: Scene, size: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def _white_limited(linear: Array) -> Array:
-    # One sample that looks into the sun must not outshine the others of its pixel.
+    # One sample that looks into the sun must not outshine the other samples of its pixel.
     return jnp.minimum(linear, 4.0)
 
 
 def _develop(linear: Array, camera: Camera) -> Array:
-    """Linear [3, height, width] to uint8 [height, width, 3], as a camera with automatic exposure would."""
+    """Return linear RGB [3, height, width] as uint8 [height, width, 3], as a camera with automatic exposure does."""
     grey = jnp.maximum(linear.mean(0), 1e-3)
     linear = linear * (0.26 * camera.exposure / jnp.exp(jnp.log(grey).mean()))
     coded = jnp.clip(1 - jnp.exp(-1.2 * linear), 0, 1) ** (1 / 2.2)
     coded += camera.contrast * (coded * coded * (3 - 2 * coded) - coded)
-    # A little over the range, so that black and white are reached.
+    # The range is exceeded a little, so that black and white occur.
     return jnp.moveaxis(jnp.clip(jnp.round(275 * coded - 12), 0, 255), 0, -1).astype(jnp.uint8)
