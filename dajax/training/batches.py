@@ -1,4 +1,4 @@
-"""Batches of synthetic scenes: each a function of its number alone."""
+"""Batches of synthetic scenes. Each is a function of its number alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from dajax.training.data.degrade import degrade_image
 from dajax.training.data.synthetic import Rendered, render_scenes
 from dajax.training.train_settings import DataSettings
 
-# Scenes that are validated on, whatever the seed of those that are trained on.
+# The seed of the validation scenes, whatever the seed of the training scenes.
 HELD_OUT_SEED = 2**31 - 1
 
 
 class SceneBatches:
-    """From the number of a step to its batch.
+    """Makes the batch of a step from the step's number, counted from 0.
 
-    With `count` scenes, each epoch shows all of them, shuffled, mirrored and degraded anew; they are rendered in the
-    first epoch and stay in memory (7 kB for 1000 pixels). Without, every scene is new.
+    With `settings.count`, each epoch shows all scenes, and shuffles, mirrors and degrades them anew. They are rendered
+    in the first epoch and stay in memory (7 kB for 1000 pixels). With a count of 0, every scene is new.
 
     Args:
-        settings: which scenes, and how many at a time.
-        is_metric: labels are metres, where there is depth; otherwise inverse depth, and 0 for the sky.
-        rows: which images of each batch to make, where several processes share it; None: all.
+        settings: Which scenes, and how many at a time.
+        is_metric: True: labels are metres, and pixels without depth are masked. False: labels are inverse depth in
+            1/metres, and 0 for the sky.
+        rows: The indices of the images of each batch that this process makes; None: all of them.
     """
 
     def __init__(self, settings: DataSettings, *, is_metric: bool, rows: np.ndarray | None = None) -> None:
@@ -43,7 +44,7 @@ class SceneBatches:
         images, depths = self._scenes([self._number(number * batch_size + int(i)) for i in self._rows])
         rng = np.random.default_rng([settings.seed, number])
         mirrored = rng.random(batch_size) < 0.5 if settings.flip else np.zeros(batch_size, bool)
-        # Drawn for the whole batch: an image is the same, whichever process makes it.
+        # The keys are drawn for the whole batch, so that an image does not depend on the process that makes it.
         keys = jax.random.split(jax.random.key(int(rng.integers(2**31)) if settings.degrade else 0), batch_size)
         return _batch(
             images,
@@ -65,7 +66,7 @@ class SceneBatches:
         return int(self._order[1][place])
 
     def _scenes(self, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and depths."""
+        """Return images, uint8 [n, height, width, 3], and depths, float32 [n, height, width]."""
         if not self._settings.count:
             taken = self._render(numbers)
             return np.asarray(taken.image), np.asarray(taken.depth)
@@ -82,7 +83,7 @@ class SceneBatches:
 
 
 def held_out_scenes(settings: DataSettings) -> Rendered:
-    """Return the scenes to validate on."""
+    """Return the scenes for validation. No training sees them."""
     return render_scenes(HELD_OUT_SEED, range(settings.validation), (settings.size, settings.size))
 
 
@@ -90,7 +91,7 @@ def held_out_scenes(settings: DataSettings) -> Rendered:
 def _batch(
     images: jax.Array, depths: jax.Array, mirrored: jax.Array, keys: jax.Array, *, degraded: bool, is_metric: bool
 ) -> dict[str, jax.Array]:
-    """All that is done to each batch, in one program: bytes go to a device, and floats come into being there."""
+    """Do everything to a batch in one program, so that images go to the device as bytes and become floats there."""
     images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     depths = jnp.where(mirrored[:, None, None], depths[:, :, ::-1], depths)
     if degraded:
@@ -99,16 +100,21 @@ def _batch(
 
 
 def labels(depth: jax.Array | np.ndarray, *, is_metric: bool) -> dict[str, jax.Array]:
-    """Return labels and mask for depths in metres, 0 where there is none."""
+    """Return labels and mask.
+
+    Args:
+        depth: float32 [batch, height, width] in metres, 0 where there is no depth.
+        is_metric: See `SceneBatches`.
+    """
     depth = jnp.asarray(depth)
     valid = depth > 0
     if is_metric:
         return {"labels": depth, "mask": valid}
-    # What has no depth is the sky, or farther than the scenes reach: infinitely far.
+    # Pixels without depth show the sky, or what is farther than the scenes reach: they count as infinitely far.
     return {"labels": jnp.where(valid, 1 / jnp.where(valid, depth, 1), 0), "mask": jnp.ones_like(valid)}
 
 
 def normalise(images: jax.Array | np.ndarray) -> jax.Array:
-    """Return uint8 images [batch, height, width, 3] as the network takes them."""
+    """Return uint8 images [batch, height, width, 3] as the network's input, float32."""
     mean, std = (jnp.asarray(values, jnp.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""CSV files that a run appends to, and cuts back when it goes on from an earlier state."""
+"""CSV files to which a run appends rows, and which it cuts back when it continues from an earlier state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from dajax.files import flush_to_disk, replacing
 
 
 class CsvLog:
-    """Rows with a "step"; those of steps beyond `last_step`, which a stopped run may have left, are taken away.
+    """A CSV file with one row for each step.
 
-    `sync` puts on disk what was written before. What cannot be written is a JobError.
+    Rows of steps after `last_step`, which a stopped run may have left, are removed.
+
+    Args:
+        path: The file; it is made if it does not exist.
+        last_step: The step of the state from which the run continues.
+
+    Raises:
+        JobError: The file cannot be written; `write` and `sync` raise it too.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -30,7 +37,7 @@ class CsvLog:
             self._file = path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Append a row; the first one's keys are the header."""
+        """Append a row; the keys of the first row become the header."""
         data = self._encoded(row)
         with self._errors():
             while data:
@@ -46,7 +53,7 @@ class CsvLog:
         return text.getvalue().encode()
 
     def sync(self) -> None:
-        """Return when all rows are on disk."""
+        """Wait until all rows are on disk."""
         with self._errors():
             os.fsync(self._file.fileno())
 
@@ -63,20 +70,24 @@ class CsvLog:
 
 
 class NoLog:
-    """What a process has instead of a `CsvLog` where another one writes it."""
+    """Takes the place of a `CsvLog` in all processes but the first, and writes nothing."""
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Leave it to the other."""
+        """Write nothing."""
 
     def sync(self) -> None:
-        """Return at once."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Return at once."""
+        """Do nothing."""
 
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
-    """Yield the rows of such a file; half a row at the end, of a process that was killed, is passed over."""
+    """Yield the rows of log.csv or validation.csv, each as a dict from column to value.
+
+    Nothing is yielded if the file does not exist. An incomplete row, which a killed process leaves at the end, is
+    skipped.
+    """
     path = Path(path)
     if not path.exists():
         return
@@ -84,5 +95,5 @@ def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, float]]:
         for row in csv.DictReader(file):
             try:
                 yield {name: float(value) for name, value in row.items()}
-            except (TypeError, ValueError):  # None for a missing cell, a list for those beyond the header
+            except (TypeError, ValueError):  # a missing cell is None, and surplus cells are a list
                 continue

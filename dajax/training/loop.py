@@ -1,4 +1,4 @@
-"""A plain loop over a training step: log, checkpoints, validation; stopped at any moment, it goes on where it was."""
+"""A plain loop over a training step, with a log, checkpoints and validation. A run that was stopped continues."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from jax.experimental import multihost_utils
 from dajax.errors import JobError
 from dajax.progress import ProgressBar
 from dajax.training.log import CsvLog, NoLog
+from dajax.training.placement import connect_processes
 from dajax.training.run_checkpoints import RunCheckpoints
 from dajax.training.step import TrainState
 
 Batch = Mapping[str, Any]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Validate = Callable[[TrainState, int], Mapping[str, float]]
 
 
 def run_training_loop(
@@ -33,78 +35,122 @@ def run_training_loop(
     steps: int,
     save_every: int = 500,
     validate_every: int = 500,
-    validate: Callable[[TrainState, int], Mapping[str, float]] | None = None,
+    validate: Validate | None = None,
     keep: int = 2,
     progress: bool = True,
 ) -> TrainState:
-    """Train until `steps`, from the newest state in `output` if there is one.
+    """Train until `steps` batches have been seen, from the newest state in `output` if there is one.
 
-    A run that was killed and started again gives the logs and the params of one that was not: batches are a function of
-    the step, and what the logs say of steps after the restored state is taken away and written anew.
+    A run that was killed and started again writes the same logs and params as a run that was not: a batch is a function
+    of its number, and the loop removes the rows of the logs that are newer than the restored state and writes them
+    again.
 
-    Several processes, joined by `jax.distributed`, all call this, with one folder and a state and batches that lie on
-    the devices of all. The first one writes the logs and shows the bar.
+    Where `jax.distributed` has joined several processes, all of them call this function with the same folder, and with
+    a state and batches that lie on the devices of all of them. Process 0 writes the logs and shows the progress.
 
     Args:
-        step: from `make_train_step`; it is put through `jax.jit`, which reuses the memory of the state.
-        state: before the first step.
-        batch_of: from the number of a step, counted from 0, to its batch. The next one is made while a step runs.
-        output: folder of checkpoints/, log.csv, validation.csv and, if it comes to that, not_finite.npz.
-        steps: batches in all.
-        save_every: steps between states that are saved; the last is saved as well.
-        validate_every: steps between validations; there is one after the last as well.
-        validate: called with the state and the number of steps; what it returns is a row of validation.csv.
-        keep: how many states stay.
-        progress: show a bar.
+        step: A training step, for example from `make_train_step`. The loop compiles it with `jax.jit` and donates the
+            state.
+        state: The state before the first step.
+        batch_of: Returns the batch of a number, counted from 0. The loop calls it in a thread, one batch ahead.
+        output: The folder for checkpoints/, log.csv, validation.csv and, after a loss that is not finite,
+            not_finite.npz.
+        steps: How many batches the whole run has.
+        save_every: Steps between two saved states. The state after the last step is saved too.
+        validate_every: Steps between two validations. There is one after the last step too.
+        validate: Receives the state and the number of steps done; returns a row of validation.csv.
+        keep: How many of the newest states stay on disk.
+        progress: Show a bar in a terminal, and elsewhere a line every ten seconds, on standard error.
+
+    Returns:
+        The state after the last step.
 
     Raises:
-        JobError: the loss is not finite: its batch is saved, and the newest state is from before; or a state cannot be
-            saved or restored, or the log not be written.
+        ConfigError: orbax is not installed.
+        JobError: The loss is not finite (its batch is then saved, and the newest state is from before it), or a state
+            or a log cannot be written or restored.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    connect_processes()
+    is_first_process = jax.process_index() == 0
     with ExitStack() as stack:
-        checkpoints = RunCheckpoints(output / "checkpoints", keep)
-        stack.callback(checkpoints.close)
-        first = 0
-        if checkpoints.latest() is not None:
-            state, data = checkpoints.restore(state)
-            first = int(data["next_step"])
-        leads = jax.process_index() == 0
-        log, validations = (
-            CsvLog(output / name, first) if leads else NoLog() for name in ("log.csv", "validation.csv")
-        )
-        stack.callback(log.close)
-        stack.callback(validations.close)
-        bar = stack.enter_context(
-            ProgressBar("dajax train", steps, initial=first, unit="step", show=progress and leads)
-        )
+        records = stack.enter_context(closing(_Records(output, keep, save_every, validate_every, validate)))
+        state, first = records.restore(state)
+        bar = ProgressBar("dajax train", steps, initial=first, unit="step", show=progress and is_first_process)
+        stack.enter_context(bar)
         batches = ThreadPoolExecutor(1)
         stack.callback(batches.shutdown, cancel_futures=True)
         compiled = jax.jit(step, donate_argnums=0)
         coming = batches.submit(batch_of, first) if first < steps else None
+        if first < steps:
+            bar.say("compiling the training step (seconds on a GPU, up to some minutes on a CPU)")
         for number in range(first, steps):
             assert coming is not None
             batch, done = coming.result(), number + 1
             if done < steps:
                 coming = batches.submit(batch_of, done)
-            if number == first and progress and leads:
-                bar.say("compiling the training step (seconds on a GPU, up to some minutes on a CPU)")
             state, metrics = compiled(state, batch)
             row = {"step": done, **{name: float(value) for name, value in metrics.items()}}
             if not math.isfinite(row["loss"]):
-                raise _not_finite(output, batch, row, checkpoints.latest())
-            log.write(row)
+                raise _not_finite(output, batch, row, records.latest())
+            records.write(row, state, is_last=done == steps)
             bar.note(loss=f"{row['loss']:.4f}")
             bar.advance()
-            if validate is not None and (done % validate_every == 0 or done == steps):
-                validations.write({"step": done, **validate(state, done)})
-            if done % save_every == 0 or done == steps:
-                # Before the state: it is from there that a later run goes on.
-                log.sync()
-                validations.sync()
-                checkpoints.save(state, {"next_step": done})
         return state
+
+
+class _Records:
+    """What a run writes: the log, the validations and the states.
+
+    Args:
+        output: The folder of the run.
+        keep: How many of the newest states stay.
+        save_every: Steps between two saved states.
+        validate_every: Steps between two validations.
+        validate: See `run_training_loop`.
+    """
+
+    def __init__(
+        self, output: Path, keep: int, save_every: int, validate_every: int, validate: Validate | None
+    ) -> None:
+        self._output = output
+        self._save_every, self._validate_every, self._validate = save_every, validate_every, validate
+        self._checkpoints = RunCheckpoints(output / "checkpoints", keep)
+        self._logs: list[CsvLog | NoLog] = []
+
+    def restore(self, state: TrainState) -> tuple[TrainState, int]:
+        """Return the newest saved state and its number of steps, or the given state and 0; cut the logs back to it."""
+        first = 0
+        if self.latest() is not None:
+            state, data = self._checkpoints.restore(state)
+            first = int(data["next_step"])
+        for name in ("log.csv", "validation.csv"):
+            self._logs.append(CsvLog(self._output / name, first) if jax.process_index() == 0 else NoLog())
+        return state, first
+
+    def latest(self) -> int | None:
+        """Return the number of steps of the newest state on disk."""
+        return self._checkpoints.latest()
+
+    def write(self, row: Mapping[str, float], state: TrainState, *, is_last: bool) -> None:
+        """Write the row of a step and, if they are due, a validation and the state after it."""
+        log, validations = self._logs
+        done = int(row["step"])
+        log.write(row)
+        if self._validate is not None and (done % self._validate_every == 0 or is_last):
+            validations.write({"step": done, **self._validate(state, done)})
+        if done % self._save_every == 0 or is_last:
+            # The logs come first: a later run continues from the state and expects all rows before it.
+            log.sync()
+            validations.sync()
+            self._checkpoints.save(state, {"next_step": done})
+
+    def close(self) -> None:
+        """Close all files."""
+        for log in self._logs:
+            log.close()
+        self._checkpoints.close()
 
 
 def _not_finite(output: Path, batch: Batch, row: Mapping[str, float], latest: int | None) -> JobError:
@@ -121,7 +167,7 @@ def _not_finite(output: Path, batch: Batch, row: Mapping[str, float], latest: in
 
 
 def _on_host(value: Any) -> np.ndarray:
-    """Return an array whole, whatever processes have parts of it."""
+    """Return a whole array as numpy, even if several processes hold parts of it."""
     if getattr(value, "is_fully_addressable", True):
         return np.asarray(value)
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))

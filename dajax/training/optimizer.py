@@ -1,4 +1,4 @@
-"""AdamW as Depth Anything is trained with: a learning rate for the encoder and one for the rest, falling to zero."""
+"""The optimizer of Depth Anything: AdamW with one learning rate for the encoder and one for the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optax
 
 from dajax.errors import ConfigError
 
-# Parameters that are no matrices, or tables that are looked up: weight decay would only pull them to zero.
+# These parameters are vectors or lookup tables; weight decay would only pull them to zero.
 _NOT_DECAYED = ("bias", "scale", "lambda1", "cls_token", "mask_token", "position_embeddings")
 
 
@@ -26,21 +26,21 @@ def make_optimizer(
     clip_norm: float | None = None,
     accumulate: int = 1,
 ) -> optax.GradientTransformation | optax.MultiSteps:
-    """Return AdamW with a polynomial schedule; the defaults are those of V2's metric fine-tuning.
+    """Return AdamW with a polynomial schedule. The defaults are those of the metric fine-tuning of Depth Anything V2.
 
     Args:
-        params: what is trained, or their shapes.
-        steps: updates from the first to the last, at which the learning rates are zero.
-        learning_rate: of neck and head.
-        encoder_learning_rate: of the encoder; None: a tenth of `learning_rate`; 0: it stays as it is.
-        warmup: updates in which the rates rise from zero.
-        power: of the schedule, (1 - step / steps) ** power.
-        weight_decay: of kernels; other parameters are not decayed.
-        clip_norm: largest norm of all gradients together; None: not clipped.
-        accumulate: gradients of so many steps are averaged into one update.
+        params: The params that are trained, or their shapes.
+        steps: The number of updates in the whole training; the learning rates are zero at the end.
+        learning_rate: The learning rate of neck and head.
+        encoder_learning_rate: The learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
+        warmup: The number of updates in which the rates rise from zero.
+        power: The exponent of the schedule (1 - step / steps) ** power.
+        weight_decay: The weight decay of kernels. Other parameters are not decayed.
+        clip_norm: The largest norm of all gradients together; None: no clipping.
+        accumulate: The number of batches whose mean gradient makes one update.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: A number is out of its range.
     """
     _check(steps=(steps, 1), accumulate=(accumulate, 1), warmup=(warmup, 0), learning_rate=(learning_rate, 0))
     if warmup >= steps:
@@ -59,7 +59,10 @@ def make_optimizer(
 
 
 def poly_schedule(rate: float, steps: int, warmup: int = 0, power: float = 0.9) -> optax.Schedule:
-    """Return a schedule that rises for `warmup` steps, then falls as (1 - t) ** power, to zero at `steps`."""
+    """Return a schedule that rises linearly for `warmup` steps and then falls to zero at `steps`.
+
+    It falls as (1 - t) ** power, where t goes from 0 to 1.
+    """
     falling = optax.polynomial_schedule(rate, 0.0, power, steps - warmup)
     if warmup == 0:
         return falling
@@ -67,7 +70,7 @@ def poly_schedule(rate: float, steps: int, warmup: int = 0, power: float = 0.9) 
 
 
 def decay_mask(params: Any) -> Any:
-    """Return a tree like `params`: True where weight decay applies, which is kernels."""
+    """Return a tree like `params` that is True where weight decay applies: at kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: _name(path[-1]) not in _NOT_DECAYED, params)
 
 
@@ -88,5 +91,5 @@ def _check(**values: tuple[float, float]) -> None:
 
 
 def encoder_only(params: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `fresh` params with the encoder of `params`: where metric fine-tuning starts from."""
+    """Return the `fresh` params with the encoder of `params`. Metric fine-tuning starts from such params."""
     return {**fresh, "backbone": params["backbone"]}

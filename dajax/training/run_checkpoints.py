@@ -1,4 +1,4 @@
-"""Training states on disk, by orbax: whole or not there."""
+"""Training states on disk, written by orbax: each is whole or absent."""
 
 from __future__ import annotations
 
@@ -11,40 +11,53 @@ from dajax.errors import ConfigError, JobError
 from dajax.training.step import TrainState
 
 
-class RunCheckpoints:
-    """A directory of training states, one for each step that was saved.
+def import_orbax() -> Any:
+    """Return `orbax.checkpoint`.
 
-    A state is written beside its place and then renamed: one that was interrupted, or that found the disk full, leaves
-    the earlier ones as they were.
+    Raises:
+        ConfigError: orbax is not installed.
+    """
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ConfigError("training needs orbax: pip install orbax-checkpoint") from error
+    return ocp
+
+
+class RunCheckpoints:
+    """A directory with the training states of a run, each in a folder named by its step.
+
+    A state is written under a temporary name and renamed when it is whole. If the writing is interrupted or the disk is
+    full, the earlier states stay as they were.
 
     Args:
-        directory: made if it is not there.
-        keep: how many of the newest stay.
+        directory: The directory; it is made if it does not exist.
+        keep: How many of the newest states stay.
 
     Raises:
         ConfigError: orbax is not installed.
     """
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
-        try:
-            import orbax.checkpoint as ocp
-        except ImportError as error:
-            raise ConfigError("training needs orbax: pip install orbax-checkpoint") from error
-        self._ocp = ocp
+        ocp = self._ocp = import_orbax()
         self.directory = directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self) -> int | None:
-        """Return the newest step that was saved whole."""
+        """Return the newest step whose state is on disk, or None."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Save a state, with what the data needs to go on.
+        """Save a state.
+
+        Args:
+            state: The training state; its `step` names the folder.
+            data: What the data need in order to continue; JSON.
 
         Raises:
-            JobError: it could not be written. Earlier states are as they were.
+            JobError: The state cannot be written. Earlier states stay as they were.
         """
         args = self._ocp.args
         try:
@@ -57,21 +70,21 @@ class RunCheckpoints:
                 ),
             )
             self._manager.wait_until_finished()
-        except Exception as error:  # orbax and tensorstore have errors of many types; all mean that nothing was saved
+        except Exception as error:  # orbax and tensorstore raise errors of many types; after each, nothing was saved
             raise JobError(
                 f"step {int(state.step)} could not be saved in {self.directory} ({_first_line(error)}); "
                 f"the newest state there is {self.latest()}"
             ) from error
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """Return the state of a step, the newest if None, and what was saved for the data.
+        """Return a saved state, and what was saved for the data.
 
         Args:
-            like: a state of the same structure, shapes and placement.
-            step: which one.
+            like: A state of the same structure, shapes and placement.
+            step: The step of the state; None: the newest.
 
         Raises:
-            JobError: there is none, or it is of another model or optimizer.
+            JobError: There is no such state, it is damaged, or it is of another model or optimizer.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -86,23 +99,23 @@ class RunCheckpoints:
                 )
         except Exception as error:  # see `save`
             raise JobError(
-                f"step {step} in {self.directory} cannot be restored, it is damaged ({_first_line(error)}). Earlier "
-                "steps may be whole: remove its folder to go on from one"
+                f"step {step} in {self.directory} cannot be restored: it is damaged ({_first_line(error)}). Earlier "
+                "states may be whole: remove this step's folder to continue from one of them"
             ) from error
         if saved != _leaves(like):
             raise JobError(
-                f"step {step} in {self.directory} is a state of another model or optimizer: go on with the settings "
-                "that it was made with, or choose another folder"
+                f"step {step} in {self.directory} is a state of another model or optimizer: continue with the settings "
+                "that it was made with, or choose another output folder"
             )
         return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(found["state"])), found["data"]
 
     def close(self) -> None:
-        """Free what orbax holds."""
+        """Close orbax' manager."""
         self._manager.close()
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-    # Numbered leaves: names of optax' states are no part of what is stored.
+    # The leaves are numbered, so that the stored names do not depend on how optax names its states.
     return {f"{i:05}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
 
 

@@ -18,13 +18,13 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes: a pytree.
+    """Everything that a training step changes; a pytree.
 
     Attributes:
-        step: how many batches have been seen.
-        params: what is trained, float32.
-        opt_state: the optimizer's.
-        ema: running mean of the params, or None.
+        step: How many batches have been seen.
+        params: The params that are trained, float32.
+        opt_state: The state of the optimizer.
+        ema: The running mean of the params, or None.
     """
 
     step: Any
@@ -36,7 +36,7 @@ class TrainState:
     def create(cls, params: Mapping[str, Any], optimizer: Any, *, ema: bool = False) -> TrainState:
         """Return the state before the first step."""
         params = jax.tree.map(jnp.asarray, dict(params))
-        # A copy: donated states must not hold the same memory twice.
+        # A copy, because a donated state must not hold the same memory twice.
         mean = jax.tree.map(jnp.copy, params) if ema else None
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), mean)
 
@@ -49,22 +49,23 @@ def make_train_step(
     ema_decay: float | None = None,
     freeze: tuple[str, ...] = (),
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Return a function (state, batch) -> (state, metrics), to be put through `jax.jit`.
+    """Return a training step: a pure function (state, batch) -> (state, metrics), for `jax.jit`.
 
-    batch: {"pixel_values": float [batch, height, width, 3], "labels": float [batch, height, width], "mask": bool
-    [batch, height, width]}. Labels are metres for metric models and inverse depth for relative ones. Cut over the
-    devices of a mesh, the same function trains on all of them: sums over a batch are sums over all devices.
+    A batch is {"pixel_values": float [batch, height, width, 3], "labels": float [batch, height, width], "mask": bool
+    [batch, height, width]}. Labels are metres for metric models and inverse depth for relative models. If the batch is
+    split over the devices of a mesh, the same function trains on all of them: a sum over the batch is then a sum over
+    all devices.
 
     Args:
-        model: computes in its own dtype; params stay float32. `DepthAnything(config, dtype="bfloat16", remat=True)`
-            computes in half precision and keeps few activations.
-        optimizer: of optax.
-        loss: (prediction, target, mask) -> scalar: one of `dajax.losses`, or your own.
-        ema_decay: of the running mean of the params; None: there is none.
-        freeze: parts of the params, such as "backbone", that get no gradient and cost no backward pass.
+        model: The model. It computes in its own dtype, and params stay float32:
+            `DepthAnything(config, dtype="bfloat16", remat=True)` computes in half precision and keeps few activations.
+        optimizer: An optimizer of optax, for example from `make_optimizer`.
+        loss: A function (prediction, target, mask) -> scalar, from `dajax.losses` or your own.
+        ema_decay: The decay of the running mean of the params; None: no mean.
+        freeze: The top-level parts of the params, such as "backbone", that get no gradient. They cost no backward pass.
 
     Returns:
-        The step. Its metrics are scalars: "loss", and "grad_norm", the norm of all gradients.
+        The step. Its metrics are two scalars: "loss", and "grad_norm", the norm of all gradients together.
     """
 
     def loss_of(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -78,7 +79,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:
-            # Between the updates of an accumulating optimizer the params stand still, and so does their mean.
+            # An accumulating optimizer leaves the params as they are between its updates; so does the mean.
             updated = optimizer.has_updated(opt_state) if isinstance(optimizer, optax.MultiSteps) else True
             rate = jnp.where(updated, 1 - ema_decay, 0)
             ema = jax.tree.map(lambda mean, new: mean + rate.astype(mean.dtype) * (new - mean), ema, params)

@@ -1,45 +1,53 @@
-"""What `dajax train` is told: a TOML file, checked before anything is built."""
+"""The settings of a training run: read from a TOML file and checked before anything is built."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from dajax import losses
 from dajax.config import Style
 from dajax.errors import ConfigError
 from dajax.weights.load_plan import KINDS
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "silog": losses.silog_loss,
-    "affine_invariant": losses.affine_invariant_loss,
-    "aligned_l1": losses.aligned_l1_loss,
-    "aligned_log": losses.aligned_log_loss,
-    "depth_anything": losses.depth_anything_loss,
+
+class NamedLoss(NamedTuple):
+    """A loss that settings can name, and the kind of model that it trains."""
+
+    function: Callable[..., Any]
+    kind: Literal["relative", "metric"]
+
+
+LOSSES = {
+    "silog": NamedLoss(losses.silog_loss, "metric"),
+    "affine_invariant": NamedLoss(losses.affine_invariant_loss, "relative"),
+    "aligned_l1": NamedLoss(losses.aligned_l1_loss, "relative"),
+    "aligned_log": NamedLoss(losses.aligned_log_loss, "relative"),
+    "depth_anything": NamedLoss(losses.depth_anything_loss, "relative"),
 }
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Where the params come from.
+    """Which model is trained, and from which params.
 
     Attributes:
-        start: alias, Hub id or path of a checkpoint; empty: freshly initialised, with `config`.
-        config: the fields of a config.json for a fresh model, or those that differ from the checkpoint's; in TOML the
-            tables [model.config] and [model.config.backbone_config].
-        kind: what the weights of `start` are where their file does not say it: "relative", "metric-indoor",
-            "metric-outdoor" or "v1"; empty: what comes with them.
-        weights_config: the same as an alias or the path of a config.json.
-        revision: branch, tag or commit on the Hub; empty: main.
-        local_files_only: open no connection to the Hub.
-        style: "huggingface" or "official", see `dajax.load`; empty: the checkpoint's.
-        encoder_only: take the encoder of `start` alone; neck and head are fresh.
-        dtype: to compute in; params are float32.
-        remat: recompute activations in the backward pass.
+        start: Alias, Hub id or path of a checkpoint; empty: fresh params for `config`.
+        config: The fields of a config.json for a fresh model, or those that differ from the checkpoint's. In TOML these
+            are the tables [model.config] and [model.config.backbone_config].
+        kind: The kind of the weights in `start`, if their file does not say it: "relative", "metric-indoor",
+            "metric-outdoor" or "v1"; empty: the kind that is stored with them.
+        weights_config: The same as an alias or as the path of a config.json; empty: none.
+        revision: Branch, tag or commit on the Hub; empty: main.
+        local_files_only: Open no connection to the Hub.
+        style: "huggingface" or "official", see `dajax.load`; empty: the style of the checkpoint.
+        encoder_only: Take only the encoder from `start`; neck and head get fresh params.
+        dtype: The computation dtype, float32 or bfloat16; params are float32.
+        remat: Compute activations again in the backward pass, which saves memory.
     """
 
     start: str = ""
@@ -56,16 +64,16 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is trained on: synthetic scenes.
+    """Which synthetic scenes a model is trained on.
 
     Attributes:
-        seed: of the scenes; validation takes others, whatever the seed.
-        size: pixels a side, a multiple of 14.
-        count: how many different scenes; 0: no end.
-        batch_size: scenes in a step, on all devices together.
-        validation: scenes that are held out.
-        flip: mirror half of them.
-        degrade: change colours, blur, add noise and compress, differently each time.
+        seed: The seed of the scenes. Validation scenes are others, whatever the seed.
+        size: Height and width of the images in pixels, a multiple of 14.
+        count: The number of different scenes; 0: every scene is new.
+        batch_size: The number of scenes in a step, on all devices together.
+        validation: The number of held-out scenes.
+        flip: Mirror half of the images.
+        degrade: Change colours, blur, add noise and compress, differently each time.
     """
 
     seed: int = 0
@@ -79,7 +87,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """See `dajax.training.optimizer.make_optimizer`."""
+    """The arguments of `dajax.training.make_optimizer`.
+
+    Attributes:
+        learning_rate: The learning rate of neck and head.
+        encoder_learning_rate: The learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
+        warmup: The number of updates in which the rates rise from zero.
+        power: The exponent of the schedule (1 - t) ** power.
+        weight_decay: The weight decay of kernels.
+        clip_norm: The largest norm of all gradients together; None: no clipping.
+        accumulate: The number of batches whose mean gradient makes one update.
+    """
 
     learning_rate: float = 5e-5
     encoder_learning_rate: float | None = None
@@ -95,15 +113,18 @@ class TrainSettings:
     """A training run.
 
     Attributes:
-        output: folder of checkpoints, log, images and the final model.
-        steps: batches.
-        seed: of fresh params.
-        loss: one of `LOSSES`.
-        ema_decay: of the running mean of params, which is what is saved in the end; 0: none.
-        save_every: steps between training states that are saved.
-        validate_every: steps between validations.
-        keep: training states that stay.
-        save_dtype: of the saved model's params.
+        output: The folder for checkpoints, logs, images and the trained model.
+        steps: The number of batches.
+        seed: The seed of fresh params.
+        loss: A name in `LOSSES`.
+        ema_decay: The decay of the running mean of the params, which is then validated and saved; 0: no mean.
+        save_every: Steps between two saved training states.
+        validate_every: Steps between two validations.
+        keep: The number of training states that stay on disk.
+        save_dtype: The dtype of the saved model's params: float32, float16 or bfloat16.
+        model: Which model is trained.
+        data: What it is trained on.
+        optimizer: How it is updated.
     """
 
     output: str
@@ -124,12 +145,12 @@ def read_train_settings(path: str | Path, changes: Mapping[str, Any] | None = No
     """Return the settings in a TOML file.
 
     Args:
-        path: the file.
-        changes: values that replace those of the file, in tables like its own.
+        path: The file. Its keys are the fields of `TrainSettings`; docs/training.md lists them.
+        changes: Values that replace those in the file, in tables like its own.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown (the nearest known one is named), or a value is of the
-            wrong type or out of range. All problems are listed.
+        ConfigError: The file cannot be read, a key is unknown (the message names the nearest known one), or a value has
+            a wrong type or is out of range. The message lists all problems.
     """
     path = Path(path)
     try:
@@ -146,7 +167,7 @@ def read_train_settings(path: str | Path, changes: Mapping[str, Any] | None = No
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested tables in which some values are replaced."""
+    """Return nested tables in which the changes replace some of the values."""
     nested = {
         name: merged(values[name] if isinstance(values.get(name), Mapping) else {}, value)
         for name, value in changes.items()
@@ -162,7 +183,7 @@ def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) 
         name = f"{prefix}{key}"
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.5)
-            problems.append(f"{name} is no setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
+            problems.append(f"{name} is not a setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
             continue
         if is_dataclass(types[key]):
             if isinstance(value, dict):
@@ -183,12 +204,13 @@ def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) 
 
 
 def _plain(hint: Any) -> Any:
-    """Return float for `float | None` and dict for `dict[str, Any]`: TOML has no null."""
+    """Return float for `float | None`, because TOML has no null, and dict for `dict[str, Any]`."""
     inner = next((part for part in get_args(hint) if hint == part | None), hint) if get_args(hint) else hint
     return get_origin(inner) or inner
 
 
-def _out_of_range(settings: TrainSettings) -> Any:
+def _out_of_range(settings: TrainSettings) -> Iterator[str]:
+    """Yield a sentence for each value that is out of its range."""
     least = {
         "steps": 1, "save_every": 1, "validate_every": 1, "keep": 1, "data.batch_size": 1, "data.validation": 1,
         "data.count": 0, "data.size": 14, "data.seed": 0, "seed": 0, "optimizer.accumulate": 1, "optimizer.warmup": 0,

@@ -1,8 +1,9 @@
-"""`dajax train`: from settings to a saved model, on synthetic scenes."""
+"""Training from settings to a saved model, on synthetic scenes. The command `dajax train` calls it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from dajax.errors import ConfigError, JobError, WeightsError
 from dajax.model.depth_anything import DepthAnything
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.training.batches import SceneBatches
-from dajax.training.loop import run_training_loop
+from dajax.training.loop import Step, run_training_loop
 from dajax.training.optimizer import encoder_only, make_optimizer
 from dajax.training.placement import Placement
+from dajax.training.run_checkpoints import import_orbax
 from dajax.training.step import TrainState, make_train_step
 from dajax.training.train_settings import LOSSES, ModelSettings, TrainSettings, merged
 from dajax.training.validation import Validation
@@ -30,83 +32,95 @@ _LAST_BIAS = "head/conv3/bias"
 
 
 def train(settings: TrainSettings, *, progress: bool = True) -> Path:
-    """Train as the settings say, and save the result.
+    """Train as the settings say, and save the model.
 
-    Called again after it was stopped, it goes on from the newest state in the output folder, and ends with the same
+    If an earlier call was stopped, this one continues from the newest state in the output folder. It ends with the same
     params as a run that was not stopped.
 
-    Where `jax.distributed` joins several processes, all of them call this with the same settings and an output folder
-    that all of them see. Batches are cut over all devices; the first process writes.
+    Where `jax.distributed` has joined several processes, all of them call this function with the same settings and an
+    output folder that all of them see. Batches are split over all devices; process 0 writes.
 
     Args:
-        settings: from `read_train_settings`, or made by hand.
-        progress: show a bar.
+        settings: From `read_train_settings`, or made in Python.
+        progress: Show a bar in a terminal, and elsewhere a line every ten seconds, on standard error.
 
     Returns:
-        The folder of the saved model, in Transformers' layout: `output`/model. `output` also has log.csv (a row for
-        each step), validation.csv, images/ (image, truth and prediction at each validation) and checkpoints/.
+        The folder of the saved model, `output`/model, in Transformers' layout. `output` also contains log.csv (a row
+        for each step), validation.csv, images/ (image, truth and prediction at each validation) and checkpoints/.
 
     Raises:
-        ConfigError: the settings do not fit each other or the devices.
-        WeightsError: the checkpoint to start from cannot be loaded.
-        JobError: the loss is not finite, or a state cannot be written or read.
+        ConfigError: The settings do not fit each other or the devices, or orbax is not installed.
+        WeightsError: The checkpoint to start from cannot be loaded.
+        JobError: The loss is not finite, or a state cannot be written or read.
     """
-    config, params = start(settings.model, settings.seed)
+    import_orbax()  # before anything that takes long
+    config, params = starting_point(settings.model, settings.seed)
     _check_loss(settings, config)
     model = DepthAnything(config, dtype=jnp.dtype(settings.model.dtype), remat=settings.model.remat)
-    optimizer = make_optimizer(
-        params,
-        steps=max(settings.steps // settings.optimizer.accumulate, 1),
-        learning_rate=settings.optimizer.learning_rate,
-        encoder_learning_rate=settings.optimizer.encoder_learning_rate,
-        warmup=settings.optimizer.warmup,
-        power=settings.optimizer.power,
-        weight_decay=settings.optimizer.weight_decay,
-        clip_norm=settings.optimizer.clip_norm,
-        accumulate=settings.optimizer.accumulate,
-    )
-    frozen = ("backbone",) if settings.optimizer.encoder_learning_rate == 0 else ()
-    train_step = make_train_step(
-        model, optimizer, LOSSES[settings.loss], ema_decay=settings.ema_decay or None, freeze=frozen
-    )
+    optimizer = _optimizer(settings, params)
     placement = Placement(settings.data.batch_size)
     state = placement.put_whole(TrainState.create(params, optimizer, ema=settings.ema_decay > 0))
     batch_of = SceneBatches(settings.data, is_metric=config.is_metric, rows=placement.rows)
     output = Path(settings.output)
     validation = Validation(model, settings.data, output, placement)
-    # optax promotes types by itself, which jax's strict mode would forbid.
+    # optax promotes dtypes, which jax's strict mode forbids.
     with jax.numpy_dtype_promotion("standard"):
         state = run_training_loop(
-            train_step,
+            _step(settings, model, optimizer),
             state,
             lambda number: placement.put_rows(batch_of(number)),
             output,
             steps=settings.steps,
             save_every=settings.save_every,
             validate_every=settings.validate_every,
-            validate=lambda state, done: validation(state.params if state.ema is None else state.ema, done),
+            validate=lambda state, done: validation(_trained(state), done),
             keep=settings.keep,
             progress=progress,
         )
-    trained = jax.device_get(state.params if state.ema is None else state.ema)
-    as_saved = jax.tree.map(lambda leaf: leaf.astype(settings.save_dtype), trained)
-    if jax.process_index() == 0:
-        try:
-            save(output / "model", model, as_saved, processor=DepthImageProcessor(config.style, settings.data.size))
-        except WeightsError as error:
-            raise JobError(f"{error}; the saved states are whole") from error
-    if jax.process_count() > 1:
-        # No process says that it is done before the model is there.
-        multihost_utils.sync_global_devices("the model is saved")
+    _save(settings, model, _trained(state))
     return output / "model"
 
 
-def start(settings: ModelSettings, seed: int) -> tuple[DepthAnythingConfig, dict[str, Any]]:
-    """Return the config and the float32 params that a run starts from.
+def _optimizer(settings: TrainSettings, params: Mapping[str, Any]) -> Any:
+    chosen = settings.optimizer
+    updates = max(settings.steps // chosen.accumulate, 1)
+    return make_optimizer(params, steps=updates, **asdict(chosen))
+
+
+def _step(settings: TrainSettings, model: DepthAnything, optimizer: Any) -> Step:
+    return make_train_step(
+        model,
+        optimizer,
+        LOSSES[settings.loss].function,
+        ema_decay=settings.ema_decay or None,
+        freeze=("backbone",) if settings.optimizer.encoder_learning_rate == 0 else (),
+    )
+
+
+def _trained(state: TrainState) -> Any:
+    """Return the params that are validated and saved: the running mean if there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+def _save(settings: TrainSettings, model: DepthAnything, params: Any) -> None:
+    """Save the model in the output folder; return when it is there, in every process."""
+    as_saved = jax.tree.map(lambda leaf: leaf.astype(settings.save_dtype), jax.device_get(params))
+    if jax.process_index() == 0:
+        processor = DepthImageProcessor(model.config.style, settings.data.size)
+        try:
+            save(Path(settings.output) / "model", model, as_saved, processor=processor)
+        except WeightsError as error:
+            raise JobError(f"{error}; the saved states are whole") from error
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the model is saved")
+
+
+def starting_point(settings: ModelSettings, seed: int) -> tuple[DepthAnythingConfig, dict[str, Any]]:
+    """Return the config and the float32 params with which a run starts.
 
     Raises:
-        ConfigError: the settings' config is none of a Depth Anything model, or does not fit the checkpoint.
-        WeightsError: the checkpoint cannot be loaded.
+        ConfigError: The config is not one of a Depth Anything model, or does not fit the checkpoint.
+        WeightsError: The checkpoint cannot be loaded.
     """
     if not settings.start:
         config = DepthAnythingConfig.from_dict(settings.config)
@@ -115,11 +129,14 @@ def start(settings: ModelSettings, seed: int) -> tuple[DepthAnythingConfig, dict
     config = DepthAnythingConfig.from_dict(merged(model.config.to_dict(), settings.config))
     if settings.encoder_only:
         if config.backbone_config != model.config.backbone_config:
-            raise ConfigError(f"model.encoder_only needs the encoder of {settings.start}: leave backbone_config out")
+            raise ConfigError(
+                f"model.encoder_only takes the encoder of {settings.start}, so that model.config must not change "
+                "backbone_config: leave backbone_config out"
+            )
         return config, encoder_only(params, fresh_params(config, seed))
     if parameter_shapes(config) != parameter_shapes(model.config):
         raise ConfigError(
-            f"the params of {settings.start} do not fit model.config; encoder_only takes the encoder alone"
+            f"the params of {settings.start} do not fit model.config; with encoder_only = true only its encoder is used"
         )
     return config, params
 
@@ -137,11 +154,18 @@ def _load_options(settings: ModelSettings) -> dict[str, Any]:
 
 
 def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
-    """Return freshly initialised params, drawn as Transformers draws them, but for the last bias.
+    """Return new params, initialised as Transformers does it, except for the bias of the last convolution.
 
-    The last thing in a relative model is a ReLU: where it begins at zero for all pixels, nothing has a gradient. In a
-    metric model it is a sigmoid, which would begin at half of the largest depth: many times what images show. There
-    it begins at an eighth.
+    A relative model ends with a ReLU: if its output were zero at every pixel, nothing would have a gradient. So the
+    last bias is 1. A metric model ends with a sigmoid, which would begin at half of the largest depth, many times the
+    depth of most images. So the last bias is -2, and the output begins at about an eighth of the largest depth.
+
+    Args:
+        config: The config of the model.
+        seed: The seed of the random values.
+
+    Returns:
+        A nested dict of float32 arrays.
     """
     pixels = jnp.zeros((1, 2 * config.patch_size, 2 * config.patch_size, 3))
     variables: Mapping[str, Any] = jax.jit(DepthAnything(config).init)(jax.random.key(seed), pixels)
@@ -151,8 +175,7 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
 
 
 def _check_loss(settings: TrainSettings, config: DepthAnythingConfig) -> None:
-    metric = settings.loss == "silog"
-    if metric != config.is_metric:
-        kind = "metric" if config.is_metric else "relative"
-        fitting = "silog" if config.is_metric else " or ".join(name for name in LOSSES if name != "silog")
+    kind = "metric" if config.is_metric else "relative"
+    if LOSSES[settings.loss].kind != kind:
+        fitting = " or ".join(name for name, loss in LOSSES.items() if loss.kind == kind)
         raise ConfigError(f"loss = {settings.loss!r} is not for a {kind} model: use {fitting}")

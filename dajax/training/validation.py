@@ -1,4 +1,4 @@
-"""What a model is worth on scenes that it was not trained on: scores, and images to look at."""
+"""Validation on held-out scenes: scores, and images to look at."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ SHOWN = 8
 
 
 class Scores(NamedTuple):
-    """Means over images; relative maps are aligned to each by scale and shift in inverse depth.
+    """Means over images. The depth maps of relative models are first aligned by scale and shift in inverse depth.
 
     Attributes:
-        abs_rel: mean of |p - t| / t.
-        delta1: share of pixels within a factor of 1.25.
-        ordinal: share of pairs of pixels, with depths more than a factor of 1.1 apart, that are in the right order.
+        abs_rel: The mean of |p - t| / t.
+        delta1: The fraction of pixels within a factor of 1.25.
+        ordinal: The fraction of pairs of pixels in the right order, among pairs whose depths differ by more than a
+            factor of 1.1.
     """
 
     abs_rel: float
@@ -38,9 +39,15 @@ class Scores(NamedTuple):
 
 
 class Validation:
-    """Scores params on held-out scenes, which are rendered once; draws images/.
+    """Scores params on held-out scenes, which it renders once, and draws images/.
 
-    Of several processes, each predicts its share and has all scores; the first one draws.
+    With several processes, each one estimates its own images, and all of them get all scores; process 0 draws.
+
+    Args:
+        model: The model.
+        settings: Says which scenes.
+        output: The folder of the run.
+        placement: Where params and images lie.
     """
 
     def __init__(self, model: DepthAnything, settings: DataSettings, output: Path, placement: Placement) -> None:
@@ -57,39 +64,45 @@ class Validation:
         return depth
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
-        """Return the fields of `Scores`, and draw the images, of params after `step` steps."""
+        """Return the fields of `Scores` for params after `step` steps, and draw images/`step`.png."""
         if self._taken is None:
             self._taken = held_out_scenes(self._settings)
         images, depths = np.asarray(self._taken.image), np.asarray(self._taken.depth)
-        maps = self._maps(params, images)
+        predictions = self._predictions(params, images)
         is_metric = self._model.config.is_metric
-        found = scores(maps, depths, is_metric=is_metric)
+        found = scores(predictions, depths, is_metric=is_metric)
         if jax.process_index() > 0:
             return found._asdict()
         folder = self._output / "images"
         folder.mkdir(parents=True, exist_ok=True)
-        shown = grid(images[:SHOWN], depths[:SHOWN], maps[:SHOWN], is_metric=is_metric)
+        shown = grid(images[:SHOWN], depths[:SHOWN], predictions[:SHOWN], is_metric=is_metric)
         try:
             write_atomically(folder / f"{step:08}.png", encoded_image(Image.fromarray(shown)), error=ImageError)
         except ImageError as error:
             raise JobError(f"step {step}: {error}; the saved states are whole") from error
         return found._asdict()
 
-    def _maps(self, params: Any, images: np.ndarray) -> np.ndarray:
+    def _predictions(self, params: Any, images: np.ndarray) -> np.ndarray:
         size = self._settings.batch_size
-        maps = []
+        found = []
         for i in range(0, len(images), size):
             part = images[i : i + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
             pixels = self._placement.put_rows(normalise(padded[self._placement.rows]))
-            maps.append(np.asarray(self._predict(params, pixels))[: len(part)])
-        return np.concatenate(maps)
+            found.append(np.asarray(self._predict(params, pixels))[: len(part)])
+        return np.concatenate(found)
 
 
-def scores(maps: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> Scores:
-    """Return the scores of maps [n, height, width] against depths in metres, 0 where there is none."""
+def scores(predictions: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> Scores:
+    """Return the scores of depth maps.
+
+    Args:
+        predictions: The outputs of a model, [n, height, width]: metres, or inverse depth of a relative model.
+        depths: True depths [n, height, width] in metres, 0 where there is none.
+        is_metric: Whether the predictions are metres.
+    """
     per_image, ordinal = [], []
-    for i, (predicted, depth) in enumerate(zip(maps, depths, strict=True)):
+    for i, (predicted, depth) in enumerate(zip(predictions, depths, strict=True)):
         valid = depth > 0
         if not valid.any():
             continue
@@ -101,10 +114,10 @@ def scores(maps: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> Scores:
     return Scores(mean.abs_rel, mean.delta1, float(np.nanmean(ordinal)))
 
 
-def grid(images: np.ndarray, depths: np.ndarray, maps: np.ndarray, *, is_metric: bool) -> np.ndarray:
-    """Return one image [height, width, 3] with a column for each scene: image, truth and prediction; near is red."""
+def grid(images: np.ndarray, depths: np.ndarray, predictions: np.ndarray, *, is_metric: bool) -> np.ndarray:
+    """Return one image [height, width, 3] with a column for each scene: image, truth, prediction. Red is near."""
     columns = []
-    for image, depth, predicted in zip(images, depths, maps, strict=True):
+    for image, depth, predicted in zip(images, depths, predictions, strict=True):
         valid = depth > 0
         truth = np.where(valid, 1 / np.where(valid, depth, 1), np.nan)
         nearness = 1 / np.maximum(predicted, 1e-3) if is_metric else predicted
