@@ -31,6 +31,17 @@ def shallow_config(**changes) -> DepthAnythingConfig:
     return tiny_config(**(values | changes))
 
 
+def single_config(**changes) -> DepthAnythingConfig:
+    """One layer and one tap: the least that is a whole model, for tests of what is around it."""
+    backbone = replace(tiny_config().backbone_config, num_hidden_layers=1, out_indices=(1,))
+    values = {"backbone_config": backbone, "neck_hidden_sizes": (8,), "reassemble_factors": (1,)}
+    return tiny_config(**(values | changes))
+
+
+def single_metric_config() -> DepthAnythingConfig:
+    return single_config(depth_estimation_type="metric", max_depth=20)
+
+
 def shallow_metric_config() -> DepthAnythingConfig:
     return shallow_config(depth_estimation_type="metric", max_depth=20)
 

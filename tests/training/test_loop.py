@@ -224,7 +224,7 @@ def test_a_damaged_state_is_named(tmp_path):
     trained(tmp_path, steps=5)
     for path in (tmp_path / "checkpoints" / "5" / "leaves").iterdir():
         path.write_bytes(b"{")
-    with pytest.raises(JobError, match=r"step 5 .* cannot be restored, it is damaged"):
+    with pytest.raises(JobError, match=r"step 5 .* cannot be restored: it is damaged"):
         trained(tmp_path)
 
 
@@ -237,6 +237,21 @@ def test_validation_is_called_on_time(tmp_path):
     trained(tmp_path, steps=12, validate_every=5, validate=validate)
     rows = list(read_log(tmp_path / "validation.csv"))
     assert rows == [{"step": done, "score": done / 4} for done in (5, 7, 10, 12)]
+
+
+def test_it_says_that_it_compiles_and_how_far_it_is(tmp_path, capsys, monkeypatch):
+    """This is for a pipe: pytest's standard error is not a terminal."""
+    monkeypatch.setattr("dajax.progress.LINE_EVERY_S", 0.0)
+    run_training_loop(step, start(), batch_of, tmp_path, steps=2)
+    compiles, first, second = capsys.readouterr().err.splitlines()
+    assert compiles == "dajax train: compiling the training step (seconds on a GPU, up to some minutes on a CPU)"
+    assert first.startswith("dajax train: 1 of 2 steps, ")
+    last = list(read_log(tmp_path / "log.csv"))[-1]
+    assert second.startswith("dajax train: 2 of 2 steps, ")
+    assert second.endswith(f"loss {last['loss']:.4f}")
+    run_training_loop(step, start(), batch_of, tmp_path, steps=2)
+    run_training_loop(step, start(), batch_of, tmp_path, steps=3, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):

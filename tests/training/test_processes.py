@@ -1,45 +1,63 @@
 """Several processes that train together: two on this machine, as Open MPI would start them."""
 
+import itertools
+import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from environment import as_here
 from flax.traverse_util import flatten_dict
-from tiny import shallow_config
+from plain_scenes import plain_scenes
+from tiny import single_config
 
 import dajax
+from dajax.training import batches
 from dajax.training.batches import SceneBatches
 from dajax.training.log import read_log
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
 from dajax.training.trainer import train
 
-# A process that is asked for the batch `stop` is gone at once, as one that is preempted; one whose loss is to be NaN
-# has a label that is.
-PROCESS = """
-import os, sys
+# What a process does that is preempted (it is gone at the batch `stop`), whose loss is NaN (as its labels of the batch
+# `nan` are), or that is late (it makes its first params or its first batch only after so many seconds).
+PROCESS = f"""
+import os, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from dajax.cli import main
-from dajax.training.batches import SceneBatches
-stop, nan, *arguments = sys.argv[1:]
-made = SceneBatches.__call__
+from dajax.training import batches, trainer
+stop, nan, late, plain, *arguments = sys.argv[1:]
+if plain == "True":
+    from plain_scenes import plain_scenes
+    batches.render_scenes = plain_scenes
+made, started = batches.SceneBatches.__call__, trainer.starting_point
 def batch_of(self, number):
     if number == int(stop):
         os._exit(9)
+    if number == 0:
+        time.sleep(float(late))
     batch = made(self, number)
-    return batch | {"labels": batch["labels"] * float("nan")} if number == int(nan) else batch
-SceneBatches.__call__ = batch_of
+    return batch | {{"labels": batch["labels"] * float("nan")}} if number == int(nan) else batch
+def starting_point(*settings):
+    time.sleep(float(late))
+    return started(*settings)
+batches.SceneBatches.__call__ = batch_of
+trainer.starting_point = starting_point
 main(arguments)
 """
+# Below the ports that systems give away by themselves, so that nobody takes one between the search and its use.
+PORTS = itertools.cycle(range(21000 + os.getpid() % 1000, 31000, 7))
 
 
 def settings(output):
     return TrainSettings(
         output=str(output), steps=4, loss="affine_invariant", save_every=2, validate_every=2, ema_decay=0.5,
         data=DataSettings(size=42, count=6, batch_size=4, validation=3),
-        model=ModelSettings(config=shallow_config().to_dict()), optimizer=OptimizerSettings(learning_rate=1e-3),
+        model=ModelSettings(config=single_config().to_dict()), optimizer=OptimizerSettings(learning_rate=1e-3),
     )  # fmt: skip
 
 
@@ -57,25 +75,39 @@ def write(path, settings):
     path.write_text(lines(asdict(settings)))
 
 
-def together(*arguments, stop=-1, nan=-1):
-    """Return the exit statuses, outputs and errors of two processes with a device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def free_port():
+    for port in PORTS:
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def together(*arguments, stop=-1, nan=-1, late=0, plain=True):
+    """Run two processes with a device each; return their exit statuses, outputs and errors.
+
+    The second one has the labels that are NaN, and is the late one.
+    """
+    port = free_port()
     environment = as_here() | {
         "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "2",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_CPU_DEVICES": "1",
     }  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(stop), str(nan if rank else -1), "train", *map(str, arguments)],
+            [
+                sys.executable, "-c", PROCESS, str(stop), *((str(nan), str(late)) if rank else ("-1", "0")), str(plain),
+                "train", *map(str, arguments),
+            ],
             env=environment | {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
     ]  # fmt: skip
     try:
-        told = [process.communicate(timeout=200) for process in processes]
+        told = [process.communicate(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -88,13 +120,17 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_two_processes_that_were_preempted_end_as_one_that_was_not(place):
-    """The one has two devices: of two numbers, the sum is the same in either order."""
+@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["plain", "rendered"])
+def test_two_processes_that_were_preempted_end_as_one_that_was_not(place, monkeypatch, plain):
+    """The single process has two devices: the sum of two numbers is the same in either order."""
+    if plain:
+        monkeypatch.setattr(batches, "render_scenes", plain_scenes)
     alone = train(settings(place / "alone"), progress=False)
-    statuses, _, _ = together(place / "settings.toml", "--distributed", stop=3)
+    statuses, _, errors = together(place / "settings.toml", "--distributed", stop=3, plain=plain)
     assert 0 not in statuses
+    assert (place / "run" / "checkpoints" / "2").is_dir(), errors
     assert not (place / "run" / "model").exists()
-    statuses, told, errors = together(place / "settings.toml", "--distributed")
+    statuses, told, errors = together(place / "settings.toml", "--distributed", plain=plain)
     assert statuses == [0, 0], errors
     assert "4 steps; 3 held-out scenes: AbsRel" in told[0]
     assert "held-out" not in told[1]
@@ -104,6 +140,15 @@ def test_two_processes_that_were_preempted_end_as_one_that_was_not(place):
     one, two = (flatten_dict(dajax.load(folder)[1], sep="/") for folder in (alone, place / "run" / "model"))
     for path, leaf in one.items():
         np.testing.assert_array_equal(two[path], leaf, err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_process_may_be_late(place):
+    """On CPUs a process waits 30 seconds for the others in its first collective operation. Compiling may be longer."""
+    began = time.monotonic()
+    statuses, _, errors = together(place / "settings.toml", "--distributed", late=40)
+    assert statuses == [0, 0], errors
+    assert time.monotonic() - began > 80
 
 
 def test_a_loss_that_is_not_finite_stops_both_with_the_whole_batch_saved(place):

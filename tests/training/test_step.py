@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from seeded import pixels, uniform
-from tiny import shallow_config, shallow_metric_config
+from tiny import single_config, single_metric_config
 
 from dajax import DepthAnything
 from dajax.losses import affine_invariant_loss, silog_loss
@@ -22,15 +23,23 @@ from dajax.weights.random import random_params
 
 
 def per_image(prediction, target, mask):
-    """A mean over images of means over their pixels."""
+    """Return the mean over images of the means over their pixels."""
     error = jnp.where(mask, (prediction - target) ** 2, 0).sum((1, 2))
     return (error / jnp.maximum(mask.sum((1, 2)), 1)).mean()
 
 
 @pytest.fixture(scope="module")
 def metric():
-    config = shallow_metric_config()
+    return model_of(single_metric_config())
+
+
+def model_of(config):
     return DepthAnything(config), jax.tree.map(jnp.asarray, random_params(config))
+
+
+SGD = optax.sgd(1e-2)
+# An update for every second batch.
+SGD_OF_TWO = optax.MultiSteps(optax.sgd(1e-2), 2)
 
 
 def batch_of(count, size=42, seed=0):
@@ -44,19 +53,32 @@ def part(batch, rows):
     return {name: value[rows] for name, value in batch.items()}
 
 
-def trained(model, params, batches, loss=silog_loss, optimizer=None, **options):
-    optimizer = optimizer or optax.sgd(1e-2)
-    step = jax.jit(make_train_step(model, optimizer, loss, **options))
-    state = TrainState.create(params, optimizer, ema=options.get("ema_decay") is not None)
+@cache
+def compiled_step(model, optimizer, loss, **options):
+    """Tests that take the same step share its program."""
+    return jax.jit(make_train_step(model, optimizer, loss, **options))
+
+
+def states_of(model, params, batches, loss=silog_loss, optimizer=SGD, **options):
+    """Return the state after each batch, and the losses."""
+    step = compiled_step(model, optimizer, loss, **options)
+    states = [TrainState.create(params, optimizer, ema=options.get("ema_decay") is not None)]
     losses = []
     for batch in batches:
-        state, metrics = step(state, batch)
+        state, metrics = step(states[-1], batch)
+        states.append(state)
         losses.append(float(metrics["loss"]))
-    return state, losses
+    return states[1:], losses
+
+
+def trained(*arguments, **options):
+    """Return the last state, and the losses."""
+    states, losses = states_of(*arguments, **options)
+    return states[-1], losses
 
 
 def largest(found, expected):
-    """Largest difference, in the largest number of the expected tree."""
+    """Return the largest difference, divided by the largest number in the expected tree."""
     size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     return max(float(jnp.abs(a - b).max()) for a, b in pairs) / size
@@ -77,7 +99,7 @@ def test_a_step_descends(metric):
 def test_sgd_by_hand(metric):
     model, params = metric
     batch = batch_of(2)
-    # At a rate of one, or the change is rounded to the params' last digits.
+    # The rate is one, so that the change is not lost in the rounding of the params.
     state, _ = trained(model, params, [batch], optimizer=optax.sgd(1.0))
 
     def loss(params):
@@ -89,43 +111,44 @@ def test_sgd_by_hand(metric):
     assert largest(change(state, params), expected) < 1e-4
 
 
-def apart_on_four_devices(loss):
-    """Largest differences in losses, updates and params, from those of one device."""
-    config = shallow_metric_config()
-    model, params, batch = DepthAnything(config), jax.tree.map(jnp.asarray, random_params(config)), batch_of(4)
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+def assert_devices_are_one(model, params, count, loss):
+    """Compare losses, updates and params on `count` devices with those on one device."""
+    batch = batch_of(4)
+    mesh = Mesh(np.asarray(jax.devices()[:count]), ("data",))
     rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     alone, losses = trained(model, params, [batch] * 2, loss)
     cut = jax.device_put(batch, rows)
-    assert len(cut["labels"].addressable_shards) == 4
+    assert len({shard.device for shard in cut["labels"].addressable_shards}) == count
     together, losses_cut = trained(model, jax.device_put(params, whole), [cut] * 2, loss)
-    updates = largest(change(together, params), change(alone, params))
-    return np.abs(np.subtract(losses_cut, losses)).max() / losses[0], updates, largest(together.params, alone.params)
+    assert np.abs(np.subtract(losses_cut, losses)).max() / losses[0] < 1e-5
+    # The updates are differences of params, which are rounded.
+    assert largest(change(together, params), change(alone, params)) < 1e-4
+    assert largest(together.params, alone.params) < 1e-5
 
 
 FOUR = """
 import sys; sys.path[:0] = {paths!r}
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_disable_most_optimizations", True)  # compiled in half the time
+jax.config.update("jax_disable_most_optimizations", True)  # halves the time of compilation
 import test_step
 for loss in (test_step.silog_loss, test_step.affine_invariant_loss):
-    print(*test_step.apart_on_four_devices(loss))
+    test_step.assert_devices_are_one(*test_step.model_of(test_step.single_metric_config()), 4, loss)
 """
 
 
+@pytest.mark.parametrize("loss", [silog_loss, affine_invariant_loss])
+def test_two_devices_are_one(metric, loss):
+    """These losses pool the pixels of a batch, so their sums are sums over all devices."""
+    assert_devices_are_one(*metric, 2, loss)
+
+
+@pytest.mark.slow
 def test_four_devices_are_one():
-    """The pooled losses as well: a batch's sums are sums over all devices."""
     here = Path(__file__).parent
     code = FOUR.format(paths=[str(here), str(here.parent), str(here.parents[1])])
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    rows = [[float(word) for word in line.split()] for line in result.stdout.splitlines()]
-    assert len(rows) == 2
-    for loss, updates, params in rows:
-        assert loss < 1e-5
-        assert updates < 1e-4  # differences of params, which are rounded
-        assert params < 1e-5
 
 
 def test_accumulation_equals_the_large_batch_for_losses_of_images(metric):
@@ -133,10 +156,10 @@ def test_accumulation_equals_the_large_batch_for_losses_of_images(metric):
     batch = batch_of(4)
     halves = [part(batch, slice(0, 2)), part(batch, slice(2, 4))]
     for loss, equal in ((per_image, True), (silog_loss, False)):
-        large, _ = trained(model, params, [batch], loss, optax.sgd(1e-2))
-        small, _ = trained(model, params, halves, loss, optax.MultiSteps(optax.sgd(1e-2), 2))
+        large, _ = trained(model, params, [batch], loss)
+        small, _ = trained(model, params, halves, loss, SGD_OF_TWO)
         found = largest(change(small, params), change(large, params))
-        # SiLog pools the pixels of a batch: the mean of two halves' losses is another number than that of the whole.
+        # SiLog pools the pixels of a batch: the mean of the losses of two halves is not the loss of the whole.
         assert (found < 1e-4) == equal, found
 
 
@@ -152,23 +175,19 @@ def test_frozen_parts_stay_and_have_no_gradient(metric):
 def test_running_mean(metric):
     model, params = metric
     batches = [batch_of(2, seed=i) for i in range(3)]
-    states = [trained(model, params, batches[:i], ema_decay=0.75)[0] for i in range(4)]
+    states, _ = states_of(model, params, batches, ema_decay=0.75)
     expected = params
-    for state in states[1:]:
+    for state in states:
         expected = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * new, expected, state.params)
     assert largest(states[-1].ema, expected) < 1e-6
 
 
 def test_running_mean_waits_for_updates(metric):
     model, params = metric
-    batch = batch_of(2)
-    optimizer = optax.MultiSteps(optax.sgd(1e-2), 2)
-    first, _ = trained(model, params, [batch], optimizer=optimizer, ema_decay=0.5)
+    (first, second, third), _ = states_of(model, params, [batch_of(2)] * 3, optimizer=SGD_OF_TWO, ema_decay=0.5)
     assert largest(first.ema, params) == 0
-    second, _ = trained(model, params, [batch] * 2, optimizer=optimizer, ema_decay=0.5)
     expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, params, second.params)
     assert largest(second.ema, expected) < 1e-6
-    third, _ = trained(model, params, [batch] * 3, optimizer=optimizer, ema_decay=0.5)
     assert largest(third.ema, second.ema) < 1e-6
     assert largest(third.ema, third.params) > 1e-6
 
@@ -183,9 +202,9 @@ def test_half_precision_has_float32_params(metric):
 
 
 def test_an_empty_mask_changes_nothing():
-    for config, loss in ((shallow_config(), affine_invariant_loss), (shallow_metric_config(), silog_loss)):
-        params = jax.tree.map(jnp.asarray, random_params(config))
+    for config, loss in ((single_config(), affine_invariant_loss), (single_metric_config(), silog_loss)):
+        model, params = model_of(config)
         batch = batch_of(2) | {"mask": jnp.zeros((2, 42, 42), bool), "pixel_values": jnp.asarray(pixels(42, 42, 2))}
-        state, losses = trained(DepthAnything(config), params, [batch], loss)
+        state, losses = trained(model, params, [batch], loss)
         assert losses == [0]
         assert largest(state.params, params) == 0

@@ -37,14 +37,14 @@ def test_good_settings(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps = 100", "stesp = 100", r"stesp is no setting; did you mean steps\?; steps is missing"),
+        ("steps = 100", "stesp = 100", r"stesp is not a setting; did you mean steps\?; steps is missing"),
         (
             "learning_rate = 1",
             "learnin_rate = 1",
-            r"optimizer.learnin_rate is no setting; did you mean optimizer.learning_rate\?",
+            r"optimizer.learnin_rate is not a setting; did you mean optimizer.learning_rate\?",
         ),
-        ("[data]", "[dta]", r"dta is no setting; did you mean data\?"),
-        ("steps = 100", "steps = 100\nqqq = 1", r"qqq is no setting$"),
+        ("[data]", "[dta]", r"dta is not a setting; did you mean data\?"),
+        ("steps = 100", "steps = 100\nqqq = 1", r"qqq is not a setting$"),
         ("steps = 100", 'steps = "100"', "steps must be of type int, got '100'"),
         ("steps = 100", "steps = true", "steps must be of type int, got True"),
         ("steps = 100", "steps = 0", "steps must be at least 1, got 0"),

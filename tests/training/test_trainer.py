@@ -8,15 +8,25 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
-from tiny import shallow_config, shallow_metric_config
+from plain_scenes import plain_scenes
+from tiny import single_config, single_metric_config
 
 import dajax
 from dajax.errors import ConfigError
+from dajax.training import batches
 from dajax.training.batches import SceneBatches, held_out_scenes, labels
 from dajax.training.log import read_log
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
-from dajax.training.trainer import fresh_params, start, train
+from dajax.training.trainer import fresh_params, starting_point, train
 from dajax.weights.random import random_params
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plain():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "render_scenes", plain_scenes)
+        yield
+
 
 DATA = DataSettings(size=42, count=6, batch_size=2, validation=3)
 
@@ -32,7 +42,7 @@ def settings(output, config, **changes):
 
 @pytest.fixture(scope="module", params=["relative", "metric"])
 def finished(request, tmp_path_factory):
-    config = {"relative": shallow_config, "metric": shallow_metric_config}[request.param]()
+    config = {"relative": single_config, "metric": single_metric_config}[request.param]()
     output = tmp_path_factory.mktemp(request.param)
     assert train(settings(output, config), progress=False) == output / "model"
     return output, config
@@ -55,7 +65,7 @@ def test_the_model_opens(finished):
     output, config = finished
     model, params = dajax.load(output / "model")
     assert model.config == config
-    before = flatten_dict(start(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
+    before = flatten_dict(starting_point(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
     moved = {path for path, leaf in flatten_dict(params, sep="/").items() if np.any(np.asarray(leaf) != before[path])}
     assert "head/conv1/kernel" in moved
     assert any(path.startswith("backbone/") for path in moved)
@@ -82,25 +92,26 @@ def test_stopped_and_started_again(finished, tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("config", "low", "high"), [(shallow_config(), 0.5, 1.5), (shallow_metric_config(), 1, 4)])
+@pytest.mark.parametrize(("config", "low", "high"), [(single_config(), 0.5, 1.5), (single_metric_config(), 1, 4)])
 def test_fresh_models_begin_where_they_can_learn(config, low, high):
     """A relative one above zero, where its ReLU has a gradient; one for up to 20 m at a few metres, not at ten."""
     pixels = np.random.default_rng(0).normal(size=(1, 28, 42, 3)).astype(np.float32)
-    depth = dajax.DepthAnything(config).apply({"params": fresh_params(config)}, pixels).predicted_depth
+    params = fresh_params(config)
+    depth = jax.jit(dajax.DepthAnything(config).apply)({"params": params}, pixels).predicted_depth
     assert low < depth.min() < depth.max() < high
 
 
 def test_fine_tuning_starts_from_the_encoder(tmp_path):
-    relative, metric = shallow_config(), shallow_metric_config()
+    relative, metric = single_config(), single_metric_config()
     dajax.save(tmp_path, dajax.DepthAnything(relative), random_params(relative))
     to_metric = {"depth_estimation_type": "metric", "max_depth": 20}
-    config, params = start(ModelSettings(start=str(tmp_path), config=to_metric, encoder_only=True), 0)
+    config, params = starting_point(ModelSettings(start=str(tmp_path), config=to_metric, encoder_only=True), 0)
     assert config == metric
     encoder, fresh = flatten_dict(random_params(relative), sep="/"), flatten_dict(fresh_params(metric), sep="/")
     for path, leaf in flatten_dict(params, sep="/").items():
         np.testing.assert_array_equal(leaf, encoder[path] if path.startswith("backbone/") else fresh[path])
     for changes, expected in (({}, relative), (to_metric, metric)):
-        config, params = start(ModelSettings(start=str(tmp_path), config=changes), 0)
+        config, params = starting_point(ModelSettings(start=str(tmp_path), config=changes), 0)
         assert config == expected
         assert all(np.array_equal(leaf, encoder[path]) for path, leaf in flatten_dict(params, sep="/").items())
 
@@ -108,22 +119,22 @@ def test_fine_tuning_starts_from_the_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "encoder_only", "message"),
     [
-        ({"fusion_hidden_size": 8}, False, "do not fit model.config; encoder_only"),
+        ({"fusion_hidden_size": 8}, False, "do not fit model.config; with encoder_only"),
         ({"backbone_config": {"layer_norm_eps": 1e-5}}, True, "leave backbone_config out"),
     ],
 )
 def test_configs_that_do_not_fit_the_checkpoint(tmp_path, changes, encoder_only, message):
-    config = shallow_config()
+    config = single_config()
     dajax.save(tmp_path, dajax.DepthAnything(config), random_params(config))
     with pytest.raises(ConfigError, match=message):
-        start(ModelSettings(start=str(tmp_path), config=changes, encoder_only=encoder_only), 0)
+        starting_point(ModelSettings(start=str(tmp_path), config=changes, encoder_only=encoder_only), 0)
 
 
 def test_a_frozen_encoder_stays_and_half_precision_is_only_what_is_saved(tmp_path):
-    config = shallow_config()
+    config = single_config()
     frozen = OptimizerSettings(learning_rate=1e-3, encoder_learning_rate=0.0)
     output = train(settings(tmp_path, config, optimizer=frozen, ema_decay=0.0, save_dtype="float16"), progress=False)
-    before = flatten_dict(start(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
+    before = flatten_dict(starting_point(ModelSettings(config=config.to_dict()), 0)[1], sep="/")
     before = {path: leaf.astype(np.float16) for path, leaf in before.items()}
     after = flatten_dict(dajax.load(output)[1], sep="/")
     assert {leaf.dtype for leaf in after.values()} == {np.dtype("float16")}
@@ -145,13 +156,13 @@ def test_a_frozen_encoder_stays_and_half_precision_is_only_what_is_saved(tmp_pat
 )
 def test_what_does_not_fit(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        train(settings(tmp_path, shallow_config(), **changes), progress=False)
+        train(settings(tmp_path, single_config(), **changes), progress=False)
     assert not list(Path(tmp_path).iterdir())
 
 
 def test_epochs_show_all_scenes_once():
-    batches = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
-    epochs = [[batches(3 * epoch + i)["labels"] for i in range(3)] for epoch in (0, 1)]
+    batch_of = SceneBatches(replace(DATA, flip=False, degrade=False), is_metric=True)
+    epochs = [[batch_of(3 * epoch + i)["labels"] for i in range(3)] for epoch in (0, 1)]
     first, second = (sorted(float(depth.sum()) for batch in epoch for depth in batch) for epoch in epochs)
     assert first == second
     assert len(set(first)) == 6
