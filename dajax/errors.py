@@ -40,6 +40,16 @@ class AssumedKindWarning(UserWarning):
     """A file of weights does not say what kind of model it is, and Depth Anything V2 relative is assumed."""
 
 
+def missing_extra(extra: str, what: str) -> str:
+    """Return the message about a package that is not installed.
+
+    Args:
+        extra: The extra of depth-anything-jax that brings the package.
+        what: What needs it, and which package that is: "videos need PyAV".
+    """
+    return f"{what}: run pip install '.[{extra}]' in the folder of the repository"
+
+
 def shown(value: object) -> str:
     """Return a short form of a value from outside, for a message."""
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dajax.batch.remote import file_system, is_remote
-from dajax.errors import ConfigError, ImageError, JobError, JobRefusedError
+from dajax.errors import ConfigError, ImageError, JobError, JobRefusedError, missing_extra
 from dajax.images.find import IMAGE_SUFFIXES, find_images
 
 
@@ -173,7 +173,7 @@ def _parquet_column(path: str, column: str | None) -> Iterator[str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ConfigError(f"{path} needs pyarrow: pip install pyarrow") from error
+        raise ConfigError(missing_extra("parquet", f"{path} needs pyarrow")) from error
     with _opened(path) as file:
         try:
             table = pq.ParquetFile(file)

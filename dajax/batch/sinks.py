@@ -17,7 +17,7 @@ from dajax.batch.items import Item
 from dajax.batch.manifest import Row
 from dajax.depth_maps import encode
 from dajax.depth_maps.naming import digest
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, missing_extra
 
 TAR, PARQUET = ".tar", ".parquet"
 
@@ -193,7 +193,7 @@ def pyarrow_parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError("Parquet shards need pyarrow: pip install pyarrow") from error
+        raise ConfigError(missing_extra("parquet", "Parquet shards need pyarrow")) from error
     return pyarrow.parquet
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dajax.errors import ImageError
+from dajax.errors import ImageError, missing_extra
 
 # Colours at equal distances, in between which is interpolated.
 _ANCHORS = {
@@ -90,7 +90,7 @@ def colorize(
 
     Args:
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
-        cmap: One of `COLORMAPS`, or the name of a matplotlib map (needs `pip install "dajax[plots]"`).
+        cmap: One of `COLORMAPS`, or the name of a matplotlib map (needs the extra `plots`).
         lo: Value at the map's start; the smallest finite one if None.
         hi: Value at the map's end; the largest finite one if None.
         invalid: Colour of pixels that are not finite.
@@ -129,8 +129,8 @@ def _table(cmap: str) -> np.ndarray:
         import matplotlib
     except ImportError as error:
         raise ImageError(
-            f"colour map {cmap!r} is not built in ({', '.join(COLORMAPS)}). For matplotlib's maps: "
-            f'pip install "dajax[plots]"'
+            f"colour map {cmap!r} is not built in ({', '.join(COLORMAPS)}). "
+            + missing_extra("plots", "Others need matplotlib")
         ) from error
     try:
         return matplotlib.colormaps[cmap](np.linspace(0, 1, 256), bytes=True)[:, :3]

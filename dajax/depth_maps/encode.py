@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from dajax.depth_maps.colormap import colorize
-from dajax.errors import ConfigError, ImageError, JobError
+from dajax.errors import ConfigError, ImageError, JobError, missing_extra
 
 COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Names of the PNG text entries; the format entry is what `read_png16` looks for.
@@ -143,7 +143,7 @@ def exr(depth: Any, about: dict[str, str]) -> bytes:
     try:
         import OpenEXR
     except ImportError as error:
-        raise ConfigError("EXR files need OpenEXR: pip install OpenEXR") from error
+        raise ConfigError(missing_extra("exr", "EXR files need OpenEXR")) from error
     header = {"type": OpenEXR.scanlineimage, "compression": OpenEXR.ZIP_COMPRESSION}
     header |= {f"{PREFIX}{key}": value for key, value in about.items()}
     with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, missing_extra
 from dajax.files import write_atomically
 
 # (right, down, ahead) to glTF's (right, up, back).
@@ -118,5 +118,5 @@ def _trimesh() -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise ConfigError("points and surfaces need trimesh: pip install trimesh") from error
+        raise ConfigError(missing_extra("points", "points and surfaces need trimesh")) from error
     return trimesh

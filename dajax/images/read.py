@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dajax.errors import ImageError
+from dajax.errors import ImageError, missing_extra
 from dajax.files import open_regular, wrong_download
 from dajax.images.pixels import Colour, ValueRange, channels_last, rgb_from_array, rgb_from_pil
 from dajax.images.urls import is_url, redacted
@@ -51,7 +51,7 @@ def read_image(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read one image as 8-bit RGB, in the orientation in which viewers show it.
 
-    Files may be JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PNM or MPO, and HEIC with `pip install "dajax[heif]"`; the
+    Files may be JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PNM or MPO, and HEIC with the extra `heif`; the
     content decides, not the name. Of an animation or a multi-page file the first frame is taken and a warning says so
     (the further images of an MPO are previews or gain maps, so those are passed over silently). Transparent pixels
     are laid on `background`. 16-bit greyscale is scaled by 65535; embedded colour profiles are not applied.
@@ -198,7 +198,7 @@ def _open_image(stream: Stream, name: str, max_pixels: int) -> Image.Image:
         try:
             import pillow_heif
         except ImportError as error:
-            raise ImageError(f'{name}: is HEIC/HEIF, which needs an extra: pip install "dajax[heif]"') from error
+            raise ImageError(missing_extra("heif", f"{name}: is HEIC/HEIF, which needs pillow-heif")) from error
         pillow_heif.register_heif_opener()
         formats = ("HEIF",)
     stream.seek(0)

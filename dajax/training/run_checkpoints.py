@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from dajax.errors import ConfigError, JobError
+from dajax.errors import ConfigError, JobError, missing_extra
 from dajax.training.step import TrainState
 
 
@@ -20,7 +20,7 @@ def import_orbax() -> Any:
     try:
         import orbax.checkpoint as ocp
     except ImportError as error:
-        raise ConfigError("training needs orbax: pip install orbax-checkpoint") from error
+        raise ConfigError(missing_extra("train", "training needs orbax")) from error
     return ocp
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dajax.errors import ConfigError, ImageError
+from dajax.errors import ConfigError, ImageError, missing_extra
 from dajax.images.urls import is_url
 from dajax.limits import MAX_PIXELS
 
@@ -254,7 +254,7 @@ def import_av() -> Any:
         import av.error
         import av.stream
     except ImportError as error:
-        raise ConfigError('videos need PyAV: pip install "dajax[video]"') from error
+        raise ConfigError(missing_extra("video", "videos need PyAV")) from error
     return av
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, missing_extra
 from dajax.geometry.scale import robust_line, thinned
 
 # The number of frames that leave together, and the number of following frames that they are compared with.
@@ -215,6 +215,6 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            'steady depth of videos needs OpenCV: pip install "dajax[video]", or switch it off (--no-smooth)'
+            missing_extra("video", "steady video depth, which --no-smooth switches off, needs OpenCV")
         ) from error
     return cv2

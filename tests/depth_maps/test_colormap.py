@@ -70,7 +70,7 @@ def test_every_listed_map_works():
 
 def test_other_maps_come_from_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImageError, match=r"dajax\[plots\]"):
+    with pytest.raises(ImageError, match=r"pip install '\.\[plots\]'"):
         colorize(ramp(), "viridis")
 
     def viridis(values, bytes):

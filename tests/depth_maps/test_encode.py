@@ -56,7 +56,7 @@ def test_exr(tmp_path, depth):
 
 def test_exr_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
-    with pytest.raises(ConfigError, match="pip install OpenEXR"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[exr\]'"):
         form("exr", some_map())
 
 

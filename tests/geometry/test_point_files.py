@@ -138,5 +138,5 @@ def test_surfaces_need_neighbours(tmp_path):
 
 def test_without_trimesh(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
-    with pytest.raises(ConfigError, match="pip install trimesh"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[points\]'"):
         write_points(tmp_path / "x.ply", grid()[1])

@@ -259,5 +259,5 @@ def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     monkeypatch.setitem(sys.modules, "orbax", None)
-    with pytest.raises(ConfigError, match="pip install orbax-checkpoint"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[train\]'"):
         checkpoints_module.RunCheckpoints(tmp_path)

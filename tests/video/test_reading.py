@@ -160,7 +160,7 @@ def test_what_is_no_video(tmp_path):
 
 def test_without_pyav(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ConfigError, match=r"pip install .dajax\[video\]"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[video\]'"):
         VideoReader(tmp_path / "a.mp4")
 
 
