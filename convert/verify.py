@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Unpack
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ import tyro
 import dajax
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, DajaxError
+from dajax.hub import HubOptions, hub_options_in
 from dajax.weights.checkpoint_files import Files, find_files, find_shards
 from dajax.weights.open import open_weights
 
@@ -29,7 +30,6 @@ from .verify_table import FLOAT32_SLACK, StageError, compare, first_failure, tab
 
 # Pixels of an image of 4:3, whose position embeddings are resampled.
 SIZE = (518, 686)
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 def verify(
@@ -42,7 +42,7 @@ def verify(
     pixels: np.ndarray | None = None,
     dtype: str | None = None,
     torch_dtype: str = "float64",
-    **hub_options: Any,
+    **hub_options: Unpack[HubOptions],
 ) -> list[StageError]:
     """Run a checkpoint in PyTorch and in Flax and compare every stage.
 
@@ -57,7 +57,7 @@ def verify(
         dtype: round both sides' weights to this type first, for a conversion that rounded them.
         torch_dtype: what PyTorch computes in, "float64" or "float32". float64 is the better judge: float32 has rounding
             errors of its own, several times as large as those of dajax.
-        hub_options: `revision`, `token`, `cache_dir`, `local_files_only` of `dajax.load`.
+        hub_options: see `dajax.hub.HubOptions`.
 
     Returns:
         One row for every stage, from pixels to depth.
@@ -116,7 +116,7 @@ def verify_conversion(
         ConfigError: both have dajax's own names, so that PyTorch has nothing to run.
         WeightsError, HubError: see `verify`.
     """
-    hub_options = {name: options[name] for name in _HUB_OPTIONS if name in options}
+    hub_options = hub_options_in(options)
     runs = 0
     if layout(find_files(source, hub_options)) != "flax":
         yield Run(str(source), str(written), verify(source, flax=written, config=config, **options))

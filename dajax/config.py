@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from os.path import isdir
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from dajax import limits
 from dajax.checkpoints import ALIASES, Checkpoint, embedded_folder
 from dajax.errors import ConfigError, shown
-from dajax.hub import is_hub_id, locate
+from dajax.hub import HubOptions, is_hub_id, locate
 from dajax.json_fields import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
 
 Style = Literal["huggingface", "official"]
@@ -311,12 +311,12 @@ class DepthAnythingConfig:
         return values
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **hub_options: Any) -> DepthAnythingConfig:
+    def from_pretrained(cls, name: str | Path, **hub_options: Unpack[HubOptions]) -> DepthAnythingConfig:
         """Read the config of an alias, a Hub id, a directory or a `config.json`.
 
         Args:
             name: an alias (`dajax.list_models()`; nothing is downloaded for it), a path, or a Hub id.
-            hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a Hub id.
+            hub_options: see `dajax.hub.HubOptions`.
 
         Raises:
             ConfigError: the config is malformed.

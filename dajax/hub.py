@@ -7,11 +7,11 @@ import queue
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from os.path import exists
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -28,6 +28,28 @@ _RELATIVE_PATH = re.compile(rf"{_PART}(?:/{_PART})*")
 _TOKEN = re.compile(r"[!-~]+")
 
 
+class HubOptions(TypedDict, total=False):
+    """The options of everything that takes the name of a checkpoint; they matter only where the Hub has it.
+
+    Attributes:
+        revision: A branch, tag or commit. None: the branch "main".
+        token: The token of a Hub account, for gated or private repositories. False sends none, None the one that is
+            stored.
+        cache_dir: The folder that keeps downloads. None: huggingface_hub's.
+        local_files_only: Whether to open no connection and use only what is cached.
+    """
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | PathLike[str] | None
+    local_files_only: bool
+
+
+def hub_options_in(options: Mapping[str, Any]) -> HubOptions:
+    """Return those of some options that `HubOptions` declares."""
+    return cast(HubOptions, {name: options[name] for name in HubOptions.__annotations__ if name in options})
+
+
 def is_hub_id(name: str | PathLike[str]) -> bool:
     """Whether `name` is to be looked up on the Hub: an alias, or owner/name where no such path exists."""
     if not isinstance(name, str):
@@ -35,13 +57,13 @@ def is_hub_id(name: str | PathLike[str]) -> bool:
     return name in ALIASES or (_HUB_ID.fullmatch(name) is not None and not exists(name))
 
 
-def locate(name: str | PathLike[str], filename: str, **hub_options: Any) -> Path:
+def locate(name: str | PathLike[str], filename: str, **hub_options: Unpack[HubOptions]) -> Path:
     """Return the local path of one file of a Hub repository. Download it into the Hub's cache if necessary.
 
     Args:
         name: an alias or a Hub id (owner/name).
         filename: the file in the repository.
-        hub_options: as for `locate_first`.
+        hub_options: see `HubOptions`.
 
     Raises:
         HubError: the file cannot be had. The message says what to try.
@@ -49,15 +71,7 @@ def locate(name: str | PathLike[str], filename: str, **hub_options: Any) -> Path
     return locate_first(name, [filename], **hub_options)
 
 
-def locate_first(
-    name: str | PathLike[str],
-    filenames: Sequence[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def locate_first(name: str | PathLike[str], filenames: Sequence[str], **hub_options: Unpack[HubOptions]) -> Path:
     """Return the local path of the first of several files that a Hub repository (or, offline, the cache) has.
 
     Only a file that is not there leads to the next one. A failed connection, for example, does not, because the files
@@ -66,10 +80,7 @@ def locate_first(
     Args:
         name: an alias or a Hub id (owner/name).
         filenames: files in the repository, in order of preference.
-        revision: branch, tag or commit.
-        token: the token of a Hub account, for gated or private repositories. False sends none, None the stored one.
-        cache_dir: where downloads are kept (default: huggingface_hub's).
-        local_files_only: never open a connection; use what is cached.
+        hub_options: see `HubOptions`.
 
     Raises:
         HubError: no file can be had. The message says what to try.
@@ -79,8 +90,10 @@ def locate_first(
 
     name = str(name)
     repository = ALIASES[name].hub_id if name in ALIASES else name
+    revision, token = hub_options.get("revision"), hub_options.get("token")
+    local_files_only = hub_options.get("local_files_only", False)
     _check_arguments(filenames, revision, token)
-    cache = _folder(cache_dir)
+    cache = _folder(hub_options.get("cache_dir"))
     is_unreachable = not local_files_only and not _is_reachable()
     failure: Exception | None = None
     for filename in filenames:

@@ -1,3 +1,4 @@
+import inspect
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ from tiny import tiny_config
 import dajax
 from dajax.config import DepthAnythingConfig
 from dajax.errors import DajaxError, HubError, WeightsError
-from dajax.hub import is_hub_id, locate
+from dajax.hub import HubOptions, hub_options_in, is_hub_id, locate
 from dajax.weights.random import random_params
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -152,3 +153,12 @@ def test_cached_without_weights(tmp_path):
     cached(tmp_path / "cache", "someone/tiny", folder)
     with pytest.raises(HubError, match=r"model\.safetensors\b.* of someone/tiny is not in the local cache"):
         dajax.load("someone/tiny", cache_dir=tmp_path / "cache", local_files_only=True)
+
+
+def test_hub_options_are_those_of_load():
+    declared = inspect.signature(dajax.load).parameters
+    assert set(HubOptions.__annotations__) < set(declared)
+    assert hub_options_in({"revision": "v2", "dtype": "bfloat16", "local_files_only": True}) == {
+        "revision": "v2",
+        "local_files_only": True,
+    }

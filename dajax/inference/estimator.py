@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dajax.errors import ConfigError
+from dajax.hub import hub_options_in
 from dajax.images.read import read_image
 from dajax.inference.parallel import data_parallel_size, distribute, place_params, replicated, resolve_mesh, running_on
 from dajax.inference.scheduler import BatchScheduler, Rows
@@ -24,8 +25,6 @@ from dajax.model.precision import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.loading import load
-
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 class DepthEstimator:
@@ -99,9 +98,8 @@ class DepthEstimator:
         else:
             # The processor comes first, so that an error in it shows before a gigabyte of params is read.
             if processor is None:
-                hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
                 processor = DepthImageProcessor.from_pretrained(
-                    model, style=style, input_size=input_size, **hub_options
+                    model, style=style, input_size=input_size, **hub_options_in(load_options)
                 )
             style = style or processor.style
             _check_style(processor, style)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -20,7 +20,7 @@ from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
 from dajax.config import Style
 from dajax.errors import ConfigError, ImageError, WeightsError
 from dajax.files import write_atomically
-from dajax.hub import is_hub_id, locate
+from dajax.hub import HubOptions, is_hub_id, locate
 from dajax.images.read import read_image
 from dajax.json_fields import read_json
 from dajax.limits import MAX_IMAGE_SIZE, MAX_PIXELS, MAX_TOKENS
@@ -112,7 +112,7 @@ class DepthImageProcessor:
         *,
         style: str | None = None,
         input_size: int | tuple[int, int] | None = None,
-        **hub_options: Any,
+        **hub_options: Unpack[HubOptions],
     ) -> "DepthImageProcessor":
         """Processor of a checkpoint.
 
@@ -122,7 +122,7 @@ class DepthImageProcessor:
                 gets the defaults, with a warning.
             style: See the class; None: what `save_pretrained` wrote, else "huggingface".
             input_size: Replaces the file's `size`.
-            hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a Hub id.
+            hub_options: See `dajax.hub.HubOptions`.
 
         Raises:
             ConfigError: The file is malformed or describes another processor.
@@ -309,7 +309,7 @@ def _default(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _config_file(name: str | os.PathLike[str], hub_options: dict[str, Any]) -> Path | None:
+def _config_file(name: str | os.PathLike[str], hub_options: HubOptions) -> Path | None:
     """Find a checkpoint's preprocessor_config.json; None where the released checkpoints' defaults are meant."""
     # The authors' repositories have none: their code has the same recipe written into it.
     if name in ALIASES or name in ORIGINALS:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dajax.checkpoints import ORIGINALS, alias_of_file, embedded_folder
 from dajax.errors import WeightsError, shown
-from dajax.hub import is_hub_id, locate, locate_first
+from dajax.hub import HubOptions, is_hub_id, locate, locate_first
 from dajax.json_fields import read_json
 from dajax.weights.report import raise_problems
 
@@ -41,12 +40,12 @@ class Files(NamedTuple):
     alias: str | None
 
 
-def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> Files:
+def find_files(name: str | os.PathLike[str], hub_options: HubOptions) -> Files:
     """Return the files of a checkpoint.
 
     Args:
         name: as for `dajax.load`.
-        hub_options: as for `dajax.hub.locate`.
+        hub_options: see `dajax.hub.HubOptions`.
 
     Raises:
         WeightsError: there are no weights, or several files that could be meant.
@@ -63,7 +62,7 @@ def find_files(name: str | os.PathLike[str], hub_options: Mapping[str, Any]) -> 
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _find_on_hub(name: str, hub_options: Mapping[str, Any]) -> Files:
+def _find_on_hub(name: str, hub_options: HubOptions) -> Files:
     if name in ORIGINALS:
         return Files(locate(name, ORIGINALS[name].filename, **hub_options), None, ORIGINALS[name].alias)
     config = locate(name, "config.json", **hub_options)

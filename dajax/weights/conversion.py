@@ -9,13 +9,12 @@ from typing import Any
 import jax
 
 from dajax.errors import WeightsError
-from dajax.hub import is_hub_id
+from dajax.hub import hub_options_in, is_hub_id
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.loading import load
 from dajax.weights.saving import save
 
 _PROCESSOR_FILE = "preprocessor_config.json"
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 def convert(
@@ -58,9 +57,8 @@ def convert(
     processor = DepthImageProcessor(model.config.style, 518 if input_size is None else input_size)
     file = None if is_hub_id(source) else _folder(source) / _PROCESSOR_FILE
     if file is None or file.exists() or file.is_symlink():
-        hub_options = {name: load_options[name] for name in _HUB_OPTIONS if name in load_options}
         processor = DepthImageProcessor.from_pretrained(
-            source if file is None else file.parent, style=style, input_size=input_size, **hub_options
+            source if file is None else file.parent, style=style, input_size=input_size, **hub_options_in(load_options)
         )
     save(directory, model, params, format=format, processor=processor)
     return model

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dajax.checkpoints import NOT_STATED, checkpoint_of
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, LicenceWarning, WeightsError
-from dajax.hub import is_hub_id
+from dajax.hub import HubOptions, is_hub_id
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.checkpoint_files import find_files, find_shards
 from dajax.weights.layout import copy_rearranged
@@ -96,9 +96,7 @@ def load(
         ConfigError: config.json or an argument is wrong.
         HubError: the files cannot be downloaded from the Hub.
     """
-    hub_options = {
-        "revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only,
-    }  # fmt: skip
+    hub_options = HubOptions(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     if config is not None and not isinstance(config, DepthAnythingConfig):
         raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}")
     wanted = None if dtype is None else _float_dtype(dtype)
@@ -134,7 +132,7 @@ def load(
 _said: set[str] = set()
 
 
-def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Any) -> DepthAnythingConfig:
+def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Unpack[HubOptions]) -> DepthAnythingConfig:
     """Return the released config of a kind for a checkpoint of any kind, of the size that its tensors have.
 
     Checkpoints of all kinds have tensors of the same names and shapes, so the caller has to say the kind.
@@ -142,7 +140,7 @@ def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Any)
     Args:
         name: as for `dajax.load`.
         kind: "relative", "metric-indoor", "metric-outdoor" or "v1".
-        hub_options: `revision`, `token`, `cache_dir` and `local_files_only` of `dajax.load`.
+        hub_options: see `dajax.hub.HubOptions`.
 
     Raises:
         ConfigError: there is no such kind.
