@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dajax.errors import ConfigError
 from dajax.preprocessing.buckets import Buckets
@@ -50,6 +51,18 @@ def test_every_image_gets_one_of_them(policy, size):
     assert height == taken.pixels.shape[0] or width == taken.pixels.shape[1]
     if min(size) > 20:
         assert abs(np.log(width / height) - np.log(size[1] / size[0])) < 0.03
+
+
+@pytest.mark.parametrize("policy", ["resize", "pad"])
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (30, 90)])
+def test_the_content_is_the_image(policy, size):
+    """PIL resizes the image to the content's size, and the formula of the normalisation is applied to that."""
+    image = make_image(*size)
+    taken = Buckets(DepthImageProcessor(input_size=70), 3, policy).process(image)
+    height, width = taken.content
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    expected = (resized / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(taken.pixels[:height, :width], expected, atol=1e-6)
 
 
 def test_options_make_the_same_again():

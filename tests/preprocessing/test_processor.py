@@ -123,6 +123,8 @@ def test_batches(tmp_path):
         {"input_size": True},
         {"ensure_multiple_of": 0},
         {"resample": 9},
+        {"resample": 6},
+        {"resample": -1},
         {"rescale_factor": float("nan")},
         {"image_mean": (0.5, 0.5)},
         {"image_mean": (0.5, 0.5, float("inf"))},
