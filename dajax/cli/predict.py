@@ -20,6 +20,8 @@ from dajax.cli.options import Flag, unset, value_of
 
 if TYPE_CHECKING:
     from dajax.geometry.cloud import Cloud
+    from dajax.inference.estimator import DepthEstimator
+    from dajax.inference.image_files import FilesReport
 
 INTERRUPTED = "interrupted; the depth maps that were finished are whole"
 
@@ -108,15 +110,20 @@ def predict(
                 on_done=lambda image: bar.advance(),
             )
     _say_rejects(report.rejects, Path(named[images.index("-")]) if "-" in images else None)
-    done = len(found) - len(report.rejects)
+    print(_summary(report, len(found), name, output, estimator, time.perf_counter() - start))
+    return 3 if report.rejects else 0
+
+
+def _summary(
+    report: FilesReport, images: int, model: str, output: Path, estimator: DepthEstimator, seconds: float
+) -> str:
     unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
     files = _printable(report.written[0]) if count == 1 else f"{count} files to {_printable(output)}"
-    print(
-        f"{done} of {len(found)} image{'s' * (len(found) != 1)} in {time.perf_counter() - start:.1f} s, "
-        f"{_printable(name)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files if count else 'nothing'}"
+    return (
+        f"{images - len(report.rejects)} of {images} image{'s' * (images != 1)} in {seconds:.1f} s, "
+        f"{_printable(model)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files if count else 'nothing'}"
     )
-    return 3 if report.rejects else 0
 
 
 @contextmanager
