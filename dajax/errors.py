@@ -44,8 +44,8 @@ def missing_extra(extra: str, what: str) -> str:
     """Return the message about a package that is not installed.
 
     Args:
-        extra: The extra of depth-anything-jax that brings the package.
-        what: What needs it, and which package that is: "videos need PyAV".
+        extra: the extra of depth-anything-jax that brings the package.
+        what: what needs it, and which package that is: "videos need PyAV".
     """
     return f"{what}: run pip install '.[{extra}]' in the folder of the repository"
 

@@ -24,13 +24,13 @@ def open_regular(
     """Open a regular file for reading; a pipe or device, on which reading could wait forever, is refused.
 
     Args:
-        path: The file.
-        error: The class of the error to raise.
-        name: What the message calls the file; its path if None.
-        hint: The end of the message: what to try.
+        path: the file.
+        error: the class of the error to raise.
+        name: what the message calls the file; its path if None.
+        hint: the end of the message: what to try.
 
     Raises:
-        error: There is no such file, it is not a regular file, or it cannot be opened.
+        error: there is no such file, it is not a regular file, or it cannot be opened.
     """
     try:
         _check_regular(os.stat(path).st_mode)
@@ -51,8 +51,8 @@ def wrong_download(head: bytes, expected: str) -> str:
     """Say what a file is that downloads often leave in place of the wanted one; "" if it is none of these.
 
     Args:
-        head: The first bytes of the file; 64 are enough.
-        expected: What the file should be, such as "an image".
+        head: the first bytes of the file; 64 are enough.
+        expected: what the file should be, such as "an image".
 
     Returns:
         The end of a sentence, such as "is a git-LFS pointer, not an image: run `git lfs pull` in its repository".
@@ -69,12 +69,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, error: type[D
     """Write a file that appears whole or not at all; an existing file is replaced.
 
     Args:
-        path: The file.
-        data: Its content.
-        error: The class of the error to raise.
+        path: the file.
+        data: its content.
+        error: the class of the error to raise.
 
     Raises:
-        error: The folder does not exist or cannot be written to.
+        error: the folder does not exist or cannot be written to.
     """
     try:
         with replacing(Path(path)) as file:
@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the name `path` at the end of the block, and is removed if the block fails.
 
     Raises:
-        OSError: The file cannot be made or renamed.
+        OSError: the file cannot be made or renamed.
     """
     temporary = temporary_path(path)
     try:

@@ -32,11 +32,11 @@ class HubOptions(TypedDict, total=False):
     """The options of everything that takes the name of a checkpoint; they matter only where the Hub has it.
 
     Attributes:
-        revision: A branch, tag or commit. None: the branch "main".
-        token: The token of a Hub account, for gated or private repositories. False sends none, None the one that is
+        revision: a branch, tag or commit. None: the branch "main".
+        token: the token of a Hub account, for gated or private repositories. False sends none, None the one that is
             stored.
-        cache_dir: The folder that keeps downloads. None: huggingface_hub's.
-        local_files_only: Whether to open no connection and use only what is cached.
+        cache_dir: the folder that keeps downloads. None: huggingface_hub's.
+        local_files_only: whether to open no connection and use only what is cached.
     """
 
     revision: str | None

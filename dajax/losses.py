@@ -43,10 +43,10 @@ def silog_loss(
     fine-tuning. The loss is zero if no pixel is valid.
 
     Args:
-        prediction: The predicted depth in metres.
-        target: The true depth in metres.
-        mask: Which pixels are valid.
-        variance_focus: The weight of the squared mean: 0 counts errors of scale fully, 1 not at all.
+        prediction: the predicted depth in metres.
+        target: the true depth in metres.
+        mask: which pixels are valid.
+        variance_focus: the weight of the squared mean: 0 counts errors of scale fully, 1 not at all.
     """
     prediction, target = _wide(prediction, target)
     tiny = jnp.finfo(prediction.dtype).tiny
@@ -73,10 +73,10 @@ def affine_invariant_loss(
     none.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
-        trim: The fraction of each image's valid pixels to leave out: those with the largest differences, their number
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
+        trim: the fraction of each image's valid pixels to leave out: those with the largest differences, their number
             rounded down. The mean is over the remaining pixels (that of MiDaS, equation 7, is over all); the
             normalisation uses all valid pixels. Depth Anything V2 (arXiv:2406.09414), section 5.2, uses 0.1 for
             pseudo-labels and 0 for exact labels.
@@ -105,9 +105,9 @@ def least_squares_affine_invariant_loss(
     first (MiDaS uses [0, 1]). The mean is over the valid pixels of the batch, and the loss is zero if there are none.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
     """
     fit = _least_squares(prediction, target, mask)
     return _mean(jnp.square(fit.residual), mask) / 2
@@ -127,9 +127,9 @@ def aligned_l1_loss(
     and the loss is zero if there are none.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
     """
     prediction, target = _wide(prediction, target)
     prediction, target = _standardise(prediction, mask), _standardise(target, mask)
@@ -157,10 +157,10 @@ def aligned_log_loss(
     loss is zero if there are none. This loss is dajax's own, for training from randomly initialised params.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth in 1/m; 0 where it is infinitely far (the sky).
-        mask: Which pixels are valid.
-        softening: The inverse depth, in 1/m, that is added before the logarithm is taken.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth in 1/m; 0 where it is infinitely far (the sky).
+        mask: which pixels are valid.
+        softening: the inverse depth, in 1/m, that is added before the logarithm is taken.
 
     Raises:
         ConfigError: `softening` is not positive.
@@ -198,10 +198,10 @@ def gradient_matching_loss(
     (arXiv:1907.01341). The loss is zero if no pixel is valid.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
-        scales: The number of scales.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
+        scales: the number of scales.
 
     Raises:
         ConfigError: `scales` is less than 1.
@@ -228,12 +228,12 @@ def depth_anything_loss(
     The weights 1 and 2 are those of Depth Anything V2 (arXiv:2406.09414), section 7.1.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
-        trim: The fraction of pixels to leave out of the first term; see `affine_invariant_loss`.
-        gradient_weight: The weight of the second term.
-        scales: The number of scales of the second term; see `gradient_matching_loss`.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
+        trim: the fraction of pixels to leave out of the first term; see `affine_invariant_loss`.
+        gradient_weight: the weight of the second term.
+        scales: the number of scales of the second term; see `gradient_matching_loss`.
 
     Raises:
         ConfigError: `trim` is not in [0, 1), or `scales` is less than 1.
@@ -253,9 +253,9 @@ def feature_alignment_loss(
     other vector.
 
     Args:
-        features: The tokens of the encoder that is trained.
-        frozen: The tokens of the frozen encoder. No gradient flows to them.
-        tolerance: The largest cosine of tokens that count.
+        features: the tokens of the encoder that is trained.
+        frozen: the tokens of the frozen encoder. No gradient flows to them.
+        tolerance: the largest cosine of tokens that count.
     """
     features, frozen = _wide(features, frozen)
     cosine = (_unit(features) * _unit(jax.lax.stop_gradient(frozen))).sum(-1)
@@ -278,12 +278,12 @@ def scale_and_shift(
     is a least-squares solution as well. Without a valid pixel both are 0. The scale may be negative.
 
     Args:
-        prediction: The predicted inverse depth.
-        target: The true inverse depth.
-        mask: Which pixels are valid.
+        prediction: the predicted inverse depth.
+        target: the true inverse depth.
+        mask: which pixels are valid.
 
     Returns:
-        scale, shift: One number of each for each image, [batch]; the shift has the target's unit.
+        scale, shift: one number of each for each image, [batch]; the shift has the target's unit.
     """
     fit = _least_squares(prediction, target, mask)
     return fit.scale[:, 0, 0], fit.shift[:, 0, 0]

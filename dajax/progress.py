@@ -17,10 +17,10 @@ class ProgressBar:
     """Counts finished pieces of work and shows the count on standard error.
 
     Args:
-        name: The command that works, such as "dajax predict"; each line begins with it.
-        total: How many pieces there are; None if that is not known.
-        initial: How many of them earlier runs have finished.
-        unit: The name of one piece.
+        name: the command that works, such as "dajax predict"; each line begins with it.
+        total: how many pieces there are; None if that is not known.
+        initial: how many of them earlier runs have finished.
+        unit: the name of one piece.
         show: False shows neither bar nor lines of the count.
     """
 

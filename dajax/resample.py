@@ -31,8 +31,8 @@ def cubic_matrix(
     Args:
         size_in: Length of the axis before, at least 1.
         size_out: Length of the axis after, at least 1.
-        a: The kernel's parameter.
-        scale: The number of input pixels per output pixel; `size_in / size_out` if None. PyTorch's `scale_factor=f` is
+        a: the kernel's parameter.
+        scale: the number of input pixels per output pixel; `size_in / size_out` if None. PyTorch's `scale_factor=f` is
             `scale=1 / f`.
         coordinates: When the source coordinate is rounded to float32. "torch" rounds the scale and then the coordinate,
             as PyTorch does for float32 input where multiply and add are fused into one instruction; "opencv" rounds
@@ -42,7 +42,7 @@ def cubic_matrix(
         float64 [size_out, size_in]; every row sums to 1 and has at most four entries.
 
     Raises:
-        ValueError: A size is less than 1, or `scale` is not positive.
+        ValueError: a size is less than 1, or `scale` is not positive.
     """
     _check_sizes(size_in, size_out)
     if scale is None:
@@ -92,7 +92,7 @@ def linear_taps(
         fraction: float64 [size_out], the weight of `high`; that of `low` is 1 - fraction.
 
     Raises:
-        ValueError: A size is less than 1.
+        ValueError: a size is less than 1.
     """
     _check_sizes(size_in, size_out)
     steps = max(size_out - 1, 1)
@@ -115,8 +115,8 @@ def apply_rows(matrix: Float[np.ndarray, "size_out size_in"], values: Any) -> np
     the cores (the network, for example), the product waits for its threads a hundred times longer than it computes.
 
     Args:
-        matrix: The weights, for example those of `cubic_matrix`. The result has their dtype.
-        values: An array or a memory map [size_in, ...] of any real dtype.
+        matrix: the weights, for example those of `cubic_matrix`. The result has their dtype.
+        values: an array or a memory map [size_in, ...] of any real dtype.
 
     Returns:
         [size_out, ...]. A NaN or an infinity in `values` spreads to the rows that read it.
@@ -170,7 +170,7 @@ def resize_cubic(
     Args:
         depth_hw: [height, width].
         size: (new_height, new_width).
-        a: The kernel's parameter, see `cubic_matrix`.
+        a: the kernel's parameter, see `cubic_matrix`.
 
     Returns:
         float32 [new_height, new_width], within 1e-5 of PyTorch's, relative to the largest value.

@@ -21,14 +21,14 @@ class Committer(ABC):
     """Commits the outcomes of items, and counts them.
 
     Args:
-        storage: The output folder.
-        manifest: Where the rows go.
+        storage: the output folder.
+        manifest: where the rows go.
         progress: Is told how many items are finished.
         max_rejects: Stop the job when more images than this were left out; None: never.
 
     Attributes:
-        done: How many outputs this run has committed.
-        rejected: How many images this run has left out.
+        done: how many outputs this run has committed.
+        rejected: how many images this run has left out.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, progress: Progress, max_rejects: int | None) -> None:

@@ -35,9 +35,9 @@ class Decoded:
     """An image that was read, or why it was not.
 
     Attributes:
-        item: The item.
-        image: The image as the network takes it, or None.
-        notes: What the reader said about the image.
+        item: the item.
+        image: the image as the network takes it, or None.
+        notes: what the reader said about the image.
         reason: Why there is no image.
     """
 
@@ -51,10 +51,10 @@ class Decoders:
     """Reads items ahead, in order, in several processes.
 
     Args:
-        count: How many processes.
-        options: The options of the `Buckets` that they process images with, see `Buckets.options`.
-        timeout: Seconds that one image may take; after that its process is killed and the image is left out.
-        ahead: How many items may be read before the first of them is taken.
+        count: how many processes.
+        options: the options of the `Buckets` that they process images with, see `Buckets.options`.
+        timeout: seconds that one image may take; after that its process is killed and the image is left out.
+        ahead: how many items may be read before the first of them is taken.
     """
 
     def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
@@ -71,7 +71,7 @@ class Decoders:
         """Yield what became of each item, in order.
 
         Raises:
-            JobError: The machine lacks what reading needs (open files, memory, processes, the network).
+            JobError: the machine lacks what reading needs (open files, memory, processes, the network).
         """
         waiting: deque[Future[Decoded]] = deque()
         for item in items:
@@ -194,8 +194,8 @@ class _Process:
         """Return the answer and the pixels.
 
         Raises:
-            TimeoutError: It took too long.
-            EOFError, OSError: The process has ended.
+            TimeoutError: it took too long.
+            EOFError, OSError: the process has ended.
         """
         self._connection.send_bytes(request)
         self._wait(timeout)
@@ -210,8 +210,8 @@ class _Process:
         """Wait until the process is ready.
 
         Raises:
-            TimeoutError: It took too long.
-            EOFError, OSError: The process has ended.
+            TimeoutError: it took too long.
+            EOFError, OSError: the process has ended.
         """
         self._wait(_START_S)
         self._connection.recv_bytes()

@@ -37,13 +37,13 @@ class Report:
     """What became of a job.
 
     Attributes:
-        items: How many items of the source this process does.
-        repeated: How many entries of the source named an item once more.
-        earlier: How many of this process's items earlier runs have finished.
-        done: How many images this run wrote the outputs of.
-        rejected: How many images this run left out; the manifest has the reasons.
-        seconds: How long this run took.
-        interrupted: Whether it was asked to stop before the end.
+        items: how many items of the source this process does.
+        repeated: how many entries of the source named an item once more.
+        earlier: how many of this process's items earlier runs have finished.
+        done: how many images this run wrote the outputs of.
+        rejected: how many images this run left out; the manifest has the reasons.
+        seconds: how long this run took.
+        interrupted: whether it was asked to stop before the end.
     """
 
     items: int
@@ -74,17 +74,17 @@ def run_batch(
 
     Args:
         estimator: Estimates the depth.
-        source: See `dajax.batch.items.find_items`.
-        output: The folder or fsspec address for the outputs; it is made if it does not exist.
-        settings: How the job is done; `BatchSettings()` if None.
-        model: The model's name, which is written into the files.
+        source: see `dajax.batch.items.find_items`.
+        output: the folder or fsspec address for the outputs; it is made if it does not exist.
+        settings: how the job is done; `BatchSettings()` if None.
+        model: the model's name, which is written into the files.
         progress: Show a bar on standard error.
         stop: Set it from another thread or a signal handler to end early; what is finished is committed.
 
     Raises:
-        ConfigError, ImageError: The settings or the source cannot be used.
-        JobRefusedError: The job was begun with other parameters.
-        JobError: The job cannot go on (a full disk, too many rejects).
+        ConfigError, ImageError: the settings or the source cannot be used.
+        JobRefusedError: the job was begun with other parameters.
+        JobError: the job cannot go on (a full disk, too many rejects).
     """
     settings = BatchSettings() if settings is None else settings
     settings.check()
@@ -133,7 +133,7 @@ def _names_beside(plan: Plan, manifest: Manifest, settings: BatchSettings) -> li
     """Return the output names for a source whose items are not those that the job was begun with.
 
     Raises:
-        JobRefusedError: The settings do not allow it.
+        JobRefusedError: the settings do not allow it.
     """
     fixed = None
     if settings.shards is not None:
@@ -164,11 +164,11 @@ class _Run:
     Args:
         estimator: Estimates the depth.
         decoders: Read the images.
-        pool: The threads that encode and write.
+        pool: the threads that encode and write.
         committer: Takes the outcomes.
-        encoding: Which files a depth map becomes.
+        encoding: which files a depth map becomes.
         source_size: Resize depth maps to the size of their images.
-        batch_size: Images that are run together.
+        batch_size: images that are run together.
         stop: Ends the run when it is set.
     """
 

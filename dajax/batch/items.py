@@ -25,9 +25,9 @@ class Location:
     """Where the bytes of an image are.
 
     Attributes:
-        path: A local path or the address of a remote file.
-        offset: The byte at which the image begins in that file.
-        size: How many bytes it has; None for the whole file.
+        path: a local path or the address of a remote file.
+        offset: the byte at which the image begins in that file.
+        size: how many bytes it has; None for the whole file.
     """
 
     path: str
@@ -40,8 +40,8 @@ class Item:
     """An image of a source.
 
     Attributes:
-        key: Its name in the source: unique, and the same in every run.
-        location: Where it is.
+        key: its name in the source: unique, and the same in every run.
+        location: where it is.
     """
 
     key: str
@@ -53,8 +53,8 @@ class Source:
     """What a job reads.
 
     Attributes:
-        items: The images, sorted by key.
-        repeated: How many entries named an item once more.
+        items: the images, sorted by key.
+        repeated: how many entries named an item once more.
         kind: "folder", "pattern", "list", "table" or "tar".
     """
 
@@ -74,14 +74,14 @@ def find_items(source: str | os.PathLike[str], *, column: str | None = None, lea
     - any of these as an fsspec address (`gs://bucket/images`).
 
     Args:
-        source: One of these.
-        column: The column of a table that has the paths; not needed if there is only one.
-        leave_out: A folder below which nothing is an input: the job's own output folder.
+        source: one of these.
+        column: the column of a table that has the paths; not needed if there is only one.
+        leave_out: a folder below which nothing is an input: the job's own output folder.
 
     Raises:
-        ImageError: There is no image, or a folder cannot be listed.
-        ConfigError: A column is missing, or the address needs a package that is not installed.
-        JobError: A list, table or tar file cannot be read.
+        ImageError: there is no image, or a folder cannot be listed.
+        ConfigError: a column is missing, or the address needs a package that is not installed.
+        JobError: a list, table or tar file cannot be read.
     """
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):

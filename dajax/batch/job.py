@@ -76,12 +76,12 @@ def claim(storage: Storage, parameters: Mapping[str, Any], keys: str) -> bool:
     """Write the job file, or see that it says the same; return whether the source's items are the same as well.
 
     Args:
-        storage: The output folder.
-        parameters: What must not change, see `job_parameters`.
-        keys: The digest of the source's keys.
+        storage: the output folder.
+        parameters: what must not change, see `job_parameters`.
+        keys: the digest of the source's keys.
 
     Raises:
-        JobRefusedError: The output folder has a job of another job format, or with other parameters; the message names
+        JobRefusedError: the output folder has a job of another job format, or with other parameters; the message names
             them.
     """
     version = described("relative", "")["version"]  # for those who read the file; it decides nothing

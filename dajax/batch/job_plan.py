@@ -22,10 +22,10 @@ class Plan:
     """What a process has to do.
 
     Attributes:
-        source: All items of the source, those of other processes included.
+        source: all items of the source, those of other processes included.
         finished: bool [items]: the manifest has a row that says so.
         mine: bool [items]: this process does it.
-        names: The output name of each item, without ending.
+        names: the output name of each item, without ending.
     """
 
     source: Source
@@ -53,13 +53,13 @@ def plan_batch(source: str | os.PathLike[str], output: str | os.PathLike[str], s
     """Return what a process has to do. Nothing is written.
 
     Args:
-        source: See `dajax.batch.items.find_items`.
-        output: The job's folder or fsspec address; it need not exist.
-        settings: How the job is done.
+        source: see `dajax.batch.items.find_items`.
+        output: the job's folder or fsspec address; it need not exist.
+        settings: how the job is done.
 
     Raises:
-        ConfigError: A setting cannot be used, or the output folder is or holds the source folder.
-        ImageError, JobError: See `dajax.batch.items.find_items`.
+        ConfigError: a setting cannot be used, or the output folder is or holds the source folder.
+        ImageError, JobError: see `dajax.batch.items.find_items`.
     """
     settings.check()
     leave_out = _check_apart(source, output)

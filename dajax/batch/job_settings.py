@@ -18,26 +18,26 @@ class BatchSettings:
     """How a job is done. The output folder keeps what decides about outputs, and a later run must say the same.
 
     Attributes:
-        formats: What is written for each image: npy, npz, png16, tiff, pfm, exr or color. The npz has unit and model in
+        formats: what is written for each image: npy, npz, png16, tiff, pfm, exr or color. The npz has unit and model in
             it, png16 is a 16-bit PNG with its scale in the metadata; tiff, pfm and exr have float32 values; color is
             for people.
-        values: Type of the values in npy and npz.
-        size: Depth maps have the size of their image, or that of the model's output.
+        values: type of the values in npy and npz.
+        size: depth maps have the size of their image, or that of the model's output.
         colormap: Colormap of the color format: Spectral_r, inferno, turbo, gray, ... With matplotlib installed, any of
             its names.
         shards: Put this many images into each output shard. Without it, each image gets files of its own.
         shard_format: Output shards are WebDataset tar files, or Parquet files.
-        batch_size: Images of one size that are run together. Without it, the estimator's own batch size.
+        batch_size: images of one size that are run together. Without it, the estimator's own batch size.
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         workers: Processes that read images. Without it, one for each core, but no more than 16.
-        decode_timeout: Seconds that reading one image may take.
+        decode_timeout: seconds that reading one image may take.
         max_rejects: Stop when a run leaves out more images than this.
         retry_rejects: Try again what an earlier run left out. Output shards do not allow it.
-        column: The column of paths in a CSV or Parquet source.
-        process_index: Which part of the images this process does, counted from 0. The other processes, on this machine
+        column: the column of paths in a CSV or Parquet source.
+        process_index: which part of the images this process does, counted from 0. The other processes, on this machine
             or on others, do theirs in the same output folder at the same time.
-        process_count: How many processes do the job together. With 1, this process does all of it, and no other process
+        process_count: how many processes do the job together. With 1, this process does all of it, and no other process
             may work in the output folder meanwhile.
     """
 

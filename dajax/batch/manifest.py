@@ -35,14 +35,14 @@ class Row:
     """What became of an image.
 
     Attributes:
-        key: The key of the item.
+        key: the key of the item.
         status: "done"; "rejected", for the given reason; or "lost": it was done, but `verify` found its output missing
             or changed.
-        output: Its files, relative to the output folder; or the one output shard that it is in.
-        sha256: The SHA-256 of each of its files; for an output shard, of each file of this image in it.
+        output: its files, relative to the output folder; or the one output shard that it is in.
+        sha256: the SHA-256 of each of its files; for an output shard, of each file of this image in it.
         shape: [height, width] of the depth map.
         reason: Why it was rejected or is lost.
-        notes: What the reader said about the image, such as that it has several frames.
+        notes: what the reader said about the image, such as that it has several frames.
         time: When the row was written, in UTC.
     """
 
@@ -68,8 +68,8 @@ class Manifest:
     """All parts of a job's manifest; this process appends to one of its own.
 
     Args:
-        storage: The output folder.
-        folder: The folder of the parts, relative to the output folder.
+        storage: the output folder.
+        folder: the folder of the parts, relative to the output folder.
     """
 
     def __init__(self, storage: Storage, folder: str = ".dajax/manifest") -> None:
@@ -216,10 +216,10 @@ def read_rejects(output: str | os.PathLike[str]) -> list[Row]:
     """Return the rows of the images that a job left out.
 
     Args:
-        output: The job's folder or fsspec address.
+        output: the job's folder or fsspec address.
 
     Raises:
-        JobError: The manifest cannot be read.
+        JobError: the manifest cannot be read.
     """
     return Manifest(open_storage(output)).rejects()
 
@@ -228,9 +228,9 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Row]:
     """Return the row of each image of a job, by key.
 
     Args:
-        output: The job's folder or fsspec address.
+        output: the job's folder or fsspec address.
 
     Raises:
-        JobError: The manifest cannot be read.
+        JobError: the manifest cannot be read.
     """
     return Manifest(open_storage(output)).latest()

@@ -20,9 +20,9 @@ class Progress:
     """Counts finished items.
 
     Args:
-        storage: The output folder; this process's progress file is written there every few seconds.
-        total: How many items this process does.
-        earlier: How many of them earlier runs have finished.
+        storage: the output folder; this process's progress file is written there every few seconds.
+        total: how many items this process does.
+        earlier: how many of them earlier runs have finished.
         show: Show a bar on standard error.
     """
 

@@ -27,12 +27,12 @@ class Encoding:
     """How a depth map becomes files.
 
     Attributes:
-        formats: Any of "color", "npy", "npz", "png16", "tiff", "pfm" and "exr".
+        formats: any of "color", "npy", "npz", "png16", "tiff", "pfm" and "exr".
         values: "float32" or "float16", for npy and npz.
         colormap: For "color".
         kind: "relative" or "metric", which is written into the files where the format allows it.
-        model: The model's name, likewise.
-        style: The style of preprocessing, likewise.
+        model: the model's name, likewise.
+        style: the style of preprocessing, likewise.
     """
 
     formats: tuple[encode.Format, ...]
@@ -61,7 +61,7 @@ class Encoding:
             depth: float32 [height, width].
 
         Raises:
-            ImageError: It has values that are not finite, or that do not fit into `values`.
+            ImageError: it has values that are not finite, or that do not fit into `values`.
         """
         about: Any = {"kind": self.kind, "model": self.model, "style": self.style}
         options: Any = {"values": self.values, "colormap": self.colormap}
@@ -73,11 +73,11 @@ class Outcome:
     """What became of one item, before it is written.
 
     Attributes:
-        item: The item.
-        name: The name of its output, without ending.
-        files: The ending and the bytes of each file; empty if the item was rejected.
+        item: the item.
+        name: the name of its output, without ending.
+        files: the ending and the bytes of each file; empty if the item was rejected.
         shape: (height, width) of the depth map.
-        notes: What the reader said about the image.
+        notes: what the reader said about the image.
         reason: Why the item was rejected; "" if it was not.
     """
 

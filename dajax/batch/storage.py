@@ -29,7 +29,7 @@ class Storage(ABC):
     fault.
 
     Args:
-        suffix: What distinguishes the names of this process's own files, such as "-1-of-8"; "" if this process does
+        suffix: what distinguishes the names of this process's own files, such as "-1-of-8"; "" if this process does
             the whole job.
     """
 

@@ -15,9 +15,9 @@ def open_storage(output: str | os.PathLike[str], process_index: int = 0, process
     """Return the storage of a local folder or a remote address.
 
     Args:
-        output: The folder or fsspec address; it need not exist.
-        process_index: Which of the processes of the job this is, counted from 0.
-        process_count: How many processes do the job together.
+        output: the folder or fsspec address; it need not exist.
+        process_index: which of the processes of the job this is, counted from 0.
+        process_count: how many processes do the job together.
 
     Raises:
         ConfigError: fsspec, or what it needs for this kind of address, is not installed.

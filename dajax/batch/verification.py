@@ -22,9 +22,9 @@ class Verified:
     """What was found.
 
     Attributes:
-        whole: How many images have the outputs that the manifest says.
-        rejected: How many images have none.
-        lost: The keys whose output is missing or damaged, and why. The next run of the job makes them again.
+        whole: how many images have the outputs that the manifest says.
+        rejected: how many images have none.
+        lost: the keys whose output is missing or damaged, and why. The next run of the job makes them again.
     """
 
     whole: int = 0
@@ -36,12 +36,12 @@ def verify(output: str | os.PathLike[str]) -> Verified:
     """Compare every output with its SHA-256 in the manifest, and record those that differ as lost.
 
     Args:
-        output: The job's folder or fsspec address.
+        output: the job's folder or fsspec address.
 
     Raises:
-        JobRefusedError: There is no job in this folder.
+        JobRefusedError: there is no job in this folder.
         JobError: Another process works on it.
-        ConfigError: The job has Parquet files, and pyarrow is not installed.
+        ConfigError: the job has Parquet files, and pyarrow is not installed.
     """
     storage = open_storage(output)
     if not storage.exists(JOB):

@@ -112,7 +112,7 @@ def status_of(error: Exception) -> int:
     """Return the exit status of a command that ends with an error.
 
     Returns:
-        1: The command failed, and may work later: the Hub, a file of weights, a full disk. 2: It has to be called in
+        1: the command failed, and may work later: the Hub, a file of weights, a full disk. 2: It has to be called in
         another way.
     """
     from dajax.errors import HubError, JobError, JobRefusedError, WeightsError

@@ -25,12 +25,12 @@ def read_arguments(name: str, command: Callable[..., int], arguments: Sequence[s
     """Return the command with its arguments, ready to be called.
 
     Args:
-        name: The name of the command, such as "predict".
-        command: Its function; tyro makes the options from its signature and the texts from its docstring.
-        arguments: What follows the name of the command.
+        name: the name of the command, such as "predict".
+        command: its function; tyro makes the options from its signature and the texts from its docstring.
+        arguments: what follows the name of the command.
 
     Raises:
-        UsageError: The arguments are not those of this command.
+        UsageError: the arguments are not those of this command.
         SystemExit: Help was asked for and has been printed.
     """
     import tyro

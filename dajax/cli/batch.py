@@ -70,11 +70,11 @@ def batch(
     --verify, some outputs are lost, 75 interrupted. After 1 and 75 the same command goes on.
 
     Args:
-        source: A folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt of paths, a .csv or
+        source: a folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt of paths, a .csv or
             .parquet table, tar shards (WebDataset), or an address such as gs://bucket/images.
-        output: The folder or address for the outputs; made if need be.
-        model: The model, and how it runs.
-        job: How the job is done.
+        output: the folder or address for the outputs; made if need be.
+        model: the model, and how it runs.
+        job: how the job is done.
         dry_run: Say what there is to do, without loading a model.
         verify: Compare outputs with the manifest; the next run does again what is lost.
     """

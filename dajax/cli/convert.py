@@ -28,9 +28,9 @@ def convert(
     Exit status: 0 converted, 1 failed, 2 bad usage, 130 interrupted.
 
     Args:
-        source: An alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
-        directory: The folder for the result; made if need be. A checkpoint of the same format in it is replaced.
-        options: What the weights are, and what they are converted to.
+        source: an alias (see `dajax models`), a Hub id, a checkpoint folder, or a .safetensors, .pth or .bin file.
+        directory: the folder for the result; made if need be. A checkpoint of the same format in it is replaced.
+        options: what the weights are, and what they are converted to.
         format: flax (params.safetensors keyed by Flax path), hf (Transformers opens it) or official (a .pth for the
             authors' code).
     """

@@ -40,12 +40,12 @@ class CheckpointOptions:
     """What a checkpoint is, where it comes from, and how it runs.
 
     Attributes:
-        config: What the weights are: an alias such as v1-base, or a config.json.
-        kind: The same in one word; the weights tell the size.
-        revision: A branch, tag or commit on the Hub.
+        config: what the weights are: an alias such as v1-base, or a config.json.
+        kind: the same in one word; the weights tell the size.
+        revision: a branch, tag or commit on the Hub.
         local_files_only: Open no connection: use only what has been downloaded before.
         style: Process as Transformers does, or as the authors' code does.
-        dtype: The type in which the network computes.
+        dtype: the type in which the network computes.
         input_size: About how many pixels a side has in the network.
         cache: Keep compiled programs in ~/.cache/dajax for the next run.
     """
@@ -77,7 +77,7 @@ class ModelOptions(CheckpointOptions, _Model):
     """The model, and how it runs.
 
     Attributes:
-        model: An alias (see `dajax models`), a Hub id, a folder or a file.
+        model: an alias (see `dajax models`), a Hub id, a folder or a file.
     """
 
 
@@ -85,7 +85,7 @@ def loading_options(options: CheckpointOptions, name: str) -> dict[str, Any]:
     """Return the arguments of `dajax.load` that the options say.
 
     Raises:
-        UsageError: The model has no such name, or its kind is not known.
+        UsageError: the model has no such name, or its kind is not known.
         ConfigError: --config names no configuration.
     """
     from dajax.config import DepthAnythingConfig
@@ -111,7 +111,7 @@ def loading(name: str) -> Iterator[None]:
     """Refuse a model that does not exist or whose kind is not known, and let messages about it begin with --model.
 
     Raises:
-        UsageError: The name is no alias, no Hub id and no file; or a lone file does not say its kind.
+        UsageError: the name is no alias, no Hub id and no file; or a lone file does not say its kind.
     """
     aliases = [row.alias for row in list_models()]
     if name not in aliases and not is_hub_id(name) and not exists(name):
@@ -136,13 +136,13 @@ def make_estimator(options: ModelOptions, *, batch_size: int, mesh: str | None =
     """Return the estimator that the options describe, and switch the compilation cache on unless they say otherwise.
 
     Args:
-        options: The model, and how it runs.
-        batch_size: How many images of one size are run together.
-        mesh: See `dajax.DepthEstimator`.
+        options: the model, and how it runs.
+        batch_size: how many images of one size are run together.
+        mesh: see `dajax.DepthEstimator`.
 
     Raises:
-        UsageError: The model has no such name, or its kind is not known.
-        ConfigError, WeightsError, HubError: See `dajax.load`.
+        UsageError: the model has no such name, or its kind is not known.
+        ConfigError, WeightsError, HubError: see `dajax.load`.
     """
     from dajax.inference.compilation_cache import enable_compilation_cache
     from dajax.inference.estimator import DepthEstimator

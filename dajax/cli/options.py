@@ -20,10 +20,10 @@ def unset(metavar: str, hint: str = "", *, aliases: tuple[str, ...] = (), name: 
     """Return what tyro shows for an option that has no value unless one is given.
 
     Args:
-        metavar: The name of its value.
-        hint: What holds while it is not given, where the option's text does not say it.
+        metavar: the name of its value.
+        hint: what holds while it is not given, where the option's text does not say it.
         aliases: Short names of the option.
-        name: The name of the option, where it is not that of the field.
+        name: the name of the option, where it is not that of the field.
     """
     return tyro.conf.arg(
         metavar=metavar, help_behavior_hint=f"(default: {hint})" if hint else "", aliases=aliases, name=name
@@ -37,7 +37,7 @@ def value_of(kind: Callable[[str], Any], *, choices: tuple[str, ...] | None = No
 
     Args:
         kind: int, float, str or Path.
-        choices: All values that there are.
+        choices: all values that there are.
     """
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -69,11 +69,11 @@ def settings_options(
     """Return a subclass of a settings dataclass that tyro reads: the fields, with what only a command line needs.
 
     Args:
-        settings: The dataclass. The first sentences of its attributes' descriptions describe the options.
-        metavars: The names of values in the help, by field.
-        unset_hints: What holds where an option with the default None is not given, by field, if the dataclass does not
+        settings: the dataclass. The first sentences of its attributes' descriptions describe the options.
+        metavars: the names of values in the help, by field.
+        unset_hints: what holds where an option with the default None is not given, by field, if the dataclass does not
             say it.
-        names: Options that are not named after their field.
+        names: options that are not named after their field.
         types: Narrower types than the fields have.
         defaults: Other defaults than the fields have.
     """

@@ -52,22 +52,22 @@ def predict(
     Exit status: 0 all done, 1 failed, 2 bad usage, 3 some images were left out, 130 interrupted.
 
     Args:
-        images: Files, folders or patterns such as 'images/*.jpg', - for one image on standard input, and at most one
+        images: files, folders or patterns such as 'images/*.jpg', - for one image on standard input, and at most one
             http(s) URL. Put -- before names that begin with a dash.
-        model: The model, and how it runs.
-        output: The folder for depth maps; or, for one image, a .png, .jpg or .webp file.
+        model: the model, and how it runs.
+        output: the folder for depth maps; or, for one image, a .png, .jpg or .webp file.
         colormap: Spectral_r, inferno, turbo, gray, ...; with matplotlib installed any of its names.
         side_by_side: Put the image left of its depth map.
-        raw: Also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
+        raw: also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
             PNG with its scale in the metadata). Beside npy and pfm, a .json file says unit and model.
-        points: Also write a point cloud (ply, glb) or a surface (mesh, a .glb file), in metres. It needs a metric
+        points: also write a point cloud (ply, glb) or a surface (mesh, a .glb file), in metres. It needs a metric
             model, or --known-points.
-        field_of_view: What the camera shows from left to right.
-        focal_length: The focal length of the camera.
-        known_points: A CSV file with columns column,row,metres of at least two points of the one image; they turn a
+        field_of_view: what the camera shows from left to right.
+        focal_length: the focal length of the camera.
+        known_points: a CSV file with columns column,row,metres of at least two points of the one image; they turn a
             relative model's depth into metres.
         tiles: For large images: estimate this many overlapping parts along the longer side, for finer detail.
-        batch_size: How many images of one size are run together.
+        batch_size: how many images of one size are run together.
     """
     if not images:
         raise UsageError("name at least one image, folder, pattern or URL, or - for standard input")

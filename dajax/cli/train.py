@@ -34,9 +34,9 @@ def train(
     Exit status: 0 trained, 1 stopped (a loss that is not finite, a full disk), 2 bad usage, 130 interrupted.
 
     Args:
-        settings: A TOML file; docs/training.md lists the settings.
-        model: What replaces the file's [model] table.
-        output: The folder of everything that is written; made if need be.
+        settings: a TOML file; docs/training.md lists the settings.
+        model: what replaces the file's [model] table.
+        output: the folder of everything that is written; made if need be.
         distributed: This is one of several processes that train together, started on all hosts of a TPU pod, or by
             Slurm, Open MPI or Kubernetes, through which jax finds the others. All must see the output folder.
     """

@@ -44,11 +44,11 @@ def video(
     Exit status: 0 all done, 1 failed, 2 bad usage, 3 partly done (standard error says why), 130 interrupted.
 
     Args:
-        source: A video, or webcam:0 for the first camera (Ctrl-C ends it).
-        output: A .mp4, .mov, .mkv or .webm file.
-        model: The model, and how it runs.
-        depth: How the video is done.
-        batch_size: How many frames are run together.
+        source: a video, or webcam:0 for the first camera (Ctrl-C ends it).
+        output: a .mp4, .mov, .mkv or .webm file.
+        model: the model, and how it runs.
+        depth: how the video is done.
+        batch_size: how many frames are run together.
     """
     start = time.perf_counter()
     from dajax.progress import ProgressBar

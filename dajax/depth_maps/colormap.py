@@ -34,14 +34,14 @@ def normalize(depth: Any, lo: float | None = None, hi: float | None = None) -> F
 
     Args:
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
-        lo: The smallest finite value if None, see `value_range`.
-        hi: The largest finite value if None, see `value_range`.
+        lo: the smallest finite value if None, see `value_range`.
+        hi: the largest finite value if None, see `value_range`.
 
     Returns:
         float32 [height, width], always finite: a constant map and pixels that are not finite become 0.
 
     Raises:
-        ImageError: The depth is not a map of numbers, or `lo` and `hi` are not finite or in the wrong order.
+        ImageError: the depth is not a map of numbers, or `lo` and `hi` are not finite or in the wrong order.
     """
     values = _as_map(depth)
     finite = np.isfinite(values)
@@ -90,16 +90,16 @@ def colorize(
 
     Args:
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
-        cmap: One of `COLORMAPS`, or the name of a matplotlib map (needs the extra `plots`).
-        lo: Value at the map's start; the smallest finite one if None.
-        hi: Value at the map's end; the largest finite one if None.
-        invalid: Colour of pixels that are not finite.
+        cmap: one of `COLORMAPS`, or the name of a matplotlib map (needs the extra `plots`).
+        lo: value at the map's start; the smallest finite one if None.
+        hi: value at the map's end; the largest finite one if None.
+        invalid: colour of pixels that are not finite.
 
     Returns:
         uint8 [height, width, 3], in 256 colours, as matplotlib quantises them with `bytes=True`.
 
     Raises:
-        ImageError: As `normalize`; or the colour map is unknown.
+        ImageError: as `normalize`; or the colour map is unknown.
     """
     table = _table(cmap)
     values = _as_map(depth)

@@ -30,8 +30,8 @@ def output_names(keys: Sequence[str], earlier: Mapping[str, str] | None = None) 
     Names do not depend on the order of the keys.
 
     Args:
-        keys: The distinct keys of the images.
-        earlier: The names that earlier runs gave, by key. A key in it keeps its name, and no other key gets one of
+        keys: the distinct keys of the images.
+        earlier: the names that earlier runs gave, by key. A key in it keeps its name, and no other key gets one of
             these names. It may have keys that are not in `keys`: images that are not part of this run.
     """
     earlier = {} if earlier is None else earlier
@@ -68,7 +68,7 @@ def image_keys(paths: Sequence[Path], roots: Sequence[Path]) -> list[str]:
     the folder that all files have in common.
 
     Args:
-        paths: The files; for a URL, what `url_as_path` returns.
+        paths: the files; for a URL, what `url_as_path` returns.
         roots: For each file the folder that the user named, or the file's own folder if the user named the file.
     """
     whole = [Path(os.path.abspath(path)) for path in paths]

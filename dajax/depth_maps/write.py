@@ -21,14 +21,14 @@ def write_color(
     """Write a depth map as a colour image, for people to look at. Absolute values are lost.
 
     Args:
-        path: A .png, .jpg or .webp file.
+        path: a .png, .jpg or .webp file.
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
-        cmap: Name of a colour map, see `dajax.depth_maps.colormap`.
-        lo: Value at the map's start; the smallest if None.
-        hi: Value at the map's end; the largest if None.
+        cmap: name of a colour map, see `dajax.depth_maps.colormap`.
+        lo: value at the map's start; the smallest if None.
+        hi: value at the map's end; the largest if None.
 
     Raises:
-        ImageError: The depth is not a finite map, the suffix is unknown, or the file cannot be written.
+        ImageError: the depth is not a finite map, the suffix is unknown, or the file cannot be written.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in encode.COLOUR_FORMATS:
@@ -45,14 +45,14 @@ def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: s
     model, style and dajax version are text entries of the PNG, named `dajax.*`.
 
     Args:
-        path: The file to write.
+        path: the file to write.
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
         kind: "relative" or "metric".
-        model: Name of the model that made the map.
+        model: name of the model that made the map.
         style: "huggingface" or "official", of the preprocessing.
 
     Raises:
-        ImageError: The depth is not a finite map, the kind is unknown, or the file cannot be written.
+        ImageError: the depth is not a finite map, the kind is unknown, or the file cannot be written.
     """
     data = encode.png16(depth, encode.described(kind, model, style))
     write_atomically(path, data, error=ImageError)
@@ -62,7 +62,7 @@ def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "heigh
     """Read a depth map that `write_png16` wrote.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         depth: float32 [height, width], within half a step (`metadata["scale"]` / 2) of what was written, besides
@@ -71,7 +71,7 @@ def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "heigh
             "style" where it was known.
 
     Raises:
-        ImageError: The file cannot be read, is too large, or is not such a PNG (any other PNG has no depth values).
+        ImageError: the file cannot be read, is too large, or is not such a PNG (any other PNG has no depth values).
     """
     name = repr(os.fspath(path))
     try:
@@ -102,11 +102,11 @@ def write_npy(path: str | os.PathLike[str], depth: Any) -> None:
     """Write a depth map as a float32 .npy file; nothing in it says whether it is relative or metric.
 
     Args:
-        path: The file to write; no suffix is added.
+        path: the file to write; no suffix is added.
         depth: [height, width], relative (inverse depth, bigger is nearer) or metric (metres).
 
     Raises:
-        ImageError: The depth is not a finite map, or the file cannot be written.
+        ImageError: the depth is not a finite map, or the file cannot be written.
     """
     data = encode.npy(depth)
     write_atomically(path, data, error=ImageError)
@@ -124,7 +124,7 @@ def to_gray8(depth: Any) -> Image.Image:
         PIL image of mode L.
 
     Raises:
-        ImageError: The depth is not a finite map.
+        ImageError: the depth is not a finite map.
     """
     depth = encode.finite_map(depth)
     low, high = depth.min(), depth.max()

@@ -89,7 +89,7 @@ def depth_metrics(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | No
         mask: bool [height, width], the pixels that count; None: all.
 
     Raises:
-        ImageError: The arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+        ImageError: the arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
             or not positive at a valid pixel.
     """
     prediction, target, valid = _checked(prediction, target, mask)
@@ -152,7 +152,7 @@ def align_inverse_depth(
         float64 [height, width]. NaN where the prediction is not finite, and everywhere if there is no valid pixel.
 
     Raises:
-        ImageError: The arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+        ImageError: the arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
             at a valid pixel.
         ConfigError: `max_depth` is not positive and finite.
     """
@@ -194,7 +194,7 @@ def ordinal_accuracy(
         nearer: "bigger" for inverse depth (relative models), "smaller" for depth.
 
     Raises:
-        ImageError: The arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
+        ImageError: the arrays are not of one shape [height, width], the mask is not bool, or a prediction is not finite
             at a valid pixel.
         ConfigError: `ratio`, `pairs` or `nearer` is out of its bounds.
     """

@@ -20,7 +20,7 @@ def time_left(deadline: float) -> float:
     """Return the seconds until a moment of `time.monotonic`.
 
     Raises:
-        TimeoutError: It has passed.
+        TimeoutError: it has passed.
     """
     left = deadline - time.monotonic()
     if left <= 0:
@@ -32,8 +32,8 @@ def resolve(host: str, port: int, deadline: float) -> list[SocketAddress]:
     """Return the socket addresses of a host.
 
     Raises:
-        OSError: The name is not known.
-        TimeoutError: It was not found out in time.
+        OSError: the name is not known.
+        TimeoutError: it was not found out in time.
     """
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -80,7 +80,7 @@ def connect(addresses: list[SocketAddress], deadline: float) -> socket.socket:
 
     Raises:
         OSError: None does.
-        TimeoutError: The deadline has passed.
+        TimeoutError: the deadline has passed.
     """
     failure: OSError = OSError("the host has no address")
     for family, address in addresses:

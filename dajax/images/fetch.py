@@ -38,13 +38,13 @@ def fetch(url: str, *, timeout: float | None = None) -> bytes:
 
     Args:
         url: http:// or https://.
-        timeout: Seconds for everything together, from the look-up of the name to the last byte. None: 30.
+        timeout: seconds for everything together, from the look-up of the name to the last byte. None: 30.
 
     Returns:
         The bytes as the server has them, at most 100 MB.
 
     Raises:
-        ImageError: The URL is not valid, the host is not reached or not trusted, the answer is not a plain file, or a
+        ImageError: the URL is not valid, the host is not reached or not trusted, the answer is not a plain file, or a
             bound is passed. Messages leave out the URL's password and query.
         ConfigError: `timeout` is not a number of seconds.
     """

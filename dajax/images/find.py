@@ -26,13 +26,13 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     dangling links are listed, and reading them is what fails.
 
     Args:
-        paths: One path or several.
+        paths: one path or several.
 
     Returns:
         Paths in the order given, each once.
 
     Raises:
-        ImageError: A path does not exist, a folder cannot be listed, or a folder or pattern yields nothing.
+        ImageError: a path does not exist, a folder cannot be listed, or a folder or pattern yields nothing.
     """
     entries = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[Path, None] = {}

@@ -37,17 +37,17 @@ def read_source(
     that image. Anything else is a file that does not exist.
 
     Args:
-        source: Text, or anything that `read_image` takes.
+        source: text, or anything that `read_image` takes.
         allow_urls: Download what is a URL, see `dajax.images.fetch.fetch`.
-        timeout: Seconds for a download.
+        timeout: seconds for a download.
         layout: Axes of an array, see `read_image`.
-        value_range: The values that become 0 and 255, see `read_image`.
+        value_range: the values that become 0 and 255, see `read_image`.
 
     Returns:
         uint8 [height, width, 3], RGB.
 
     Raises:
-        ImageError: Not an image, or not to be had.
+        ImageError: not an image, or not to be had.
         ConfigError: `timeout` is not a number of seconds.
     """
     name = None

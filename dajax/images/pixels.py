@@ -27,8 +27,8 @@ def rgb_from_pil(
     """Convert a loaded PIL image to RGB, in the displayed orientation.
 
     Args:
-        image: Any mode.
-        name: What error messages call the image.
+        image: any mode.
+        name: what error messages call the image.
         background: RGB colour on which transparent pixels are laid.
         value_range: (black, white) for modes I and F, see `dajax.images.read.read_image`.
         orientation: EXIF orientation 1 to 8; anything else means 1.
@@ -93,8 +93,8 @@ def rgb_from_array(
     """Convert an array to RGB. The rules are those of `dajax.images.read.read_image`; the array is never changed.
 
     Args:
-        array: What `channels_last` gives.
-        name: What error messages call the array.
+        array: what `channels_last` gives.
+        name: what error messages call the array.
         background: RGB colour on which transparent pixels of a 4-channel array are laid.
         value_range: (black, white), or None for the dtype's own range.
 
@@ -102,7 +102,7 @@ def rgb_from_array(
         uint8 [height, width, 3], a new array.
 
     Raises:
-        ImageError: The dtype or the values are not those of an image.
+        ImageError: the dtype or the values are not those of an image.
     """
     if value_range is not None and array.shape[2] == 4:
         raise ImageError(f"{name}: value_range cannot be used with an alpha channel. Pass the array without it.")
@@ -118,15 +118,15 @@ def channels_last(array: np.ndarray, name: str, layout: str | None) -> Shaped[np
     """View one image as [height, width, channels] with 1, 3 or 4 channels.
 
     Args:
-        array: Any array; what is not clearly one image is refused.
-        name: What error messages call the array.
+        array: any array; what is not clearly one image is refused.
+        name: what error messages call the array.
         layout: "HW", "HWC", "CHW", or None for HW and HWC.
 
     Returns:
         A view of the array, any dtype.
 
     Raises:
-        ImageError: The shape is not that of one image, or could be read in two ways.
+        ImageError: the shape is not that of one image, or could be read in two ways.
     """
     if layout not in (None, "HW", "HWC", "CHW"):
         raise ImageError(f"{name}: layout must be 'HW', 'HWC', 'CHW' or None, got {layout!r}")

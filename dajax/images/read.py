@@ -60,7 +60,7 @@ def read_image(
     uint8, uint16 (65535 is white) or floating point within [0, 1] (rounded to the nearest of 255 steps).
 
     Args:
-        source: Path, encoded bytes, binary file object, PIL image, or array (numpy, jax, or anything with
+        source: path, encoded bytes, binary file object, PIL image, or array (numpy, jax, or anything with
             `__array__`). It is not changed; a file object is read from where it stands to its end and left open.
         background: RGB colour, 0 to 255, on which transparency is laid.
         max_pixels: Larger images are refused before they are decoded.
@@ -69,13 +69,13 @@ def read_image(
             HWC and CHW.
         value_range: (black, white): the values that become 0 and 255, for arrays of any number type and for greyscale
             files of 16 bits or more. Values outside become black or white.
-        name: What error messages call the image; its path or kind if None.
+        name: what error messages call the image; its path or kind if None.
 
     Returns:
         uint8 [height, width, 3], RGB, a new array.
 
     Raises:
-        ImageError: Nothing there, not an image, damaged, too large, or an array that is not clearly one image.
+        ImageError: nothing there, not an image, damaged, too large, or an array that is not clearly one image.
     """
     if isinstance(source, DecodedImage):
         return source.pixels

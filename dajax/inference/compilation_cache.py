@@ -17,14 +17,14 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
     The command line calls this function. Importing dajax or loading a model does not.
 
     Args:
-        directory: The folder for compiled programs. None is the folder in the environment variable
+        directory: the folder for compiled programs. None is the folder in the environment variable
             `JAX_COMPILATION_CACHE_DIR`, or else `dajax/compiled` in the user's cache folder.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: No folder is named, and the user has no home folder.
+        ConfigError: no folder is named, and the user has no home folder.
     """
     directory = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if directory is None:

@@ -19,8 +19,8 @@ def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray
     not to trust: the mixture of near and far at edges.)
 
     Args:
-        estimator: The estimator.
-        image: Any image that the estimator takes.
+        estimator: the estimator.
+        image: any image that the estimator takes.
 
     Returns:
         depth: float32 [height, width], the depth map that the estimator alone returns.
@@ -29,7 +29,7 @@ def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray
             5th and the 95th percentile of the depth map.
 
     Raises:
-        ImageError: The image cannot be read.
+        ImageError: the image cannot be read.
     """
     pixels = read_image(image)
     mirrored = np.ascontiguousarray(pixels[:, ::-1])

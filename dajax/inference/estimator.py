@@ -35,36 +35,36 @@ class DepthEstimator:
 
     Args:
         model: Anything that `dajax.load` takes (an alias, a Hub id or a path), or a pair (model, params).
-        dtype: The computation dtype; None is float32. The encoder's matrices are kept in this dtype and all other
+        dtype: the computation dtype; None is float32. The encoder's matrices are kept in this dtype and all other
             params in float32. With None, params are kept in the dtype of their file.
         style: "huggingface" for the numbers of Transformers, or "official" for those of the authors' code. None takes
             the style of the given pair or processor, otherwise "huggingface".
-        input_size: The approximate length in pixels that the sides of images are scaled to, as one number or (height,
+        input_size: the approximate length in pixels that the sides of images are scaled to, as one number or (height,
             width). Sides become multiples of 14. None takes the length from the checkpoint's processor, 518.
-        batch_size: How many images of one size run together, on all devices. Every device gets the same number of
+        batch_size: how many images of one size run together, on all devices. Every device gets the same number of
             images, so a multiple of the number of devices is best. None is one image for each device.
-        mesh: The devices: a `jax.sharding.Mesh`, or "local" for all devices of this process. None is the default
+        mesh: the devices: a `jax.sharding.Mesh`, or "local" for all devices of this process. None is the default
             device, or the device of the params of a pair. Batches are divided over the mesh's axes named "data" and
             "batch", or over all axes if it has neither.
         parallel: "jit" or "pmap". With "jit", every device has all params, unless the caller has sharded them (see
             `dajax.inference.param_shardings`). With "pmap", `jax.pmap` runs the network and every device has all
             params.
-        processor: A processor to use instead of the checkpoint's own.
-        load_options: Options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config` and
+        processor: a processor to use instead of the checkpoint's own.
+        load_options: options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config` and
             `sharding`.
 
     Attributes:
-        model: The network.
-        params: Its params, on the devices.
-        processor: The processor of images.
-        mesh: The devices, or None.
-        batch_size: How many images of one size run together.
-        on_new_shape: A function that the estimator calls with a shape of pixels before it runs that shape for the first
+        model: the network.
+        params: its params, on the devices.
+        processor: the processor of images.
+        mesh: the devices, or None.
+        batch_size: how many images of one size run together.
+        on_new_shape: a function that the estimator calls with a shape of pixels before it runs that shape for the first
             time, which is when a program is compiled. Set it to tell users why they wait.
 
     Raises:
-        ConfigError: An option cannot be used, or options contradict each other.
-        WeightsError, ConfigError, HubError: See `dajax.load`.
+        ConfigError: an option cannot be used, or options contradict each other.
+        WeightsError, ConfigError, HubError: see `dajax.load`.
     """
 
     def __init__(
@@ -137,9 +137,9 @@ class DepthEstimator:
         """Return the depth map of one image, or a list of depth maps for a list of images.
 
         Args:
-            images: An image (a path, encoded bytes, an open file, a PIL image, or a uint8 or float array [height,
+            images: an image (a path, encoded bytes, an open file, a PIL image, or a uint8 or float array [height,
                 width, 3]), or a list of images of any sizes.
-            batch_size: A batch size to use instead of the estimator's. One image is always a batch of its own.
+            batch_size: a batch size to use instead of the estimator's. One image is always a batch of its own.
             tiles: Into how many overlapping parts to divide large images; see `dajax.inference.tiled_depth`.
 
         Returns:
@@ -147,8 +147,8 @@ class DepthEstimator:
             depth, bigger is nearer (relative models), or metres (metric models).
 
         Raises:
-            ImageError: An image cannot be read.
-            ConfigError: The model's values are too large for float16, or the tiles cannot be used.
+            ImageError: an image cannot be read.
+            ConfigError: the model's values are too large for float16, or the tiles cannot be used.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, batch_size=batch_size, tiles=tiles))
@@ -183,21 +183,21 @@ class DepthEstimator:
         memory of the devices, the stream halves it, and all batches that follow.
 
         Args:
-            images: Images of any sizes, as in `__call__`, or `dajax.preprocessing.ProcessedImage`.
-            batch_size: A batch size to use instead of the estimator's.
-            buckets: The largest number of sizes to process images at, which limits the number of compilations. It costs
+            images: images of any sizes, as in `__call__`, or `dajax.preprocessing.ProcessedImage`.
+            batch_size: a batch size to use instead of the estimator's.
+            buckets: the largest number of sizes to process images at, which limits the number of compilations. It costs
                 accuracy for images whose aspect ratio differs from that of every bucket. None processes each image at
                 its own size.
             policy: "resize" stretches images to their bucket. "pad" keeps their aspect ratio and fills the bucket up.
-            whole_batches: Whether a batch that lacks images is computed as a whole batch. Then the depth map of an
+            whole_batches: whether a batch that lacks images is computed as a whole batch. Then the depth map of an
                 image is equal to the bit whatever other images there are. On CPUs each device runs one image at a time,
                 because the order of its sums depends on an image's place in a batch. Without it, a batch that lacks
                 images is as small as a power of two allows.
-            source_size: Whether depth maps have the sizes of their images. Without it, they have the size of the
+            source_size: whether depth maps have the sizes of their images. Without it, they have the size of the
                 network's output, without the pixels that `policy` filled up.
             tiles: Into how many overlapping parts to divide each image; see `dajax.inference.tiled_depth`. It cannot be
                 used with `buckets`, and ignores `whole_batches` and `on_smaller_batch`.
-            on_smaller_batch: A function that is called with the new batch size if memory was short. None gives a
+            on_smaller_batch: a function that is called with the new batch size if memory was short. None gives a
                 warning.
 
         Yields:
@@ -205,9 +205,9 @@ class DepthEstimator:
             models), or metres (metric models).
 
         Raises:
-            ImageError: An image cannot be read.
-            ConfigError: The model's values are too large for float16; or tiles, buckets or policy cannot be used.
-            JobError: Not even one image for each device fits into memory.
+            ImageError: an image cannot be read.
+            ConfigError: the model's values are too large for float16; or tiles, buckets or policy cannot be used.
+            JobError: not even one image for each device fits into memory.
         """
         if tiles is not None:
             if buckets is not None or not source_size:

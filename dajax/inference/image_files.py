@@ -45,8 +45,8 @@ class FilesReport:
     """What became of the images.
 
     Attributes:
-        written: The files that were written.
-        rejects: The images that were left out, and why.
+        written: the files that were written.
+        rejects: the images that were left out, and why.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -74,24 +74,24 @@ def predict_files(
     image from an earlier run are replaced.
 
     Args:
-        estimator: The estimator.
-        sources: The files, or texts that are URLs; or an `ImageInput`, whose path below its root is kept in the output
+        estimator: the estimator.
+        sources: the files, or texts that are URLs; or an `ImageInput`, whose path below its root is kept in the output
             folder. Outputs of a URL are named after the end of its path.
-        output: The folder for outputs, which is made if it does not exist. For one image it may be a file with the
+        output: the folder for outputs, which is made if it does not exist. For one image it may be a file with the
             suffix .png, .jpg or .webp: the coloured depth map is written there, and other files beside it.
-        allow_urls: Whether to download URLs. Otherwise they are left out.
-        colormap: The name of the colour map. Near has its upper end, for metric models too.
-        side_by_side: Whether to put the image left of the coloured depth map.
+        allow_urls: whether to download URLs. Otherwise they are left out.
+        colormap: the name of the colour map. Near has its upper end, for metric models too.
+        side_by_side: whether to put the image left of the coloured depth map.
         raw: In which format to write the depth as well: "npy", "tiff", "pfm" or "exr" (float32), "npz" (float32, with
             unit and model) or "png16" (16-bit PNG with scale and offset in its metadata). npy and pfm have no room for
             unit, model and style, which are written into a .json file beside them.
-        cloud: How to write points or a surface as well. None writes none.
+        cloud: how to write points or a surface as well. None writes none.
         tiles: Into how many parts to divide large images; see `dajax.inference.tiled_depth`.
-        model: The name of the model, for the metadata.
-        on_done: A function that is called with each image when it is finished or left out.
+        model: the name of the model, for the metadata.
+        on_done: a function that is called with each image when it is finished or left out.
 
     Raises:
-        ImageError: The colour map does not exist, or the output folder cannot be made.
+        ImageError: the colour map does not exist, or the output folder cannot be made.
         ConfigError: `raw` or `output` cannot be used, or the model does not give the metres that points need.
     """
     output = Path(output)
@@ -115,11 +115,11 @@ class _Job(NamedTuple):
     """An image and its outputs.
 
     Attributes:
-        source: The file, or the URL.
-        stem: The path of the outputs without their endings. None if other files have all names of this image.
-        color_file: The file of the coloured depth map if the user named it.
-        digest: The entry `dajax.source` of the coloured depth map.
-        images: All images, by absolute path: outputs must not replace them.
+        source: the file, or the URL.
+        stem: the path of the outputs without their endings. None if other files have all names of this image.
+        color_file: the file of the coloured depth map if the user named it.
+        digest: the entry `dajax.source` of the coloured depth map.
+        images: all images, by absolute path: outputs must not replace them.
     """
 
     source: Source

@@ -22,9 +22,9 @@ class ImageInput:
     """An image, and what decides the names of its outputs.
 
     Attributes:
-        source: The file, or a URL.
-        root: The folder that the user named. Outputs keep the image's path below it. None is the folder of the file.
-        identity: What tells the image from others in later runs, if it is neither the file's place nor the URL.
+        source: the file, or a URL.
+        root: the folder that the user named. Outputs keep the image's path below it. None is the folder of the file.
+        identity: what tells the image from others in later runs, if it is neither the file's place nor the URL.
     """
 
     source: Source
@@ -41,12 +41,12 @@ def find_inputs(
     in `output` if that folder is inside of them. A file that is named is never passed over. Each file is returned once.
 
     Args:
-        patterns: Files, folders and patterns.
-        output: The output folder, or the file of one coloured depth map.
-        allow_urls: Whether one of the patterns may be a URL. It comes last.
+        patterns: files, folders and patterns.
+        output: the output folder, or the file of one coloured depth map.
+        allow_urls: whether one of the patterns may be a URL. It comes last.
 
     Raises:
-        ImageError: A file does not exist, a folder or pattern has no image, or there are several URLs.
+        ImageError: a file does not exist, a folder or pattern has no image, or there are several URLs.
     """
     urls = [str(pattern) for pattern in patterns if is_url(pattern)] if allow_urls else []
     if len(urls) > 1:

@@ -37,13 +37,13 @@ def check_output(output: Path, colormap: str, *, images: int) -> None:
     """Make the output folder, and check that the colour map exists.
 
     Args:
-        output: The folder, or the file of one coloured depth map.
-        colormap: The name of the colour map.
-        images: The number of images.
+        output: the folder, or the file of one coloured depth map.
+        colormap: the name of the colour map.
+        images: the number of images.
 
     Raises:
-        ImageError: The colour map does not exist, or the output folder cannot be made.
-        ConfigError: The output is one file and there are several images, or the file's format is none of images.
+        ImageError: the colour map does not exist, or the output folder cannot be made.
+        ConfigError: the output is one file and there are several images, or the file's format is none of images.
     """
     colorize([[0.0]], colormap)
     suffix = output.suffix.lower()
@@ -81,11 +81,11 @@ def choose_names(
     """Return a name for the outputs of each image, below the output folder and without ending.
 
     Args:
-        keys: The keys of the images; see `dajax.depth_maps.naming`.
-        digests: What `image_digest` returns for each image.
-        output: The output folder.
-        endings: The endings of the files that will be written.
-        inputs: The absolute paths of all images.
+        keys: the keys of the images; see `dajax.depth_maps.naming`.
+        digests: what `image_digest` returns for each image.
+        output: the output folder.
+        endings: the endings of the files that will be written.
+        inputs: the absolute paths of all images.
 
     Returns:
         For each image its name; None if other files have all its possible names.

@@ -31,9 +31,9 @@ def param_shardings(config: DepthAnythingConfig, mesh: Mesh, axis: str | None = 
     norms), because gathering them would cost more than keeping them.
 
     Args:
-        config: The config of the model: `model.config`, or `DepthAnythingConfig.from_pretrained(name)`.
-        mesh: The devices.
-        axis: The name of the axis to divide over; None is the mesh's last axis.
+        config: the config of the model: `model.config`, or `DepthAnythingConfig.from_pretrained(name)`.
+        mesh: the devices.
+        axis: the name of the axis to divide over; None is the mesh's last axis.
 
     Returns:
         A nested dict of `NamedSharding` with the structure of the params.
@@ -120,7 +120,7 @@ def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) ->
     Without a mesh they stay on their device, and arrays of numpy go to the default device.
 
     Raises:
-        ConfigError: There are no params, they are on other devices, or they are sharded and `parallel` is "pmap".
+        ConfigError: there are no params, they are on other devices, or they are sharded and `parallel` is "pmap".
     """
 
     def place(path: Any, leaf: Any) -> jax.Array:
@@ -172,10 +172,10 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
     results.
 
     Args:
-        forward: A function (params, pixels [batch, …]) -> depth [batch, height, width].
-        mesh: The devices; None is the device that the params are on.
+        forward: a function (params, pixels [batch, …]) -> depth [batch, height, width].
+        mesh: the devices; None is the device that the params are on.
         parallel: "jit" or "pmap".
-        params: The params on their devices, as they will be passed later.
+        params: the params on their devices, as they will be passed later.
     """
     if mesh is None:
         return jax.jit(forward)

@@ -36,18 +36,18 @@ class DepthEstimationPipeline:
 
     Args:
         model: Anything that `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
-        timeout: The default of `__call__`.
-        layout: The default of `__call__`.
-        value_range: The default of `__call__`.
-        allow_urls: The default of `__call__`.
-        options: Options of `DepthEstimator`: `dtype`, `style`, `input_size`, `batch_size` and so on.
+        timeout: the default of `__call__`.
+        layout: the default of `__call__`.
+        value_range: the default of `__call__`.
+        allow_urls: the default of `__call__`.
+        options: options of `DepthEstimator`: `dtype`, `style`, `input_size`, `batch_size` and so on.
 
     Attributes:
-        estimator: The estimator that runs the model.
+        estimator: the estimator that runs the model.
 
     Raises:
-        ConfigError: An option cannot be used, or only Transformers has it.
-        WeightsError, HubError: See `dajax.load`.
+        ConfigError: an option cannot be used, or only Transformers has it.
+        WeightsError, HubError: see `dajax.load`.
     """
 
     task = "depth-estimation"
@@ -91,17 +91,17 @@ class DepthEstimationPipeline:
         """Estimate the depth of one image or of many.
 
         Args:
-            inputs: One image or many. An image is a path, an http(s) URL, base64 text (also as a data: URL), encoded
+            inputs: one image or many. An image is a path, an http(s) URL, base64 text (also as a data: URL), encoded
                 bytes, an open file, a PIL image, or an array. Many images are a list or tuple, a data set (an object
                 with `__len__` and `__getitem__`), or an iterable, which may be endless.
             images: Another name of `inputs`.
-            batch_size: How many images of one size run together. None is the estimator's batch size.
-            timeout: The limit of each download in seconds. None is 30.
-            layout: The axes of arrays: "HW", "HWC" or "CHW". None accepts HW and HWC.
+            batch_size: how many images of one size run together. None is the estimator's batch size.
+            timeout: the limit of each download in seconds. None is 30.
+            layout: the axes of arrays: "HW", "HWC" or "CHW". None accepts HW and HWC.
             value_range: (black, white), the values that become 0 and 255, for arrays and for greyscale files of 16 bits
                 or more. None is 0 and 1 for floating point, and the whole range of uint8 and uint16.
-            allow_urls: Whether to download URLs among many images. One image may always be a URL.
-            parameters: A dict with `timeout`, `layout`, `value_range` or `allow_urls`. It takes precedence over the
+            allow_urls: whether to download URLs among many images. One image may always be a URL.
+            parameters: a dict with `timeout`, `layout`, `value_range` or `allow_urls`. It takes precedence over the
                 arguments of these names.
 
         Returns:
@@ -111,8 +111,8 @@ class DepthEstimationPipeline:
             largest 255.
 
         Raises:
-            ImageError: An image cannot be read or downloaded.
-            ConfigError: An argument cannot be used.
+            ImageError: an image cannot be read or downloaded.
+            ConfigError: an argument cannot be used.
         """
         if (inputs is None) == (images is None):
             found = "neither" if inputs is None else "both"
@@ -177,11 +177,11 @@ def pipeline(task: str = "depth-estimation", model: Any = "small", **options: An
     Args:
         task: "depth-estimation", the only task of dajax.
         model: Anything that `dajax.load` takes, a pair (model, params), or a `DepthEstimator`.
-        options: Options of `DepthEstimationPipeline` and of `DepthEstimator`.
+        options: options of `DepthEstimationPipeline` and of `DepthEstimator`.
 
     Raises:
-        ConfigError: The task is another one, or an option cannot be used.
-        WeightsError, HubError: See `dajax.load`.
+        ConfigError: the task is another one, or an option cannot be used.
+        WeightsError, HubError: see `dajax.load`.
     """
     if task != DepthEstimationPipeline.task:
         raise ConfigError(f"task must be {DepthEstimationPipeline.task!r}, the only task of dajax, got {task!r}")

@@ -35,19 +35,19 @@ class BatchScheduler:
     scheduler halves it and all batches that follow.
 
     Args:
-        run: A function that starts a batch of pixels, float32 [rows, height, width, 3]. It returns an array [rows, …],
+        run: a function that starts a batch of pixels, float32 [rows, height, width, 3]. It returns an array [rows, …],
             which the devices may still be computing.
-        finish: A function that makes a result from an image and its row of that array.
-        batch_size: The largest number of images of one size that run together.
-        devices: The number of devices that a batch is divided over. The number of rows is a multiple of it.
-        rows: The number of rows of a batch that lacks images. "fewest" is the smallest power of two on each device that
+        finish: a function that makes a result from an image and its row of that array.
+        batch_size: the largest number of images of one size that run together.
+        devices: the number of devices that a batch is divided over. The number of rows is a multiple of it.
+        rows: the number of rows of a batch that lacks images. "fewest" is the smallest power of two on each device that
             holds the images. "whole" is the number of rows of every other batch. With "single", every batch consists
             of runs of one image on each device.
-        device: The name of the devices in error messages.
-        on_smaller_batch: A function that is called with the new batch size if memory was short. None gives a warning.
+        device: the name of the devices in error messages.
+        on_smaller_batch: a function that is called with the new batch size if memory was short. None gives a warning.
 
     Attributes:
-        batch_size: The current batch size.
+        batch_size: the current batch size.
     """
 
     def __init__(

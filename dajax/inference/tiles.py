@@ -49,19 +49,19 @@ def tiled_depth(
     the number of patches.
 
     Args:
-        estimator: A `dajax.DepthEstimator`. It processes each tile and the whole image at its `input_size`.
-        image: Any image that the estimator takes.
+        estimator: a `dajax.DepthEstimator`. It processes each tile and the whole image at its `input_size`.
+        image: any image that the estimator takes.
         tiles: (rows, columns); or the number of tiles along the longer side. Then the number along the shorter side
             makes the tiles about square.
-        batch_size: A batch size to use instead of the estimator's.
+        batch_size: a batch size to use instead of the estimator's.
 
     Returns:
         The depth map, float32 [height, width] in the image's size: inverse depth or metres, as the estimator returns
         it.
 
     Raises:
-        ImageError: The image cannot be read.
-        ConfigError: There cannot be as many tiles.
+        ImageError: the image cannot be read.
+        ConfigError: there cannot be as many tiles.
     """
     pixels = read_image(image)
     height, width = pixels.shape[:2]

@@ -151,8 +151,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with its four projections.
 
     Attributes:
-        config: The encoder's config.
-        dtype: The computation dtype of the projections and of the products with queries, keys and values.
+        config: the encoder's config.
+        dtype: the computation dtype of the projections and of the products with queries, keys and values.
     """
 
     config: Dinov2Config

@@ -33,11 +33,11 @@ class DepthEstimatorOutput:
     Attributes:
         predicted_depth: float32 [batch, height, width]. Affine-invariant inverse depth, bigger is nearer (relative
             models), or metres (metric models).
-        hidden_states: The tokens [batch, 1 + patches, width] before the first layer and after each layer. None unless
+        hidden_states: the tokens [batch, 1 + patches, width] before the first layer and after each layer. None unless
             `output_hidden_states` is set.
-        attentions: The softmax weights [batch, heads, 1 + patches, 1 + patches] of each layer. None unless
+        attentions: the softmax weights [batch, heads, 1 + patches, 1 + patches] of each layer. None unless
             `output_attentions` is set.
-        loss: A scalar. None without labels.
+        loss: a scalar. None without labels.
     """
 
     # The fields are Any because transformations of jax put shapes, axes or placeholders in the place of arrays.
@@ -61,10 +61,10 @@ class DepthAnything(nn.Module):
     Transformers initialises them.
 
     Attributes:
-        config: The architecture.
-        dtype: The computation dtype of the encoder: float32, bfloat16 or float16 (or float64 if x64 is enabled in jax).
+        config: the architecture.
+        dtype: the computation dtype of the encoder: float32, bfloat16 or float16 (or float64 if x64 is enabled in jax).
             Norms, softmax, the last layers and the output are at least float32.
-        remat: Whether the backward pass recomputes each encoder layer. It takes less memory and a third more time.
+        remat: whether the backward pass recomputes each encoder layer. It takes less memory and a third more time.
     """
 
     config: DepthAnythingConfig
@@ -85,16 +85,16 @@ class DepthAnything(nn.Module):
         Args:
             pixels: float [batch, height, width, 3], normalised as `DepthImageProcessor` does it. Height and width are
                 multiples of the patch size, 14.
-            output_hidden_states: Whether to return the encoder's tokens as well.
-            output_attentions: Whether to return the encoder's attention weights as well.
+            output_hidden_states: whether to return the encoder's tokens as well.
+            output_attentions: whether to return the encoder's attention weights as well.
             labels: float [batch, height, width], the target depth of a loss. For metric models it is in metres and the
                 loss is `dajax.losses.silog_loss`; for relative models it is inverse depth and the loss is
                 `dajax.losses.affine_invariant_loss`. Labels that are not finite, or not positive, do not count.
-            deterministic: Whether dropout is off. With False, the config's dropout rates apply (all are 0 in released
+            deterministic: whether dropout is off. With False, the config's dropout rates apply (all are 0 in released
                 checkpoints), and `model.apply` needs `rngs={"dropout": key}`.
 
         Raises:
-            ImageError: Pixels or labels have a wrong rank, number of channels, size or dtype.
+            ImageError: pixels or labels have a wrong rank, number of channels, size or dtype.
             ConfigError: `dtype` is not a floating-point dtype.
         """
         config = self.config

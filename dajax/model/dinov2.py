@@ -78,11 +78,11 @@ def resample_positions(
     returned unchanged.
 
     Args:
-        positions: The embedding of the class token followed by those of the training grid, row by row.
-        config: The encoder's config. Its `interpolate_offset` is the +0.1 of the authors' code, which moves every
+        positions: the embedding of the class token followed by those of the training grid, row by row.
+        config: the encoder's config. Its `interpolate_offset` is the +0.1 of the authors' code, which moves every
             sampling point a little.
-        rows: The number of patches from top to bottom.
-        cols: The number of patches from left to right.
+        rows: the number of patches from top to bottom.
+        cols: the number of patches from left to right.
     """
     grid, offset = config.grid_size, config.interpolate_offset
     if (rows, cols) == (grid, grid):
@@ -196,9 +196,9 @@ class EncoderOutput(NamedTuple):
     """The output of the encoder.
 
     Attributes:
-        taps: The normalised tokens after the layers `out_indices`, class token included. The neck reads them.
-        hidden_states: The tokens before the first layer and after each layer, not normalised.
-        attentions: The softmax weights of each layer, or None for layers that did not compute them.
+        taps: the normalised tokens after the layers `out_indices`, class token included. The neck reads them.
+        hidden_states: the tokens before the first layer and after each layer, not normalised.
+        attentions: the softmax weights of each layer, or None for layers that did not compute them.
     """
 
     taps: tuple[Array, ...]
@@ -210,10 +210,10 @@ class Dinov2(nn.Module):
     """The encoder.
 
     Attributes:
-        config: The encoder's config.
-        dtype: The computation dtype of matrix products.
-        tap_dtype: The dtype of the taps.
-        remat: Whether the backward pass recomputes each layer instead of keeping its activations.
+        config: the encoder's config.
+        dtype: the computation dtype of matrix products.
+        tap_dtype: the dtype of the taps.
+        remat: whether the backward pass recomputes each layer instead of keeping its activations.
     """
 
     config: Dinov2Config

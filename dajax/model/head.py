@@ -17,8 +17,8 @@ class Head(nn.Module):
     """Three convolutions. The features are enlarged before the first and, to the size of the pixels, before the second.
 
     Attributes:
-        config: The architecture.
-        dtype: The computation dtype of the first convolution. The other two compute in at least float32.
+        config: the architecture.
+        dtype: the computation dtype of the first convolution. The other two compute in at least float32.
     """
 
     config: DepthAnythingConfig
@@ -29,7 +29,7 @@ class Head(nn.Module):
         """Return the depth: affine-invariant inverse depth (relative models) or metres (metric models).
 
         Args:
-            fused: The finest level of the neck.
+            fused: the finest level of the neck.
             size: Height and width of the depth.
         """
         config, stddev = self.config, self.config.initializer_range

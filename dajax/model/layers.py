@@ -35,10 +35,10 @@ class Dense(nn.Module):
     """A linear layer.
 
     Attributes:
-        features: The number of output channels.
-        dtype: The computation dtype of the product. The bias is added in at least float32.
-        stddev: The standard deviation of the kernel's initial values.
-        use_bias: Whether the layer has a bias.
+        features: the number of output channels.
+        dtype: the computation dtype of the product. The bias is added in at least float32.
+        stddev: the standard deviation of the kernel's initial values.
+        use_bias: whether the layer has a bias.
     """
 
     features: int
@@ -67,11 +67,11 @@ class Conv3x3(nn.Module):
     """A 3x3 convolution.
 
     Attributes:
-        features: The number of output channels.
-        dtype: The computation dtype of the convolution. The bias is added in at least float32.
-        stddev: The standard deviation of the kernel's initial values.
-        stride: The stride in both directions.
-        use_bias: Whether the layer has a bias.
+        features: the number of output channels.
+        dtype: the computation dtype of the convolution. The bias is added in at least float32.
+        stddev: the standard deviation of the kernel's initial values.
+        stride: the stride in both directions.
+        use_bias: whether the layer has a bias.
     """
 
     features: int
@@ -103,11 +103,11 @@ def convolve(
     """Convolve feature maps with the weights of a `Conv3x3`; the result is at least float32.
 
     Args:
-        features_bhwc: The feature maps.
+        features_bhwc: the feature maps.
         weights: Kernel and bias.
-        dtype: The computation dtype.
-        stride: The stride in both directions.
-        row_padding: How many rows of zeros are added above and below. One column is added left and right.
+        dtype: the computation dtype.
+        stride: the stride in both directions.
+        row_padding: how many rows of zeros are added above and below. One column is added left and right.
     """
     kernel, bias = weights
     # The padding is written out because "SAME" pads even grids on one side only if the stride is 2.

@@ -40,10 +40,10 @@ class Reassemble(nn.Module):
     """Bring one tap to the number of channels and the resolution of its level.
 
     Attributes:
-        config: The architecture.
-        dtype: The computation dtype.
-        width: The number of output channels.
-        factor: The output's resolution divided by that of the patch grid.
+        config: the architecture.
+        dtype: the computation dtype.
+        width: the number of output channels.
+        factor: the output's resolution divided by that of the patch grid.
     """
 
     config: DepthAnythingConfig
@@ -96,8 +96,8 @@ class Fusion(nn.Module):
         """Return the fused features before their enlargement, which the paper counts as a part of the fusion.
 
         Args:
-            features_bhwc: The enlarged result of the coarser levels; for the coarsest level, that level.
-            finer_bhwc: The level to add; None for the coarsest level.
+            features_bhwc: the enlarged result of the coarser levels; for the coarsest level, that level.
+            finer_bhwc: the level to add; None for the coarsest level.
         """
         unit1 = ResidualUnit(self.config, self.dtype, name="residual_layer1")
         unit2 = ResidualUnit(self.config, self.dtype, name="residual_layer2")
@@ -115,8 +115,8 @@ class FusedFeatures:
     """The fused features of one level, before their enlargement. It is a pytree.
 
     Attributes:
-        features_bhwc: The features, [batch, height, width, channels].
-        size: The height and width to enlarge them to.
+        features_bhwc: the features, [batch, height, width, channels].
+        size: the height and width to enlarge them to.
     """
 
     features_bhwc: Any
@@ -140,8 +140,8 @@ class Neck(nn.Module):
         """Return the fused features from the coarsest level to the finest.
 
         Args:
-            taps: The encoder's tokens after each tapped layer, class token first.
-            grid: The rows and columns of patches.
+            taps: the encoder's tokens after each tapped layer, class token first.
+            grid: the rows and columns of patches.
         """
         config, dtype = self.config, self.dtype
         levels = []

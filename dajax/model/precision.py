@@ -31,8 +31,8 @@ def parameter_dtype(path: str, dtype: Any) -> jnp.dtype:
     takes little memory, and rounding errors in it would be visible in the depth.
 
     Args:
-        path: The parameter's path, such as "backbone/layer_0/mlp/fc1/kernel".
-        dtype: The computation dtype of the encoder.
+        path: the parameter's path, such as "backbone/layer_0/mlp/fc1/kernel".
+        dtype: the computation dtype of the encoder.
     """
     is_matrix = path.startswith("backbone/layer_") and path.endswith("/kernel")
     return jnp.dtype(dtype) if is_matrix else wide(dtype)

@@ -78,11 +78,11 @@ def resize_and_apply(
     which takes as long as the convolution.
 
     Args:
-        function: A function that applies one 3x3 convolution, and otherwise works on each pixel alone. It calls no
+        function: a function that applies one 3x3 convolution, and otherwise works on each pixel alone. It calls no
             modules.
-        size: The height and width to resize to.
-        features_bhwc: The feature maps to resize.
-        weights: A pytree that is passed to `function`.
+        size: the height and width to resize to.
+        features_bhwc: the feature maps to resize.
+        weights: a pytree that is passed to `function`.
     """
     row_bytes = size[1] * features_bhwc.shape[3] * features_bhwc.dtype.itemsize
     rows = max(_STRIP_BYTES // row_bytes, _STRIP_ROWS)

@@ -44,12 +44,12 @@ class DepthImageProcessor:
     Attributes:
         style: "huggingface" or "official"; picks the size rule, the filter and the resize back.
         size: {"height": int, "width": int}, what the size rule aims at, in pixels.
-        ensure_multiple_of, keep_aspect_ratio: The size rule's other inputs, see `target_size`.
+        ensure_multiple_of, keep_aspect_ratio: the size rule's other inputs, see `target_size`.
         resample: PIL's number of the filter (3 is bicubic); "official" always uses OpenCV's bicubic.
-        do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std: As in Transformers.
+        do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std: as in Transformers.
 
     Raises:
-        ConfigError: A field is out of bounds, or the style is unknown.
+        ConfigError: a field is out of bounds, or the style is unknown.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class DepthImageProcessor:
         """Processor of a checkpoint.
 
         Args:
-            name: As for `dajax.load`: an alias (all released checkpoints share the defaults, so nothing is downloaded),
+            name: as for `dajax.load`: an alias (all released checkpoints share the defaults, so nothing is downloaded),
                 a Hub id, or a directory or file with a `preprocessor_config.json` beside it. A directory without one
                 gets the defaults, with a warning.
-            style: See the class; None: what `save_pretrained` wrote, else "huggingface".
+            style: see the class; None: what `save_pretrained` wrote, else "huggingface".
             input_size: Replaces the file's `size`.
-            hub_options: See `dajax.hub.HubOptions`.
+            hub_options: see `dajax.hub.HubOptions`.
 
         Raises:
-            ConfigError: The file is malformed or describes another processor.
-            HubError: The Hub does not give the file.
+            ConfigError: the file is malformed or describes another processor.
+            HubError: the Hub does not give the file.
         """
         path = _config_file(name, hub_options)
         if path is None:
@@ -145,13 +145,13 @@ class DepthImageProcessor:
         """Processor from the fields of a `preprocessor_config.json`; absent fields are Transformers' DPT defaults.
 
         Args:
-            fields: The parsed file. Fields that do not concern the pixels are ignored.
-            style: See the class; None: the field `style`, else "huggingface".
+            fields: the parsed file. Fields that do not concern the pixels are ignored.
+            style: see the class; None: the field `style`, else "huggingface".
             input_size: Replaces the `size` field.
-            source: What error messages call the fields.
+            source: what error messages call the fields.
 
         Raises:
-            ConfigError: A field is malformed, or the fields are those of another processor.
+            ConfigError: a field is malformed, or the fields are those of another processor.
         """
         known = parse_fields(fields, source)
         size, own_style = known.pop("size"), known.pop("style")
@@ -175,7 +175,7 @@ class DepthImageProcessor:
         """Write `preprocessor_config.json`, which Transformers' `AutoImageProcessor` opens, into a directory.
 
         Raises:
-            WeightsError: The file cannot be written.
+            WeightsError: the file cannot be written.
         """
         try:
             Path(directory).mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ class DepthImageProcessor:
         The rule is `dajax.preprocessing.recipes.size_rule`.
 
         Raises:
-            ImageError: A side is less than 1, or the result has more patches than the limit.
+            ImageError: a side is less than 1, or the result has more patches than the limit.
         """
         if height < 1 or width < 1:
             raise ImageError(f"the image is empty ({height}x{width})")
@@ -218,7 +218,7 @@ class DepthImageProcessor:
             {"pixel_values": float32 [batch, height, width, 3]}, RGB, normalised.
 
         Raises:
-            ImageError: An image cannot be read, there is none, or they do not become the same size.
+            ImageError: an image cannot be read, there is none, or they do not become the same size.
         """
         is_batch = isinstance(images, list | tuple) or getattr(images, "ndim", None) == 4
         pixels = [self.preprocess_one(read_image(image))[0] for image in (images if is_batch else [images])]
@@ -246,7 +246,7 @@ class DepthImageProcessor:
             float32 [height, width, 3], normalised; and (source_height, source_width).
 
         Raises:
-            ImageError: The processed image would be beyond the limit on patches.
+            ImageError: the processed image would be beyond the limit on patches.
         """
         source_size = (image.shape[0], image.shape[1])
         if self.style == "official":
@@ -278,14 +278,14 @@ class DepthImageProcessor:
         nearer) or metres, as the model gives it.
 
         Args:
-            outputs: The model's output (anything with `predicted_depth`) or the maps, [batch, height, width].
+            outputs: the model's output (anything with `predicted_depth`) or the maps, [batch, height, width].
             target_sizes: (height, width) for each map; None leaves the sizes as they are.
 
         Returns:
             One {"predicted_depth": float32 [height, width]} per map.
 
         Raises:
-            ImageError: The maps are not [batch, height, width], or the sizes are not one per map or not positive.
+            ImageError: the maps are not [batch, height, width], or the sizes are not one per map or not positive.
         """
         maps = outputs["predicted_depth"] if isinstance(outputs, dict) else getattr(outputs, "predicted_depth", outputs)
         maps = np.asarray(maps, np.float32)

@@ -26,15 +26,15 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
     """Check the fields of a file and fill those that it leaves out.
 
     Args:
-        fields: The parsed file. Fields that do not concern the pixels are ignored.
-        source: What error messages call the file.
+        fields: the parsed file. Fields that do not concern the pixels are ignored.
+        source: what error messages call the file.
 
     Returns:
         The fields of `FILE_DEFAULTS` and "style", of the right types; "size" as (height, width). Bounds are not checked
         here.
 
     Raises:
-        ConfigError: A field is malformed, or the file is that of another processor.
+        ConfigError: a field is malformed, or the file is that of another processor.
     """
     kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
     if kind is not None and kind not in _KNOWN_TYPES:
@@ -70,7 +70,7 @@ def check_numbers(field: str, values: Any, count: int) -> None:
     """Check a field that holds finite numbers.
 
     Raises:
-        ConfigError: It does not hold `count` of them.
+        ConfigError: it does not hold `count` of them.
     """
     is_list = isinstance(values, list | tuple)
     if not is_list or [isinstance(v, int | float) and math.isfinite(v) for v in values] != [True] * count:

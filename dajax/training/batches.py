@@ -24,10 +24,10 @@ class SceneBatches:
     in the first epoch and stay in memory (7 kB for 1000 pixels). With a count of 0, every scene is new.
 
     Args:
-        settings: Which scenes, and how many at a time.
+        settings: which scenes, and how many at a time.
         is_metric: True: labels are metres, and pixels without depth are masked. False: labels are inverse depth in
             1/metres, and 0 for the sky.
-        rows: The indices of the images of each batch that this process makes; None: all of them.
+        rows: the indices of the images of each batch that this process makes; None: all of them.
     """
 
     def __init__(self, settings: DataSettings, *, is_metric: bool, rows: np.ndarray | None = None) -> None:
@@ -104,7 +104,7 @@ def labels(depth: jax.Array | np.ndarray, *, is_metric: bool) -> dict[str, jax.A
 
     Args:
         depth: float32 [batch, height, width] in metres, 0 where there is no depth.
-        is_metric: See `SceneBatches`.
+        is_metric: see `SceneBatches`.
     """
     depth = jnp.asarray(depth)
     valid = depth > 0

@@ -19,11 +19,11 @@ class CsvLog:
     Rows of steps after `last_step`, which a stopped run may have left, are removed.
 
     Args:
-        path: The file; it is made if it does not exist.
-        last_step: The step of the state from which the run continues.
+        path: the file; it is made if it does not exist.
+        last_step: the step of the state from which the run continues.
 
     Raises:
-        JobError: The file cannot be written; `write` and `sync` raise it too.
+        JobError: the file cannot be written; `write` and `sync` raise it too.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:

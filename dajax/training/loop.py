@@ -49,17 +49,17 @@ def run_training_loop(
     a state and batches that lie on the devices of all of them. Process 0 writes the logs and shows the progress.
 
     Args:
-        step: A training step, for example from `make_train_step`. The loop compiles it with `jax.jit` and donates the
+        step: a training step, for example from `make_train_step`. The loop compiles it with `jax.jit` and donates the
             state.
-        state: The state before the first step.
+        state: the state before the first step.
         batch_of: Returns the batch of a number, counted from 0. The loop calls it in a thread, one batch ahead.
-        output: The folder for checkpoints/, log.csv, validation.csv and, after a loss that is not finite,
+        output: the folder for checkpoints/, log.csv, validation.csv and, after a loss that is not finite,
             not_finite.npz.
-        steps: How many batches the whole run has.
+        steps: how many batches the whole run has.
         save_every: Steps between two saved states. The state after the last step is saved too.
         validate_every: Steps between two validations. There is one after the last step too.
         validate: Receives the state and the number of steps done; returns a row of validation.csv.
-        keep: How many of the newest states stay on disk.
+        keep: how many of the newest states stay on disk.
         progress: Show a bar in a terminal, and elsewhere a line every ten seconds, on standard error.
 
     Returns:
@@ -67,7 +67,7 @@ def run_training_loop(
 
     Raises:
         ConfigError: orbax is not installed.
-        JobError: The loss is not finite (its batch is then saved, and the newest state is from before it), or a state
+        JobError: the loss is not finite (its batch is then saved, and the newest state is from before it), or a state
             or a log cannot be written or restored.
     """
     output = Path(output)
@@ -104,11 +104,11 @@ class _Records:
     """What a run writes: the log, the validations and the states.
 
     Args:
-        output: The folder of the run.
-        keep: How many of the newest states stay.
+        output: the folder of the run.
+        keep: how many of the newest states stay.
         save_every: Steps between two saved states.
         validate_every: Steps between two validations.
-        validate: See `run_training_loop`.
+        validate: see `run_training_loop`.
     """
 
     def __init__(

@@ -29,18 +29,18 @@ def make_optimizer(
     """Return AdamW with a polynomial schedule. The defaults are those of the metric fine-tuning of Depth Anything V2.
 
     Args:
-        params: The params that are trained, or their shapes.
-        steps: The number of updates in the whole training; the learning rates are zero at the end.
-        learning_rate: The learning rate of neck and head.
-        encoder_learning_rate: The learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
-        warmup: The number of updates in which the rates rise from zero.
-        power: The exponent of the schedule (1 - step / steps) ** power.
-        weight_decay: The weight decay of kernels. Other parameters are not decayed.
-        clip_norm: The largest norm of all gradients together; None: no clipping.
-        accumulate: The number of batches whose mean gradient makes one update.
+        params: the params that are trained, or their shapes.
+        steps: the number of updates in the whole training; the learning rates are zero at the end.
+        learning_rate: the learning rate of neck and head.
+        encoder_learning_rate: the learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
+        warmup: the number of updates in which the rates rise from zero.
+        power: the exponent of the schedule (1 - step / steps) ** power.
+        weight_decay: the weight decay of kernels. Other parameters are not decayed.
+        clip_norm: the largest norm of all gradients together; None: no clipping.
+        accumulate: the number of batches whose mean gradient makes one update.
 
     Raises:
-        ConfigError: A number is out of its range.
+        ConfigError: a number is out of its range.
     """
     _check(steps=(steps, 1), accumulate=(accumulate, 1), warmup=(warmup, 0), learning_rate=(learning_rate, 0))
     if warmup >= steps:

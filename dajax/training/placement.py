@@ -23,14 +23,14 @@ class Placement:
     """All devices as one mesh with the axis "data".
 
     Args:
-        batch_size: The number of images in a batch, on all devices together.
+        batch_size: the number of images in a batch, on all devices together.
 
     Attributes:
-        whole: The sharding of an array that is whole on each device.
-        rows: The indices of the images of a batch that this process makes, in the order of its devices.
+        whole: the sharding of an array that is whole on each device.
+        rows: the indices of the images of a batch that this process makes, in the order of its devices.
 
     Raises:
-        ConfigError: The batch size is not a multiple of the number of devices.
+        ConfigError: the batch size is not a multiple of the number of devices.
     """
 
     def __init__(self, batch_size: int) -> None:

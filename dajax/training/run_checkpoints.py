@@ -31,8 +31,8 @@ class RunCheckpoints:
     full, the earlier states stay as they were.
 
     Args:
-        directory: The directory; it is made if it does not exist.
-        keep: How many of the newest states stay.
+        directory: the directory; it is made if it does not exist.
+        keep: how many of the newest states stay.
 
     Raises:
         ConfigError: orbax is not installed.
@@ -53,11 +53,11 @@ class RunCheckpoints:
         """Save a state.
 
         Args:
-            state: The training state; its `step` names the folder.
-            data: What the data need in order to continue; JSON.
+            state: the training state; its `step` names the folder.
+            data: what the data need in order to continue; JSON.
 
         Raises:
-            JobError: The state cannot be written. Earlier states stay as they were.
+            JobError: the state cannot be written. Earlier states stay as they were.
         """
         args = self._ocp.args
         try:
@@ -80,11 +80,11 @@ class RunCheckpoints:
         """Return a saved state, and what was saved for the data.
 
         Args:
-            like: A state of the same structure, shapes and placement.
-            step: The step of the state; None: the newest.
+            like: a state of the same structure, shapes and placement.
+            step: the step of the state; None: the newest.
 
         Raises:
-            JobError: There is no such state, it is damaged, or it is of another model or optimizer.
+            JobError: there is no such state, it is damaged, or it is of another model or optimizer.
         """
         step = self.latest() if step is None else step
         if step is None:

@@ -21,10 +21,10 @@ class TrainState:
     """Everything that a training step changes; a pytree.
 
     Attributes:
-        step: How many batches have been seen.
-        params: The params that are trained, float32.
-        opt_state: The state of the optimizer.
-        ema: The running mean of the params, or None.
+        step: how many batches have been seen.
+        params: the params that are trained, float32.
+        opt_state: the state of the optimizer.
+        ema: the running mean of the params, or None.
     """
 
     step: Any
@@ -57,12 +57,12 @@ def make_train_step(
     all devices.
 
     Args:
-        model: The model. It computes in its own dtype, and params stay float32:
+        model: the model. It computes in its own dtype, and params stay float32:
             `DepthAnything(config, dtype="bfloat16", remat=True)` computes in half precision and keeps few activations.
-        optimizer: An optimizer of optax, for example from `make_optimizer`.
-        loss: A function (prediction, target, mask) -> scalar, from `dajax.losses` or your own.
-        ema_decay: The decay of the running mean of the params; None: no mean.
-        freeze: The top-level parts of the params, such as "backbone", that get no gradient. They cost no backward pass.
+        optimizer: an optimizer of optax, for example from `make_optimizer`.
+        loss: a function (prediction, target, mask) -> scalar, from `dajax.losses` or your own.
+        ema_decay: the decay of the running mean of the params; None: no mean.
+        freeze: the top-level parts of the params, such as "backbone", that get no gradient. They cost no backward pass.
 
     Returns:
         The step. Its metrics are two scalars: "loss", and "grad_norm", the norm of all gradients together.

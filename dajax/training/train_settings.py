@@ -37,16 +37,16 @@ class ModelSettings:
 
     Attributes:
         start: Alias, Hub id or path of a checkpoint; empty: fresh params for `config`.
-        config: The fields of a config.json for a fresh model, or those that differ from the checkpoint's. In TOML these
+        config: the fields of a config.json for a fresh model, or those that differ from the checkpoint's. In TOML these
             are the tables [model.config] and [model.config.backbone_config].
-        kind: The kind of the weights in `start`, if their file does not say it: "relative", "metric-indoor",
+        kind: the kind of the weights in `start`, if their file does not say it: "relative", "metric-indoor",
             "metric-outdoor" or "v1"; empty: the kind that is stored with them.
-        weights_config: The same as an alias or as the path of a config.json; empty: none.
+        weights_config: the same as an alias or as the path of a config.json; empty: none.
         revision: Branch, tag or commit on the Hub; empty: main.
         local_files_only: Open no connection to the Hub.
         style: "huggingface" or "official", see `dajax.load`; empty: the style of the checkpoint.
         encoder_only: Take only the encoder from `start`; neck and head get fresh params.
-        dtype: The computation dtype, float32 or bfloat16; params are float32.
+        dtype: the computation dtype, float32 or bfloat16; params are float32.
         remat: Compute activations again in the backward pass, which saves memory.
     """
 
@@ -67,11 +67,11 @@ class DataSettings:
     """Which synthetic scenes a model is trained on.
 
     Attributes:
-        seed: The seed of the scenes. Validation scenes are others, whatever the seed.
+        seed: the seed of the scenes. Validation scenes are others, whatever the seed.
         size: Height and width of the images in pixels, a multiple of 14.
-        count: The number of different scenes; 0: every scene is new.
-        batch_size: The number of scenes in a step, on all devices together.
-        validation: The number of held-out scenes.
+        count: the number of different scenes; 0: every scene is new.
+        batch_size: the number of scenes in a step, on all devices together.
+        validation: the number of held-out scenes.
         flip: Mirror half of the images.
         degrade: Change colours, blur, add noise and compress, differently each time.
     """
@@ -90,13 +90,13 @@ class OptimizerSettings:
     """The arguments of `dajax.training.make_optimizer`.
 
     Attributes:
-        learning_rate: The learning rate of neck and head.
-        encoder_learning_rate: The learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
-        warmup: The number of updates in which the rates rise from zero.
-        power: The exponent of the schedule (1 - t) ** power.
-        weight_decay: The weight decay of kernels.
-        clip_norm: The largest norm of all gradients together; None: no clipping.
-        accumulate: The number of batches whose mean gradient makes one update.
+        learning_rate: the learning rate of neck and head.
+        encoder_learning_rate: the learning rate of the encoder; None: a tenth of `learning_rate`; 0: it is frozen.
+        warmup: the number of updates in which the rates rise from zero.
+        power: the exponent of the schedule (1 - t) ** power.
+        weight_decay: the weight decay of kernels.
+        clip_norm: the largest norm of all gradients together; None: no clipping.
+        accumulate: the number of batches whose mean gradient makes one update.
     """
 
     learning_rate: float = 5e-5
@@ -113,18 +113,18 @@ class TrainSettings:
     """A training run.
 
     Attributes:
-        output: The folder for checkpoints, logs, images and the trained model.
-        steps: The number of batches.
-        seed: The seed of fresh params.
-        loss: A name in `LOSSES`.
-        ema_decay: The decay of the running mean of the params, which is then validated and saved; 0: no mean.
+        output: the folder for checkpoints, logs, images and the trained model.
+        steps: the number of batches.
+        seed: the seed of fresh params.
+        loss: a name in `LOSSES`.
+        ema_decay: the decay of the running mean of the params, which is then validated and saved; 0: no mean.
         save_every: Steps between two saved training states.
         validate_every: Steps between two validations.
-        keep: The number of training states that stay on disk.
-        save_dtype: The dtype of the saved model's params: float32, float16 or bfloat16.
-        model: Which model is trained.
-        data: What it is trained on.
-        optimizer: How it is updated.
+        keep: the number of training states that stay on disk.
+        save_dtype: the dtype of the saved model's params: float32, float16 or bfloat16.
+        model: which model is trained.
+        data: what it is trained on.
+        optimizer: how it is updated.
     """
 
     output: str
@@ -145,11 +145,11 @@ def read_train_settings(path: str | Path, changes: Mapping[str, Any] | None = No
     """Return the settings in a TOML file.
 
     Args:
-        path: The file. Its keys are the fields of `TrainSettings`; docs/training.md lists them.
-        changes: Values that replace those in the file, in tables like its own.
+        path: the file. Its keys are the fields of `TrainSettings`; docs/training.md lists them.
+        changes: values that replace those in the file, in tables like its own.
 
     Raises:
-        ConfigError: The file cannot be read, a key is unknown (the message names the nearest known one), or a value has
+        ConfigError: the file cannot be read, a key is unknown (the message names the nearest known one), or a value has
             a wrong type or is out of range. The message lists all problems.
     """
     path = Path(path)

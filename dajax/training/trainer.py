@@ -49,9 +49,9 @@ def train(settings: TrainSettings, *, progress: bool = True) -> Path:
         for each step), validation.csv, images/ (image, truth and prediction at each validation) and checkpoints/.
 
     Raises:
-        ConfigError: The settings do not fit each other or the devices, or orbax is not installed.
-        WeightsError: The checkpoint to start from cannot be loaded.
-        JobError: The loss is not finite, or a state cannot be written or read.
+        ConfigError: the settings do not fit each other or the devices, or orbax is not installed.
+        WeightsError: the checkpoint to start from cannot be loaded.
+        JobError: the loss is not finite, or a state cannot be written or read.
     """
     import_orbax()  # before anything that takes long
     config, params = starting_point(settings.model, settings.seed)
@@ -119,8 +119,8 @@ def starting_point(settings: ModelSettings, seed: int) -> tuple[DepthAnythingCon
     """Return the config and the float32 params with which a run starts.
 
     Raises:
-        ConfigError: The config is not one of a Depth Anything model, or does not fit the checkpoint.
-        WeightsError: The checkpoint cannot be loaded.
+        ConfigError: the config is not one of a Depth Anything model, or does not fit the checkpoint.
+        WeightsError: the checkpoint cannot be loaded.
     """
     if not settings.start:
         config = DepthAnythingConfig.from_dict(settings.config)
@@ -161,8 +161,8 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     depth of most images. So the last bias is -2, and the output begins at about an eighth of the largest depth.
 
     Args:
-        config: The config of the model.
-        seed: The seed of the random values.
+        config: the config of the model.
+        seed: the seed of the random values.
 
     Returns:
         A nested dict of float32 arrays.

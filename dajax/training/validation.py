@@ -27,9 +27,9 @@ class Scores(NamedTuple):
     """Means over images. The depth maps of relative models are first aligned by scale and shift in inverse depth.
 
     Attributes:
-        abs_rel: The mean of |p - t| / t.
-        delta1: The fraction of pixels within a factor of 1.25.
-        ordinal: The fraction of pairs of pixels in the right order, among pairs whose depths differ by more than a
+        abs_rel: the mean of |p - t| / t.
+        delta1: the fraction of pixels within a factor of 1.25.
+        ordinal: the fraction of pairs of pixels in the right order, among pairs whose depths differ by more than a
             factor of 1.1.
     """
 
@@ -44,10 +44,10 @@ class Validation:
     With several processes, each one estimates its own images, and all of them get all scores; process 0 draws.
 
     Args:
-        model: The model.
+        model: the model.
         settings: Says which scenes.
-        output: The folder of the run.
-        placement: Where params and images lie.
+        output: the folder of the run.
+        placement: where params and images lie.
     """
 
     def __init__(self, model: DepthAnything, settings: DataSettings, output: Path, placement: Placement) -> None:
@@ -97,9 +97,9 @@ def scores(predictions: np.ndarray, depths: np.ndarray, *, is_metric: bool) -> S
     """Return the scores of depth maps.
 
     Args:
-        predictions: The outputs of a model, [n, height, width]: metres, or inverse depth of a relative model.
+        predictions: the outputs of a model, [n, height, width]: metres, or inverse depth of a relative model.
         depths: True depths [n, height, width] in metres, 0 where there is none.
-        is_metric: Whether the predictions are metres.
+        is_metric: whether the predictions are metres.
     """
     per_image, ordinal = [], []
     for i, (predicted, depth) in enumerate(zip(predictions, depths, strict=True)):

@@ -46,10 +46,10 @@ class Ffv1Writer(RawWriter):
     off.
 
     Args:
-        path: A .mkv file.
+        path: a .mkv file.
         about: Kind, units, model and so on; becomes part of the .json.
-        lo, hi: The range of depth at the beginning.
-        rate: The mean number of frames per second.
+        lo, hi: the range of depth at the beginning.
+        rate: the mean number of frames per second.
     """
 
     def __init__(self, path: Path, about: dict[str, Any], *, lo: float, hi: float, rate: Fraction) -> None:
@@ -139,7 +139,7 @@ class NpzWriter(RawWriter):
     the other entries of `about` are texts.
 
     Args:
-        path: A .npz file.
+        path: a .npz file.
         about: Kind, units, model and so on.
     """
 
@@ -183,14 +183,14 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
     """Yield time and depth of each frame from a file that `dajax video --raw` wrote.
 
     Args:
-        path: The .mkv, whose .json has to be beside it, or the .npz.
+        path: the .mkv, whose .json has to be beside it, or the .npz.
 
     Yields:
         The time in seconds and the depth, float32 [height, width]: metres, or inverse depth of a relative model.
 
     Raises:
-        ImageError: The .json is missing or is not one that `dajax video` wrote.
-        ConfigError: The file is a .mkv and PyAV is not installed.
+        ImageError: the .json is missing or is not one that `dajax video` wrote.
+        ConfigError: the file is a .mkv and PyAV is not installed.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -216,10 +216,10 @@ def read_depth_video_index(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of the .json beside a raw video: kind, units, model, time_base, pts, scales and so on.
 
     Args:
-        path: The .mkv or the .json.
+        path: the .mkv or the .json.
 
     Raises:
-        ImageError: The .json is missing or is not one that `dajax video` wrote.
+        ImageError: the .json is missing or is not one that `dajax video` wrote.
     """
     file = Path(path).with_suffix(".json")
     try:

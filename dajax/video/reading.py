@@ -33,9 +33,9 @@ class Frame:
     """A frame as players show it.
 
     Attributes:
-        pixels: The image, uint8 [height, width, 3], RGB, upright.
-        pts: The time at which it is shown, in units of `time_base`.
-        time_base: The unit of `pts`, in seconds.
+        pixels: the image, uint8 [height, width, 3], RGB, upright.
+        pts: the time at which it is shown, in units of `time_base`.
+        time_base: the unit of `pts`, in seconds.
     """
 
     pixels: np.ndarray
@@ -55,22 +55,22 @@ class VideoReader:
     iteration ends there and `problem` says why. Damaged frames are skipped, as players do, and `problem` counts them.
 
     Args:
-        source: A video file, or "webcam:0" for the first camera.
-        on_audio: Called with each packet of the first audio stream.
+        source: a video file, or "webcam:0" for the first camera.
+        on_audio: called with each packet of the first audio stream.
 
     Attributes:
-        source: The same as the argument.
+        source: the same as the argument.
         size: (height, width) of the upright frames.
-        time_base: The unit of `Frame.pts`, in seconds.
-        rate: The mean number of frames per second.
-        expected: The number of frames that the file states, which may be wrong; 0 if it is unknown.
-        is_live: Whether the source is a camera.
-        audio: The first audio stream, or None.
-        count: The number of frames that were read so far.
+        time_base: the unit of `Frame.pts`, in seconds.
+        rate: the mean number of frames per second.
+        expected: the number of frames that the file states, which may be wrong; 0 if it is unknown.
+        is_live: whether the source is a camera.
+        audio: the first audio stream, or None.
+        count: the number of frames that were read so far.
         problem: After the last frame: what the video lacks; empty if it is whole.
 
     Raises:
-        ImageError: The file cannot be read as a video, or has no frames.
+        ImageError: the file cannot be read as a video, or has no frames.
         ConfigError: PyAV is not installed.
     """
 

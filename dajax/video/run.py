@@ -39,13 +39,13 @@ class VideoSettings:
     """How a video of depth is made.
 
     Attributes:
-        colormap: The name of a colour map, see `dajax.depth_maps.colorize`; its upper end is near.
+        colormap: the name of a colour map, see `dajax.depth_maps.colorize`; its upper end is near.
         side_by_side: Put the image to the left of its depth map.
-        raw: Also write the depth itself: "ffv1" (16 bits, and a .json with their scale) or "npz" (float32).
-        raw_size: The size of the raw depth: "source" is the size of the video, "model" that of the network's output.
+        raw: also write the depth itself: "ffv1" (16 bits, and a .json with their scale) or "npz" (float32).
+        raw_size: the size of the raw depth: "source" is the size of the video, "model" that of the network's output.
         smooth: Steady the depth over time, see `dajax.video.Smoother`.
         audio: Copy the first audio stream of the video.
-        limits: The depths at the ends of the colours, (smallest, largest), in metres or inverse depth; None: they are
+        limits: the depths at the ends of the colours, (smallest, largest), in metres or inverse depth; None: they are
             taken from frames that are spread over the video.
         seconds: Stop after so many seconds of the video; None: at its end.
     """
@@ -63,8 +63,8 @@ class VideoSettings:
         """Check all values.
 
         Raises:
-            ConfigError: A value cannot be used, or a package that it needs is not installed.
-            ImageError: There is no such colour map.
+            ConfigError: a value cannot be used, or a package that it needs is not installed.
+            ImageError: there is no such colour map.
         """
         colorize([[0.0]], self.colormap)
         if self.raw not in get_args(RawVideo):
@@ -84,10 +84,10 @@ class VideoReport:
     """What `depth_video` wrote.
 
     Attributes:
-        frames: The number of frames in the output.
-        written: The files.
-        limits: The depths at the ends of the colours.
-        problem: What the video lacked, so that the output is called `NAME.partial.SUFFIX`; empty if it is whole.
+        frames: the number of frames in the output.
+        written: the files.
+        limits: the depths at the ends of the colours.
+        problem: what the video lacked, so that the output is called `NAME.partial.SUFFIX`; empty if it is whole.
     """
 
     frames: int = 0
@@ -103,7 +103,7 @@ def depth_of_frames(
 
     Args:
         estimator: Estimates the depth.
-        frames: The frames, such as a `VideoReader`.
+        frames: the frames, such as a `VideoReader`.
         smooth: Steady the depth over time, see `dajax.video.Smoother`.
 
     Yields:
@@ -111,7 +111,7 @@ def depth_of_frames(
         of a relative model.
 
     Raises:
-        ImageError: The depth of a frame is not finite.
+        ImageError: the depth of a frame is not finite.
         ConfigError: `smooth` is set and OpenCV is not installed.
     """
     waiting: deque[Frame] = deque()  # for the network
@@ -154,13 +154,13 @@ def depth_video(
 
     Args:
         estimator: Estimates the depth.
-        source: A video file, or "webcam:0" for the first camera, which is read until `stop` is set.
-        output: A .mp4, .mov, .mkv or .webm file; its folder is made if it does not exist. Raw depth is written beside
+        source: a video file, or "webcam:0" for the first camera, which is read until `stop` is set.
+        output: a .mp4, .mov, .mkv or .webm file; its folder is made if it does not exist. Raw depth is written beside
             it.
-        settings: How the video is made; None: the defaults.
-        model: The name of the model, which becomes part of raw files.
-        on_start: Called once with the number of frames that the source states, 0 if that is unknown.
-        on_frame: Called after each written frame.
+        settings: how the video is made; None: the defaults.
+        model: the name of the model, which becomes part of raw files.
+        on_start: called once with the number of frames that the source states, 0 if that is unknown.
+        on_frame: called after each written frame.
         stop: Set it from another thread or from a signal handler to end early. A camera's video always ends so.
 
     Returns:
@@ -168,8 +168,8 @@ def depth_video(
         names say so.
 
     Raises:
-        ImageError: The video cannot be read, or the output cannot be written.
-        ConfigError: The settings cannot be used, or PyAV or OpenCV is not installed.
+        ImageError: the video cannot be read, or the output cannot be written.
+        ConfigError: the settings cannot be used, or PyAV or OpenCV is not installed.
     """
     settings = VideoSettings() if settings is None else settings
     settings.check()

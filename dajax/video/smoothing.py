@@ -71,8 +71,8 @@ class Smoother:
         """Take the next frame; return the steadied depth of the frames that are finished, float32 [height, width].
 
         Args:
-            depth: The depth of the frame, float32 [height, width]: metres, or inverse depth of a relative model.
-            image: The frame, uint8 [image_height, image_width, 3], of any size.
+            depth: the depth of the frame, float32 [height, width]: metres, or inverse depth of a relative model.
+            image: the frame, uint8 [image_height, image_width, 3], of any size.
         """
         guide = self._guide(image)
         before, shot = None, 0
@@ -183,7 +183,7 @@ def smooth_depth(frames: Any, kind: str = "relative") -> Iterator[np.ndarray]:
     """Yield the steadied depth of each frame, in order.
 
     Args:
-        frames: An iterable of pairs (depth, image), as `Smoother.push` takes them.
+        frames: an iterable of pairs (depth, image), as `Smoother.push` takes them.
         kind: "relative" or "metric", see `Smoother`.
 
     Raises:

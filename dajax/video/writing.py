@@ -28,10 +28,10 @@ class Whole:
     """A file that is written under a temporary name, in the folder where it will be.
 
     Args:
-        path: Its final name.
+        path: its final name.
 
     Raises:
-        ImageError: The folder does not exist or cannot be written to.
+        ImageError: the folder does not exist or cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,16 +64,16 @@ class VideoWriter:
     """Writes a video of coloured frames, each at the time of the frame from which it was made.
 
     Args:
-        path: A .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM round to milliseconds.
+        path: a .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM round to milliseconds.
         size: (height, width) of the frames. An odd side gets one more row or column, because the codecs store colours
             for squares of two by two pixels.
-        time_base: The unit of the frames' times, in seconds.
-        rate: The mean number of frames per second.
-        audio: The audio stream whose packets `write_audio` will copy, or None.
+        time_base: the unit of the frames' times, in seconds.
+        rate: the mean number of frames per second.
+        audio: the audio stream whose packets `write_audio` will copy, or None.
 
     Raises:
-        ConfigError: The container is unknown, its codec is missing, or it cannot hold the audio.
-        ImageError: The file cannot be written.
+        ConfigError: the container is unknown, its codec is missing, or it cannot hold the audio.
+        ImageError: the file cannot be written.
     """
 
     def __init__(

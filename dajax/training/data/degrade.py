@@ -21,8 +21,8 @@ def degrade_image(key: Array, image: UInt8[Array, "height width 3"]) -> UInt8[Ar
     """Return an image as a worse camera would have taken it. Nothing in it moves, so its depth stays right.
 
     Args:
-        key: A key of `jax.random`; it decides how much of what is done.
-        image: The image, RGB.
+        key: a key of `jax.random`; it decides how much of what is done.
+        image: the image, RGB.
     """
     cast, blur, noise, sigma, amount, whether = jax.random.split(key, 6)
     values = image.astype(jnp.float32) / 255

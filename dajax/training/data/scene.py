@@ -111,7 +111,7 @@ def sample_scene(key: Array) -> Scene:
     """Draw a scene. It depends on the key alone.
 
     Args:
-        key: A key from `jax.random.key`.
+        key: a key from `jax.random.key`.
     """
     whole, things, shell = jax.random.split(key, 3)
     draws = _Draws(whole, 96)

@@ -20,9 +20,9 @@ def radiance(scene: Scene, direction: Vector, pixel: Array) -> Array:
     """Return the linear RGB of camera rays, [3, height, width].
 
     Args:
-        scene: The scene.
-        direction: The directions of the rays, with length 1 along the optical axis.
-        pixel: The width of a pixel at distance 1, in metres.
+        scene: the scene.
+        direction: the directions of the rays, with length 1 along the optical axis.
+        pixel: the width of a pixel at distance 1, in metres.
     """
     position = scene.camera.position
     origin: Vector = tuple(jnp.broadcast_to(p, direction[0].shape) for p in position)

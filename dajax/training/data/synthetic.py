@@ -47,9 +47,9 @@ def render_scene(scene: Scene, size: tuple[int, int] = (168, 168), samples: int 
     """Render one scene.
 
     Args:
-        scene: The scene, from `sample_scene` or made by hand.
+        scene: the scene, from `sample_scene` or made by hand.
         size: Height and width in pixels; static under `jit`.
-        samples: The colour of a pixel is the mean of `samples` x `samples` rays; static under `jit`. Its depth is that
+        samples: the colour of a pixel is the mean of `samples` x `samples` rays; static under `jit`. Its depth is that
             of the ray through its middle.
     """
     depth, valid = _depth(scene, size)
@@ -73,10 +73,10 @@ def render_scene_batch(key: Array, indices: Array, size: tuple[int, int] = (168,
     """Draw and render scenes. Each depends on the key and its own index alone, not on the batch.
 
     Args:
-        key: A key from `jax.random.key`.
+        key: a key from `jax.random.key`.
         indices: int [batch].
         size: Height and width in pixels; static under `jit`.
-        samples: See `render_scene`.
+        samples: see `render_scene`.
     """
     return jax.lax.map(lambda index: _scene(key, index, size, samples), indices)
 
@@ -87,13 +87,13 @@ def render_scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (16
     Each scene depends on seed and number alone: on one kind of device it is bit-equal, whatever the other numbers are.
 
     Args:
-        seed: The seed of all scenes.
-        numbers: The numbers of the scenes, such as `range(100)`.
+        seed: the seed of all scenes.
+        numbers: the numbers of the scenes, such as `range(100)`.
         size: Height and width in pixels.
-        samples: See `render_scene`.
+        samples: see `render_scene`.
 
     Raises:
-        ConfigError: There are no numbers, or one is out of range.
+        ConfigError: there are no numbers, or one is out of range.
     """
     if not numbers or not all(0 <= number < 2**31 for number in numbers):
         raise ConfigError(f"scenes have numbers from 0 to 2**31 - 1, and one at least is needed: got {numbers}")
