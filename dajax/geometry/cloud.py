@@ -83,10 +83,10 @@ class Cloud:
         return Intrinsics.of_exif(image_path)
 
     def metres(self, depth: np.ndarray, *, kind: str) -> np.ndarray:
-        """Return the map in metres; not finite where there are none.
+        """Return the depth map in metres; not finite where there are none.
 
         Raises:
-            ConfigError: see `check`; or the points do not fit the map.
+            ConfigError: see `check`; or the points do not fit the depth map.
         """
         self.check(kind, images=1)
         known = self.known_points

@@ -1,4 +1,4 @@
-"""Depth maps, points and normals. numpy arrays are computed by numpy, arrays of jax by jax, differentiably."""
+"""Converts depth maps to points and normals. numpy computes numpy arrays, and jax computes its own, differentiably."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def unproject(depth: Any, camera: Intrinsics) -> Any:
 
     Args:
         depth: [..., height, width], metric or made so: how far ahead of the camera (not along the ray), in any unit.
-        camera: of the map's size.
+        camera: of the depth map's size.
 
     Returns:
         [..., height, width, 3]: (right, down, ahead), in the unit of the depth.
 
     Raises:
-        ImageError: a numpy map has values that are not positive and finite. (What is in arrays of jax is not looked
+        ImageError: a numpy depth map has values that are not positive and finite. (What is in arrays of jax is not
+            looked
             at: they may be traced.)
     """
     xp = _module(depth)

@@ -11,7 +11,7 @@ from dajax.errors import ConfigError, ImageError
 
 
 class Fit(NamedTuple):
-    """What makes metric depth of a map of inverse depth.
+    """The scale and shift that make metric depth of inverse depth.
 
     Attributes:
         scale, shift: 1 / metres = scale * inverse + shift.
@@ -23,7 +23,7 @@ class Fit(NamedTuple):
     inliers: np.ndarray
 
     def metres(self, inverse: Any, *, max_depth: float = math.inf) -> Any:
-        """Return the depth of a map, see `depth_of_inverse`."""
+        """Return the depth of a depth map, see `depth_of_inverse`."""
         return depth_of_inverse(inverse, self.scale, self.shift, max_depth=max_depth)
 
 
@@ -60,7 +60,7 @@ def fit_scale_and_shift(
     trials: int = 500,
     seed: int = 0,
 ) -> Fit:
-    """Fit a relative map to points whose depth is known, from a laser, a marker or structure from motion.
+    """Fit a relative depth map to points whose depth is known, from a laser, a marker or structure from motion.
 
     Least squares in inverse depth, where the relation is linear (MiDaS, Ranftl et al. 2020, arXiv:1907.01341, section
     5). With `ransac` (Fischler and Bolles 1981) lines through two points each are tried, the one that most points agree
@@ -69,7 +69,7 @@ def fit_scale_and_shift(
     Args:
         inverse: affine-invariant inverse depth [height, width], bigger is nearer.
         pixels: (column, row) of each point [n, 2]; the middle of the first pixel is (0.5, 0.5). Between pixels the
-            map is interpolated.
+            depth map is interpolated.
         metres: depth of each point [n].
         weights: of each point [n], at least 0; None: the same.
         ransac: some points may be wrong.
@@ -78,7 +78,7 @@ def fit_scale_and_shift(
         seed: with `ransac`.
 
     Raises:
-        ImageError: the map is not finite [height, width].
+        ImageError: the depth map is not finite [height, width].
         ConfigError: the points do not fit each other or the image; fewer than two are usable; they all have the same
             inverse depth, or the best scale is not positive.
     """
@@ -106,8 +106,8 @@ def fit_scale_and_shift(
     scale, shift = _line(x[chosen], y[chosen], w[chosen])
     if not scale > 0:
         raise ConfigError(
-            f"the best scale is {scale:.3g}: nearer points would be farther in the map. Are the depths metres, and "
-            "do the points belong to this image?"
+            f"the best scale is {scale:.3g}: nearer points would be farther in the depth map. Are the depths metres, "
+            "and do the points belong to this image?"
         )
     inliers = np.zeros(len(metres), bool)
     inliers[np.flatnonzero(usable)[chosen]] = True
@@ -115,13 +115,13 @@ def fit_scale_and_shift(
 
 
 def thinned(depth: np.ndarray) -> np.ndarray:
-    """Return a few thousand of a map's values, float64 [n]: they say as much of scale and shift as all."""
+    """Return a few thousand values of a depth map, float64 [n]: they determine scale and shift as well as all do."""
     step = max(int(math.sqrt(depth.size / 4000)), 1)
     return depth[::step, ::step].ravel().astype(np.float64)
 
 
 def robust_line(values: np.ndarray, goal: np.ndarray, *, with_shift: bool = True) -> tuple[float, float]:
-    """Return (scale, shift) that make scale * values + shift nearest to what has fewer errors, such as a mean of maps.
+    """Return (scale, shift) that bring scale * values + shift nearest to a goal with fewer errors, such as a mean.
 
     Least squares, repeated with weights that are smaller the farther off a value is, which comes to least absolute
     differences. The values are explained by the goal, not the goal by the values: explaining by what has errors makes
@@ -153,7 +153,9 @@ def _line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
     mean_x, mean_y = (w * x).sum() / total, (w * y).sum() / total
     spread = (w * (x - mean_x) ** 2).sum()
     if spread <= 1e-18 * total * max(np.abs(x).max(), 1e-300) ** 2:
-        raise ConfigError("all points have the same inverse depth in the map: their depths say nothing of its scale")
+        raise ConfigError(
+            "all points have the same inverse depth in the depth map: their depths do not determine its scale"
+        )
     scale = (w * (x - mean_x) * (y - mean_y)).sum() / spread
     return float(scale), float(mean_y - scale * mean_x)
 

@@ -273,31 +273,32 @@ class DepthImageProcessor:
     ) -> list[dict[str, Float32[np.ndarray, "height width"]]]:
         """Resize a batch of depth maps to the sizes of their images.
 
-        "huggingface": bicubic, a = -0.75, corners not aligned; it overshoots, so values may leave the map's range.
+        "huggingface": bicubic, a = -0.75, corners not aligned; it overshoots, so values may leave its range.
         "official": bilinear, corners aligned. The unit stays: relative (affine-invariant inverse depth, bigger is
         nearer) or metres, as the model gives it.
 
         Args:
-            outputs: the model's output (anything with `predicted_depth`) or the maps, [batch, height, width].
-            target_sizes: (height, width) for each map; None leaves the sizes as they are.
+            outputs: the model's output (anything with `predicted_depth`) or the depth maps, [batch, height, width].
+            target_sizes: (height, width) for each depth map; None leaves the sizes as they are.
 
         Returns:
             One {"predicted_depth": float32 [height, width]} per map.
 
         Raises:
-            ImageError: the maps are not [batch, height, width], or the sizes are not one per map or not positive.
+            ImageError: the depth maps are not [batch, height, width], or the sizes are not one per depth map or not
+                positive.
         """
-        maps = outputs["predicted_depth"] if isinstance(outputs, dict) else getattr(outputs, "predicted_depth", outputs)
-        maps = np.asarray(maps, np.float32)
-        if maps.ndim != 3 or maps.size == 0:
-            raise ImageError(f"predicted_depth must be [batch, height, width], got shape {list(maps.shape)}")
+        depths = outputs["predicted_depth"] if isinstance(outputs, dict) else getattr(outputs, "predicted_depth",
+        outputs) depths = np.asarray(depths, np.float32)
+        if depths.ndim != 3 or depths.size == 0:
+            raise ImageError(f"predicted_depth must be [batch, height, width], got shape {list(depths.shape)}")
         if target_sizes is None:
-            return [{"predicted_depth": depth} for depth in maps]
-        if len(target_sizes) != len(maps):
-            raise ImageError(f"expected one target size per depth map: {len(maps)} maps, {len(target_sizes)} sizes")
+            return [{"predicted_depth": depth} for depth in depths]
+        if len(target_sizes) != len(depths):
+            raise ImageError(f"expected one target size per depth map: {len(depths)} depth maps, {len(target_sizes)} sizes")
         resize = resize_linear if self.style == "official" else resize_cubic
         results = []
-        for depth, target in zip(maps, target_sizes, strict=True):
+        for depth, target in zip(depths, target_sizes, strict=True):
             height, width = (int(side) for side in target)
             if height < 1 or width < 1 or height * width > MAX_PIXELS:
                 raise ImageError(f"a target size must be (height, width) with 1 to {MAX_PIXELS:,} pixels, got {target}")

@@ -1,7 +1,7 @@
 """Random parameters that behave like trained ones, for demonstrations and tests without a download.
 
-A freshly initialised Depth Anything gives maps near zero, on which any two implementations agree. These parameters give
-maps whose mean and deviation are near one.
+A freshly initialised Depth Anything gives depth maps near zero, on which any two implementations agree. These
+parameters give depth maps whose mean and deviation are near one.
 
 `python -m dajax.weights.random small FOLDER` writes a checkpoint of them.
 """
@@ -49,7 +49,7 @@ def _main() -> None:
     size, folder = sys.argv[1:]
     config = DepthAnythingConfig.from_pretrained(size)
     save(folder, DepthAnything(config), random_params(config))
-    print(f"wrote {folder}: {size} with RANDOM weights. It shows that everything runs; its maps are not depth.")
+    print(f"wrote {folder}: {size} with RANDOM weights. It shows that everything runs; its depth maps are not depth.")
 
 
 if __name__ == "__main__":
