@@ -121,7 +121,7 @@ class DepthImageProcessor:
                 a Hub id, or a directory or file with a `preprocessor_config.json` beside it. A directory without one
                 gets the defaults, with a warning.
             style: see the class; None: what `save_pretrained` wrote, else "huggingface".
-            input_size: Replaces the file's `size`.
+            input_size: replaces the file's `size`.
             hub_options: see `dajax.hub.HubOptions`.
 
         Raises:
@@ -147,7 +147,7 @@ class DepthImageProcessor:
         Args:
             fields: the parsed file. Fields that do not concern the pixels are ignored.
             style: see the class; None: the field `style`, else "huggingface".
-            input_size: Replaces the `size` field.
+            input_size: replaces the `size` field.
             source: what error messages call the fields.
 
         Raises:
@@ -288,14 +288,18 @@ class DepthImageProcessor:
             ImageError: the depth maps are not [batch, height, width], or the sizes are not one per depth map or not
                 positive.
         """
-        depths = outputs["predicted_depth"] if isinstance(outputs, dict) else getattr(outputs, "predicted_depth",
-        outputs) depths = np.asarray(depths, np.float32)
+        found = (
+            outputs["predicted_depth"] if isinstance(outputs, dict) else getattr(outputs, "predicted_depth", outputs)
+        )
+        depths = np.asarray(found, np.float32)
         if depths.ndim != 3 or depths.size == 0:
             raise ImageError(f"predicted_depth must be [batch, height, width], got shape {list(depths.shape)}")
         if target_sizes is None:
             return [{"predicted_depth": depth} for depth in depths]
         if len(target_sizes) != len(depths):
-            raise ImageError(f"expected one target size per depth map: {len(depths)} depth maps, {len(target_sizes)} sizes")
+            raise ImageError(
+                f"expected one target size per depth map: {len(depths)} depth maps, {len(target_sizes)} sizes"
+            )
         resize = resize_linear if self.style == "official" else resize_cubic
         results = []
         for depth, target in zip(depths, target_sizes, strict=True):

@@ -250,7 +250,7 @@ def test_post_processing():
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
-        ((2, 14, 14), [(5, 5)], "2 maps, 1 sizes"),
+        ((2, 14, 14), [(5, 5)], "2 depth maps, 1 sizes"),
         ((1, 14, 14), [(0, 5)], "target size"),
         ((1, 14, 14), [(10**6, 10**6)], "target size"),
         ((14, 14), None, "batch, height, width"),
