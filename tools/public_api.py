@@ -90,7 +90,9 @@ def page() -> str:
         lines = [package, "-" * len(package), "", module.__doc__.split("\n\n")[0].strip(), ""]
         for name in public_names(package):
             value = getattr(module, name)
-            if inspect.isclass(value):
+            if package != "dajax" and getattr(dajax, name, None) is value:
+                lines += [f"``{name}`` is ``dajax.{name}``.", ""]
+            elif inspect.isclass(value):
                 lines += [f".. autoclass:: {package}.{name}", "   :members:", "   :special-members: __call__"]
             else:
                 lines.append(f".. {'autofunction' if callable(value) else 'autodata'}:: {package}.{name}")

@@ -23,10 +23,10 @@ def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray
         image: any image that the estimator takes.
 
     Returns:
-        depth: float32 [height, width], the depth map that the estimator alone returns.
-        disagreement: float32 [height, width], 0 or more. For metric models it is the difference divided by the depth.
-            For relative models it is the difference after the best scale and shift, divided by the distance between the
-            5th and the 95th percentile of the depth map.
+        A pair. The depth map that the estimator alone returns, float32 [height, width]; and the disagreement, float32
+        [height, width], 0 or more. For metric models the disagreement is the difference divided by the depth. For
+        relative models it is the difference after the best scale and shift, divided by the distance between the 5th
+        and the 95th percentile of the depth map.
 
     Raises:
         ImageError: the image cannot be read.
