@@ -91,7 +91,7 @@ def page() -> str:
         for name in public_names(package):
             value = getattr(module, name)
             if package != "dajax" and getattr(dajax, name, None) is value:
-                lines += [f"``{name}`` is ``dajax.{name}``.", ""]
+                lines += ["", f"``{name}`` is ``dajax.{name}``.", ""]
             elif inspect.isclass(value):
                 lines += [f".. autoclass:: {package}.{name}", "   :members:", "   :special-members: __call__"]
             else:
