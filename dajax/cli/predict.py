@@ -17,6 +17,7 @@ from dajax.cli.arguments import UsageError
 from dajax.cli.messages import say
 from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator, say_compiling
 from dajax.cli.options import Flag, unset, value_of
+from dajax.depth_maps.encode import Raw
 
 if TYPE_CHECKING:
     from dajax.geometry.cloud import Cloud
@@ -33,7 +34,7 @@ def predict(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = Path("."),
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
     side_by_side: Flag = False,
-    raw: Literal["none", "npy", "npz", "png16", "tiff", "pfm", "exr"] = "none",
+    raw: Raw = "none",
     points: Literal["none", "ply", "glb", "mesh"] = "none",
     field_of_view: Annotated[float | None, value_of(float), unset("DEGREES", "what EXIF data says")] = None,
     focal_length: Annotated[float | None, value_of(float), unset("PIXELS", "what EXIF data says")] = None,

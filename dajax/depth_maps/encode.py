@@ -24,7 +24,10 @@ PNG16_FORMAT = "depth16-1"
 UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 Values = Literal["float32", "float16"]
-Format = Literal["color", "npy", "npz", "png16", "tiff", "pfm", "exr"]
+RawFormat = Literal["npy", "npz", "png16", "tiff", "pfm", "exr"]
+Format = Literal["color", RawFormat]
+# What is written beside the coloured depth map.
+Raw = Literal["none", RawFormat]
 # What is put behind an image's name.
 ENDINGS: dict[str, str] = {
     "color": "_depth.png",

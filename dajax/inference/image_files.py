@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
 from dajax.depth_maps import encode
+from dajax.depth_maps.encode import Raw
 from dajax.depth_maps.naming import digest, image_keys, url_as_path
 from dajax.depth_maps.panels import depth_colors
 from dajax.depth_maps.panels import side_by_side as beside
@@ -35,7 +36,6 @@ from dajax.inference.outputs import (
     with_ending,
 )
 
-Raw = Literal["none", "npy", "npz", "png16", "tiff", "pfm", "exr"]
 # These formats have no room to say what their values are. A file beside them says it.
 _SILENT = {"npy", "pfm"}
 
