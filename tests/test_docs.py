@@ -42,7 +42,7 @@ def place(tmp_path, monkeypatch, request):
     """A folder with the files that the blocks name."""
     place = tmp_path / "place"
     (place / "images").mkdir(parents=True)
-    for name in ("image.jpg", "images/a.jpg", "images/b.jpg"):
+    for name in ("image.jpg", "room.jpg", "images/a.jpg", "images/b.jpg"):
         shutil.copy(SCENE, place / name)
     if "depth_anything_v2_vits.pth" in request.getfixturevalue("page").read_text():
         official = request.getfixturevalue("small_files") / "depth_anything_v2_vits.pth"

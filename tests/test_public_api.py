@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import dajax
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import public_api  # noqa: E402
+TOOL = importlib.util.spec_from_file_location("public_api", ROOT / "tools" / "public_api.py")
+public_api = importlib.util.module_from_spec(TOOL)
+TOOL.loader.exec_module(public_api)
 
 ROOMS = [name for name in public_api.packages() if hasattr(importlib.import_module(name), "__path__")]
 REMEDY = "run `python tools/public_api.py`, and look at what it changes"

@@ -16,7 +16,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"(?:pass|with) token=…", "log in with: hf auth login"),
     (r"pass cache_dir=…, or set HF_HOME, to another folder", "set HF_HOME to another folder"),
     (r"save with format='hf'", "use --format hf"),
-    (r"; check_finite=False loads it all the same", ""),
+    (r"; check_finite=False loads them all the same", ""),
     (r": jax keeps them with jax\.config\.update\([^)]*\); dtype=\"float32\" says", "; --dtype float32 says"),
     (r"Pass value_range=\(black, white\)(?:, for example value_range=\([^)]*\))?\.",
      "Convert it to 8 or 16 bits first."),

@@ -211,7 +211,9 @@ class DepthEstimator:
         """
         if tiles is not None:
             if buckets is not None or not source_size:
-                raise ConfigError("tiles cannot be used with buckets, or with source_size=False")
+                raise ConfigError(
+                    "tiles cannot be used with buckets, and their depth maps always have the size of the image"
+                )
             yield from (tiled_depth(self, image, tiles, batch_size=batch_size) for image in images)
             return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)

@@ -83,7 +83,7 @@ def run_training_loop(
         stack.callback(batches.shutdown, cancel_futures=True)
         compiled = jax.jit(step, donate_argnums=0)
         coming = batches.submit(batch_of, first) if first < steps else None
-        if first < steps:
+        if progress and first < steps:
             bar.say("compiling the training step (seconds on a GPU, up to some minutes on a CPU)")
         for number in range(first, steps):
             assert coming is not None

@@ -23,7 +23,6 @@ NOT_OF_OPTIONS = (
     "which value is white is not known. Convert with array.astype",
     "floating-point pixels must lie within [0, 1]",
     "value_range must be (black, white)",
-    "is a folder; find_images lists",
     "token=True",
     "a boolean mask is not an image",
     "the first and the last axis could both be channels",

@@ -92,7 +92,7 @@ def test_an_option_that_makes_no_sense(place, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("steps", "step", "run.toml: step is no setting; did you mean steps?; steps is missing"),
+        ("steps", "step", "run.toml: step is not a setting; did you mean steps?; steps is missing"),
         ('"depth_anything"', '"silog"', "'silog' is not for a relative model"),
         ('"start"', '"nowhere"', "--model: 'nowhere' is no alias"),
     ],

@@ -162,7 +162,7 @@ def test_tiles_that_cannot_be(estimator, tiles):
 def test_tiles_that_are_too_small(estimator):
     with pytest.raises(ConfigError, match="smaller than 14"):
         estimator(np.zeros((60, 60, 3), np.uint8), tiles=5)
-    with pytest.raises(ConfigError, match="source_size=False"):
+    with pytest.raises(ConfigError, match="always have the size of the image"):
         list(estimator.stream([np.zeros((60, 60, 3), np.uint8)], tiles=2, source_size=False))
 
 

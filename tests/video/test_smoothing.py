@@ -133,5 +133,5 @@ def test_a_still_image_with_noise_gets_its_mean():
 
 def test_without_opencv(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"dajax\[video\].*--no-smooth"):
+    with pytest.raises(ConfigError, match=r"--no-smooth.*pip install '\.\[video\]'"):
         Smoother()

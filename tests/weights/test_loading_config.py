@@ -47,7 +47,7 @@ def test_config_argument_replaces_the_file(tmp_path):
     assert dajax.load(folder, config=metric)[0].config == metric
     (folder / "config.json").unlink()
     assert dajax.load(folder, config=metric)[0].config == metric
-    assert_refused(folder, "no file .*config.json")
+    assert_refused(folder, "config.json cannot be read: No such file.*A config.json is expected there")
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "giant"])
