@@ -13,6 +13,8 @@ from jax._src import compiler
 OPTION = "xla_cpu_use_fusion_emitters"
 
 FLAG = f"--{OPTION}=false"
+# Newer versions of XLA have only the newer emitters, and refuse the option.
+HAS_OPTION = jax.version.__version_info__ < (0, 11)
 
 
 def is_quick() -> bool:
@@ -22,10 +24,8 @@ def is_quick() -> bool:
 
 def quick_environment() -> dict[str, str]:
     """Return what another process needs in its environment to compile quickly."""
-    return {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip(),
-    }
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return quick | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()} if HAS_OPTION else quick
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def quick_compilation():
 
     def get_compile_options(*args, **kwargs):
         options = original(*args, **kwargs)
-        if is_quick():
+        if HAS_OPTION and is_quick():
             options.env_option_overrides = [*options.env_option_overrides, (OPTION, False)]
         return options
 
