@@ -49,7 +49,7 @@ def test_the_message_has_the_name_and_what_to_try(tmp_path):
     with pytest.raises(ImageError) as caught:
         open_regular(tmp_path / "a", error=ImageError, name="'a'", hint="Look again")
     assert str(caught.value) == "'a' cannot be read: No such file or directory. Look again"
-    with pytest.raises(ImageError, match="cannot be read: .*embedded null"):
+    with pytest.raises(ImageError, match=r"cannot be read: .*embedded null"):
         open_regular("a\0b", error=ImageError)
 
 
