@@ -115,8 +115,11 @@ def _shortened(said: str) -> str:
         del inside[0]
     rule = next((place for place, line in enumerate(inside) if is_rule(line)), len(inside))
     lines = [stripped for line in inside[:rule] if (stripped := line.strip("│ "))]
-    if lines and lines[0].startswith("Missing from"):
-        names = [line for line in lines[1:] if re.fullmatch(r"[A-Z]+(\.\.\.)?", line)]
+    names = [line for line in lines[1:] if re.fullmatch(r"[A-Z]+(\.\.\.)?", line)]
+    required = "The following arguments are required: "  # before tyro 1.0
+    if lines and lines[0].startswith(required):
+        names = " ".join(lines).removeprefix(required).rstrip(".").split(", ")
+    if lines and lines[0].startswith(("Missing from", required)):
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     return " ".join(lines).rstrip(".")
 
