@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dajax.lazy import lazy_names
-
-__version__ = "0.1.0"
+from dajax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dajax import batch as batch

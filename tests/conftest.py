@@ -8,8 +8,23 @@ from contextlib import nullcontext
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from loopback_hub import LoopbackHub
 from quick_compilation import full_compilation, quick_compilation
+
+
+def _own_cores():
+    """Give each worker its part of the cores, because the threads of two workers would disturb each other."""
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count] or cores)
+
+
+# Tracing makes very many objects, and nearly all of them stay: looking for garbage often takes a twentieth of the time.
+gc.set_threshold(50_000, 100, 100)
+
+_own_cores()  # before jax starts its threads
 
 # Threads of PyTorch that wait for others spin, and take the cores from the other worker.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,13 +37,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # A worker takes a whole file at a time (--dist loadfile): the longest come first, so that no worker is left with one of
 # them at the end, when the other has finished.
 LONGEST_FIRST = (
-    "tests/test_docs.py", "tests/training/test_step.py", "tests/training/test_processes.py",
-    "tests/training/test_tiny.py", "tests/training/test_trainer.py", "tests/model/test_depth_anything.py",
-    "tests/video/test_smoothing.py", "tests/inference/test_tiles.py", "tests/training/data/test_synthetic.py",
-    "tests/batch/test_faults.py", "tests/references/test_references.py", "tests/parity/test_model.py",
-    "tests/cli/test_train.py", "tests/video/test_run.py", "tests/notebooks/test_notebooks.py",
-    "tests/parity/test_verify.py", "tests/cli/test_batch.py", "tests/inference/test_estimator.py",
-    "tests/inference/test_parallel.py",
+    "tests/model/test_depth_anything.py", "tests/references/test_references.py", "tests/batch/test_faults.py",
+    "tests/training/test_processes.py", "tests/test_docs.py", "tests/parity/test_model.py",
+    "tests/inference/test_parallel.py", "tests/training/data/test_synthetic.py", "tests/video/test_smoothing.py",
+    "tests/parity/test_verify.py", "tests/batch/test_engine.py", "tests/training/test_trainer.py",
+    "tests/inference/test_tiles.py", "tests/training/test_tiny.py", "tests/training/test_step.py",
+    "tests/inference/test_estimator.py", "tests/parity/test_pipeline.py", "tests/cli/test_predict.py",
+    "tests/cli/test_batch.py",
 )  # fmt: skip
 
 
@@ -48,7 +63,6 @@ def pytest_collection_modifyitems(config, items):
 # what a program does, and compile it quickly.
 FULLY_OPTIMISED = (
     "tests/benchmarks/", "tests/convert/", "tests/network/", "tests/parity/", "tests/references/",
-    "tests/test_losses.py",
     "tests/model/test_platform.py", "tests/training/data/", "tests/training/test_tiny.py",
     "tests/video/test_smoothing.py",
 )  # fmt: skip
@@ -57,8 +71,12 @@ FULLY_OPTIMISED = (
 @pytest.fixture(autouse=True, scope="module")
 def _programs(request):
     """Forget a file's compiled programs after it: they would grow to gigabytes, and slow down garbage collection."""
+    cache = jax.config.jax_compilation_cache_dir
     with nullcontext() if request.node.nodeid.startswith(FULLY_OPTIMISED) else quick_compilation():
         yield
+    if jax.config.jax_compilation_cache_dir != cache:  # the command line has a cache of its own
+        jax.config.update("jax_compilation_cache_dir", cache)
+        compilation_cache.reset_cache()
     jax.clear_caches()
     gc.collect()
 
@@ -90,6 +108,8 @@ def _compiled_once(request):
     if not hasattr(request.config, "cache"):  # -p no:cacheprovider
         return
     jax.config.update("jax_compilation_cache_dir", str(request.config.cache.mkdir("programs")))
+    # The command line keeps its programs here, and not in the cache of the user who runs the tests.
+    os.environ["XDG_CACHE_HOME"] = str(request.config.cache.mkdir("home"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -12,8 +12,14 @@ def as_here():
         os.environ
         | (quick_environment() if is_quick() else {})
         | {
+            # XLA divides sums among its threads, of which it starts one for each core and device at least.
+            "NPROC": str(max(_cores(), jax.local_device_count())),
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
     )
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

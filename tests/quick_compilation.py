@@ -1,7 +1,8 @@
 """Programs that compile in a quarter of the time, for tests that ask what a program does rather than how fast it is.
 
 Two things are left out: LLVM's optimisation, and XLA's newer emitters of fused loops, which cost more than the older
-ones whatever LLVM does. The second is an option of XLA, and jax has no setting for it; hence the wrapped function.
+ones whatever LLVM does. And a program is one module for LLVM, not many for the threads that compile it: a worker of the
+tests has one core. The last two are options of XLA, and jax has no setting for them; hence the wrapped function.
 """
 
 import os
@@ -10,11 +11,10 @@ from contextlib import contextmanager
 import jax
 from jax._src import compiler
 
-OPTION = "xla_cpu_use_fusion_emitters"
-
-FLAG = f"--{OPTION}=false"
+OPTIONS: dict[str, bool | int] = {"xla_cpu_parallel_codegen_split_count": 1}
 # Newer versions of XLA have only the newer emitters, and refuse the option.
-HAS_OPTION = jax.version.__version_info__ < (0, 11)
+if jax.version.__version_info__ < (0, 11):
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 
 def is_quick() -> bool:
@@ -24,8 +24,8 @@ def is_quick() -> bool:
 
 def quick_environment() -> dict[str, str]:
     """Return what another process needs in its environment to compile quickly."""
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return quick | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()} if HAS_OPTION else quick
+    flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())]
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags).strip()}
 
 
 @contextmanager
@@ -35,8 +35,8 @@ def quick_compilation():
 
     def get_compile_options(*args, **kwargs):
         options = original(*args, **kwargs)
-        if HAS_OPTION and is_quick():
-            options.env_option_overrides = [*options.env_option_overrides, (OPTION, False)]
+        if is_quick():
+            options.env_option_overrides = [*options.env_option_overrides, *OPTIONS.items()]
         return options
 
     compiler.get_compile_options = get_compile_options

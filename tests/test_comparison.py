@@ -21,9 +21,9 @@ from web import answer, serve
 
 import dajax
 from dajax.cli import main
+from dajax.depth_maps import read_png16, write_npy, write_png16
 from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.encode import ENDINGS
-from dajax.depth_maps.write import read_png16, write_npy, write_png16
 from dajax.errors import ImageError, WeightsError
 from dajax.geometry.cloud import Cloud
 from dajax.images.read import read_image

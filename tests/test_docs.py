@@ -54,7 +54,14 @@ def place(tmp_path, monkeypatch, request):
     return place
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# These train, render and make videos, for up to a minute.
+LONG = ("scenes", "training", "video")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in PAGES],
+)
 def test_blocks_run(page, place, released_hub, monkeypatch):
     # Its settings would stay for the tests that follow in this process. The first name has to be replaced first: dajax
     # looks it up in the second place, and pytest puts back what it finds.

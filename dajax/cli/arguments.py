@@ -116,10 +116,7 @@ def _shortened(said: str) -> str:
     rule = next((place for place, line in enumerate(inside) if is_rule(line)), len(inside))
     lines = [stripped for line in inside[:rule] if (stripped := line.strip("│ "))]
     names = [line for line in lines[1:] if re.fullmatch(r"[A-Z]+(\.\.\.)?", line)]
-    required = "The following arguments are required: "  # before tyro 1.0
-    if lines and lines[0].startswith(required):
-        names = " ".join(lines).removeprefix(required).rstrip(".").split(", ")
-    if lines and lines[0].startswith(("Missing from", required)):
+    if lines and lines[0].startswith("Missing from"):
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     return " ".join(lines).rstrip(".")
 

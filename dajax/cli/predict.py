@@ -18,6 +18,7 @@ from dajax.cli.messages import say
 from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator, say_compiling
 from dajax.cli.options import Flag, unset, value_of
 from dajax.depth_maps.encode import Raw
+from dajax.geometry.point_files import CloudForm
 
 if TYPE_CHECKING:
     from dajax.geometry.cloud import Cloud
@@ -35,7 +36,7 @@ def predict(
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
     side_by_side: Flag = False,
     raw: Raw = "none",
-    points: Literal["none", "ply", "glb", "mesh"] = "none",
+    points: Literal["none", CloudForm] = "none",
     field_of_view: Annotated[float | None, value_of(float), unset("DEGREES", "what EXIF data says")] = None,
     focal_length: Annotated[float | None, value_of(float), unset("PIXELS", "what EXIF data says")] = None,
     known_points: Annotated[Path | None, value_of(Path), unset("FILE", "none")] = None,
@@ -150,9 +151,7 @@ def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         yield tuple(str(path) if image == "-" else image for image in images), str(path)
 
 
-def _cloud(
-    points: Literal["ply", "glb", "mesh"], field_of_view: float | None, focal_length: float | None, known: Path | None
-) -> Cloud:
+def _cloud(points: CloudForm, field_of_view: float | None, focal_length: float | None, known: Path | None) -> Cloud:
     from dajax.geometry.cloud import Cloud, read_known_points
 
     return Cloud(points, field_of_view, focal_length, None if known is None else read_known_points(known))

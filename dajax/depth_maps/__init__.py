@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from dajax.depth_maps.encode import encoded as encoded
     from dajax.depth_maps.panels import depth_colors as depth_colors
     from dajax.depth_maps.panels import side_by_side as side_by_side
+    from dajax.depth_maps.panels import to_gray8 as to_gray8
     from dajax.depth_maps.panels import with_bar as with_bar
-    from dajax.depth_maps.write import read_png16 as read_png16
-    from dajax.depth_maps.write import to_gray8 as to_gray8
+    from dajax.depth_maps.read_back import read_png16 as read_png16
     from dajax.depth_maps.write import write_color as write_color
     from dajax.depth_maps.write import write_npy as write_npy
     from dajax.depth_maps.write import write_png16 as write_png16
@@ -26,7 +26,8 @@ else:
             "colormap": ["COLORMAPS", "colorize", "normalize", "value_range"],
             "display": ["show"],
             "encode": ["encoded"],
-            "panels": ["depth_colors", "side_by_side", "with_bar"],
-            "write": ["read_png16", "to_gray8", "write_color", "write_npy", "write_png16"],
+            "panels": ["depth_colors", "side_by_side", "to_gray8", "with_bar"],
+            "read_back": ["read_png16"],
+            "write": ["write_color", "write_npy", "write_png16"],
         },
     )

@@ -43,7 +43,9 @@ def show(result: Any, image: Any = None, *, colormap: str = "Spectral_r", kind: 
 
         display(shown)
     elif not ImageShow.show(shown, title="depth"):
-        raise ImageError("there is no notebook and no image viewer to show it in: dajax.depth_maps.write saves it")
+        raise ImageError(
+            "there is no notebook and no image viewer to show it in: dajax.depth_maps.write_color saves it"
+        )
 
 
 def image_to_show(

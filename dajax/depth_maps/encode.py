@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +14,7 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from dajax.depth_maps.colormap import colorize
 from dajax.errors import ConfigError, ImageError, JobError, missing_extra
+from dajax.version import __version__
 
 COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Names of the PNG text entries; the format entry is what `read_png16` looks for.
@@ -84,7 +83,7 @@ def color(
     suffix: str = ".png",
     about: dict[str, str] | None = None,
 ) -> bytes:
-    """Return a colour image, see `dajax.depth_maps.write.write_color`; `about` becomes part of its metadata."""
+    """Return a colour image, see `dajax.depth_maps.write_color`; `about` becomes part of its metadata."""
     if suffix not in COLOUR_FORMATS:
         raise ImageError(f"the suffix must be one of {', '.join(COLOUR_FORMATS)}, got {suffix!r}")
     return encoded_image(Image.fromarray(colorize(finite_map(depth), cmap, lo, hi)), suffix=suffix, about=about)
@@ -103,7 +102,7 @@ def encoded_image(image: Image.Image, *, suffix: str = ".png", about: dict[str, 
 
 
 def png16(depth: Any, about: dict[str, str]) -> bytes:
-    """Return a 16-bit greyscale PNG with its scale, see `dajax.depth_maps.write.write_png16`."""
+    """Return a 16-bit greyscale PNG with its scale, see `dajax.depth_maps.write_png16`."""
     depth = finite_map(depth)
     offset = float(depth.min())
     scale = (float(depth.max()) - offset) / 65535
@@ -175,7 +174,7 @@ def described(kind: str, model: str, style: str = "") -> dict[str, str]:
         raise ImageError(f"kind must be one of {', '.join(UNITS)}, got {kind!r}")
     # Names come from outside; what is stored has to be text that every reader takes.
     model = os.fsencode(model).decode("utf-8", "backslashreplace")
-    about = {"kind": kind, "units": UNITS[kind], "model": model, "style": style, "version": _version()}
+    about = {"kind": kind, "units": UNITS[kind], "model": model, "style": style, "version": __version__}
     return {key: value for key, value in about.items() if value or key != "style"}
 
 
@@ -230,11 +229,3 @@ def _entries(about: dict[str, str]) -> PngImagePlugin.PngInfo:
 
 def _sentence(about: dict[str, str]) -> str:
     return "; ".join(f"{key}: {value}" for key, value in about.items())
-
-
-@cache
-def _version() -> str:
-    try:
-        return metadata.version("depth-anything-jax")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

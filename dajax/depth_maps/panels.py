@@ -67,3 +67,28 @@ def with_bar(image: Image.Image, depth: Any, *, cmap: str = "Spectral_r", kind: 
     draw.text((2, line), texts[0], "black", font)
     draw.text((image.width - 2, line), texts[1], "black", font, anchor="ra")
     return whole
+
+
+def to_gray8(depth: Any) -> Image.Image:
+    """Depth as an 8-bit greyscale image, with the formula of Transformers' depth-estimation pipeline.
+
+    (depth - min) / (max - min) * 255, truncated; a constant map becomes black.
+
+    Args:
+        depth: [height, width], relative (near is white) or metric (far is white).
+
+    Returns:
+        PIL image of mode L.
+
+    Raises:
+        ImageError: the depth is not a finite map.
+    """
+    depth = finite_map(depth)
+    low, high = depth.min(), depth.max()
+    if low == high:
+        return Image.new("L", (depth.shape[1], depth.shape[0]))
+    with np.errstate(over="ignore"):
+        span = high - low
+    if not np.isfinite(span):  # the map covers more than float32's range
+        depth, low, span = depth / 4, low / 4, high / 4 - low / 4
+    return Image.fromarray(((depth - low) / span * 255).astype(np.uint8))

@@ -7,19 +7,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from dajax.errors import ConfigError
 from dajax.geometry.camera import Intrinsics
-from dajax.geometry.point_files import check_available, write_mesh, write_points
+from dajax.geometry.point_files import CloudForm, check_available, write_mesh, write_points
 from dajax.geometry.points import depth_edges, unproject
 from dajax.geometry.scale import fit_scale_and_shift
 
-CloudForm = Literal["ply", "glb", "mesh"]
-# What is put behind an image's name.
-CLOUD_ENDINGS: dict[str, str] = {"ply": "_points.ply", "glb": "_points.glb", "mesh": "_mesh.glb"}
 # Neighbours whose depths differ by more than this factor are taken for two surfaces.
 _CUT = 1.2
 

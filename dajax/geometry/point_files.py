@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dajax.errors import ConfigError, ImageError, missing_extra
 from dajax.files import write_atomically
+
+CloudForm = Literal["ply", "glb", "mesh"]
+# What is put behind an image's name.
+CLOUD_ENDINGS: dict[str, str] = {"ply": "_points.ply", "glb": "_points.glb", "mesh": "_mesh.glb"}
 
 # (right, down, ahead) to glTF's (right, up, back).
 _TO_GLTF = np.array([1.0, -1.0, -1.0])

@@ -17,7 +17,15 @@ from jaxtyping import Array, Float
 from dajax.errors import ConfigError
 from dajax.hub import hub_options_in
 from dajax.images.read import read_image
-from dajax.inference.parallel import data_parallel_size, distribute, place_params, replicated, resolve_mesh, running_on
+from dajax.inference.parallel import (
+    are_whole,
+    data_parallel_size,
+    distribute,
+    place_params,
+    replicated,
+    resolve_mesh,
+    running_on,
+)
 from dajax.inference.scheduler import BatchScheduler, Rows
 from dajax.inference.tiles import tiled_depth
 from dajax.model.depth_anything import DepthAnything
@@ -222,7 +230,9 @@ class DepthEstimator:
         if whole_batches:
             # The order in which a CPU adds up a row of a product depends on the row's place in the batch, and which
             # places differ depends on the processor. A program of one image on each device has only one place.
-            rows = "single" if self._devices[0].platform == "cpu" else "whole"
+            # With sharded params the devices compute parts of all images together.
+            on_cpu = self._devices[0].platform == "cpu"
+            rows = ("single" if are_whole(self.params) else "first") if on_cpu else "whole"
         scheduler = BatchScheduler(
             self.predict,
             partial(self._finish, source_size=source_size),

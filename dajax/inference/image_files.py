@@ -21,7 +21,8 @@ from dajax.depth_maps.panels import depth_colors
 from dajax.depth_maps.panels import side_by_side as beside
 from dajax.errors import ConfigError, ImageError
 from dajax.files import write_atomically
-from dajax.geometry.cloud import CLOUD_ENDINGS, Cloud
+from dajax.geometry.cloud import Cloud
+from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.images.image_sources import read_source
 from dajax.images.read import DecodedImage
 from dajax.images.urls import is_url

@@ -18,7 +18,7 @@ from dajax.depth_maps import encode
 from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.naming import digest, output_names, possible_names
 from dajax.errors import ConfigError, ImageError
-from dajax.geometry.cloud import CLOUD_ENDINGS
+from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.images.urls import is_url
 
 # npy and pfm have no room to say what their values are. A file with this ending says it.

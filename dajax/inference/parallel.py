@@ -142,6 +142,11 @@ def place_params(params: Mapping[str, Any], mesh: Mesh | None, parallel: str) ->
     return jax.tree_util.tree_map_with_path(place, params)
 
 
+def are_whole(params: Mapping[str, Any]) -> bool:
+    """Whether each device has all params; else they are sharded."""
+    return all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params))
+
+
 def _target(name: str, leaf: Any, mesh: Mesh) -> NamedSharding:
     # Arrays that jax put on its default device by itself are not committed, so they may be moved.
     if not isinstance(leaf, jax.Array) or not leaf.committed:
@@ -197,7 +202,7 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
 def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
     batch = PartitionSpec(batch_axes(mesh))
     rows = NamedSharding(mesh, batch)
-    if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params)):
+    if are_whole(params):
         # Each device runs the program of one device. XLA's own partitioning would make every device compute the
         # attention of the whole batch on CPUs, where attention is a loop over images and heads.
         forward = jax.shard_map(forward, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dajax.depth_maps.write import to_gray8
+from dajax.depth_maps.panels import to_gray8
 from dajax.errors import ConfigError, ImageError
 from dajax.images.image_sources import read_source
 from dajax.images.pixels import ValueRange

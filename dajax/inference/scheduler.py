@@ -17,7 +17,7 @@ from dajax.preprocessing.buckets import ProcessedImage
 # batch runs.
 _WAITING_BATCHES = 4
 
-Rows = Literal["fewest", "whole", "single"]
+Rows = Literal["fewest", "whole", "single", "first"]
 Result = TypeVar("Result")
 
 
@@ -42,7 +42,7 @@ class BatchScheduler:
         devices: the number of devices that a batch is divided over. The number of rows is a multiple of it.
         rows: the number of rows of a batch that lacks images. "fewest" is the smallest power of two on each device that
             holds the images. "whole" is the number of rows of every other batch. With "single", every batch consists
-            of runs of one image on each device.
+            of runs of one image on each device. "first" has as many rows as "single", and an image in the first alone.
         device: the name of the devices in error messages.
         on_smaller_batch: a function that is called with the new batch size if memory was short. None gives a warning.
 
@@ -109,16 +109,17 @@ class BatchScheduler:
 
     def _start(self, batch: list[_Queued]) -> list[Any]:
         rows = self._rows_for(len(batch))
+        images = 1 if self._rows == "first" else rows
         runs = []
-        for first in range(0, len(batch), rows):
+        for first in range(0, len(batch), images):
             pixels = np.zeros((rows, *batch[0].image.pixels.shape), np.float32)
-            for row, queued in enumerate(batch[first : first + rows]):
+            for row, queued in enumerate(batch[first : first + images]):
                 pixels[row] = queued.image.pixels
             runs.append(self._run(pixels))
         return runs
 
     def _rows_for(self, count: int) -> int:
-        if self._rows == "single":
+        if self._rows in ("single", "first"):
             return self._devices
         most = -(-self.batch_size // self._devices)
         on_each = most if self._rows == "whole" else min(1 << (-(-count // self._devices) - 1).bit_length(), most)
@@ -132,7 +133,7 @@ class BatchScheduler:
             self._run_smaller(batch, error)
 
     def _finish_batch(self, batch: list[_Queued], runs: list[Any]) -> None:
-        arrays = [np.asarray(run) for run in runs]
+        arrays = [np.asarray(run)[: 1 if self._rows == "first" else None] for run in runs]
         rows = (row for array in arrays for row in array)
         for queued, row in zip(batch, rows, strict=False):  # the last rows may be filled up
             self._done[queued.place] = self._finish(queued.image, row)

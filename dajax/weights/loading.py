@@ -6,9 +6,10 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any, Unpack
 
 import jax
@@ -102,11 +103,7 @@ def load(
     wanted = None if dtype is None else _float_dtype(dtype)
     dtype_of = _dtype_of(wanted if param_dtype is None else param_dtype)
     files = find_files(name, hub_options)
-    with ExitStack() as stack:
-        opened: list[WeightsFile] = []
-        for path in find_shards(files.weights):
-            opened.append(open_weights(path))
-            stack.callback(opened[-1].close)
+    with _open_all(files.weights) as opened:
         tensors = all_tensors(opened)
         refuse_other_models(files.weights, tensors)
         config = choose_config(files, tensors, config)
@@ -148,12 +145,15 @@ def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Unpa
         HubError: the files cannot be downloaded from the Hub.
     """
     files = find_files(name, hub_options)
-    with ExitStack() as stack:
-        opened: list[WeightsFile] = []
-        for path in find_shards(files.weights):
-            opened.append(open_weights(path))
-            stack.callback(opened[-1].close)
+    with _open_all(files.weights) as opened:
         return config_of_kind(files.weights, all_tensors(opened), kind)
+
+
+@contextmanager
+def _open_all(weights: Path) -> Iterator[list[WeightsFile]]:
+    """Open a file of weights, or every file that an index lists."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(open_weights(path))) for path in find_shards(weights)]
 
 
 def _say_licence(name: Any) -> None:

@@ -21,7 +21,7 @@ from dajax.batch.manifest import Manifest, read_manifest, read_rejects
 from dajax.batch.storage_kinds import open_storage
 from dajax.batch.verification import verify
 from dajax.depth_maps.colormap import colorize
-from dajax.depth_maps.write import read_png16
+from dajax.depth_maps.read_back import read_png16
 from dajax.errors import ConfigError, DajaxError, JobError
 from dajax.images.read import read_image
 from dajax.preprocessing.buckets import Buckets

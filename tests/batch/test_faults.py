@@ -80,7 +80,7 @@ def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, s
     """Before and after every open, write, fsync and rename, of outputs and manifest alike."""
     do(images, tmp_path / "all", shards=shards)
     steps = [(n, when) for n in range(1, counting.seen + 1) for when in ("before", "after")]
-    chosen = np.random.default_rng(0).permutation(len(steps))[: faults(10)]
+    chosen = np.random.default_rng(0).permutation(len(steps))[: faults(6)]
     counting.action = lambda: os._exit(9)
     crashed = 0
     for number in chosen:
@@ -107,7 +107,7 @@ def test_a_disk_that_fails(images, undisturbed, tmp_path, counting, number):
         raise OSError(number, os.strerror(number))
 
     counting.action = fail
-    count = faults(12) // 4
+    count = faults(8) // 4
     # The first writes are the job's own records.
     steps = range(1, count + 1) if full else np.random.default_rng(number).permutation(np.arange(1, last + 1))[:count]
     for step in steps:
@@ -143,7 +143,7 @@ def test_killed_at_any_moment(images, undisturbed, sharded, tmp_path, shards):
         _, said = process.communicate()
         assert process.returncode == 0, said
     whole = time.monotonic() - began
-    for number in range(faults(5)):
+    for number in range(faults(3)):
         output = tmp_path / str(number)
         with start(images, output, shards=shards) as process:
             time.sleep(rng.uniform(0.2, 1) * whole)

@@ -112,7 +112,7 @@ def test_stopped_on_the_way(capsys, model, images, tmp_path):
 TIMES = max(int(os.environ.get("DAJAX_FAULTS", 2)) // 4, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * TIMES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)] * TIMES)
 def test_a_signal_ends_it_and_the_same_command_goes_on(capsys, model, tmp_path, number):
     images = make_images(tmp_path / "images", good=400, bad=2)
     output = tmp_path / "out"

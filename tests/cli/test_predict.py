@@ -22,7 +22,7 @@ import dajax
 from dajax import limits
 from dajax.cli import main
 from dajax.depth_maps.colormap import colorize
-from dajax.depth_maps.write import read_png16
+from dajax.depth_maps.read_back import read_png16
 
 ROOT = Path(dajax.__file__).parent.parent
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dajax.depth_maps import read_png16, to_gray8, write_color, write_npy, write_png16
 from dajax.depth_maps.colormap import colorize
-from dajax.depth_maps.write import read_png16, to_gray8, write_color, write_npy, write_png16
 from dajax.errors import ImageError
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from dajax.errors import ConfigError, ImageError
 from dajax.geometry.camera import Intrinsics
-from dajax.geometry.cloud import CLOUD_ENDINGS, Cloud, read_known_points
+from dajax.geometry.cloud import Cloud, read_known_points
+from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.geometry.points import unproject
 
 METRES = np.random.default_rng(0).uniform(2, 2.2, (30, 40)).astype(np.float32)

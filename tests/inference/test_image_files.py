@@ -16,7 +16,7 @@ from web import answer, serve
 import dajax
 from dajax.depth_maps import encode
 from dajax.depth_maps.colormap import colorize
-from dajax.depth_maps.write import read_png16
+from dajax.depth_maps.read_back import read_png16
 from dajax.errors import ConfigError, ImageError
 from dajax.geometry.cloud import Cloud
 from dajax.inference import image_files as files_module

@@ -119,6 +119,7 @@ def test_endless_images_are_not_read_ahead_for_long():
         ("whole", 4, {1: [8], 5: [8]}),
         ("single", 1, {1: [1], 3: [1, 1, 1], 7: [1] * 7}),
         ("single", 2, {1: [2], 3: [2, 2], 7: [2] * 4}),
+        ("first", 2, {1: [2], 3: [2, 2, 2]}),
     ],
 )
 def test_rows_of_a_batch(rows, devices, counts):

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +29,28 @@ def enlarged(name):
     return Image.fromarray(getattr(skimage.data, name)()).resize((4096, 3072), Image.Resampling.BICUBIC)
 
 
+IMAGES = ["coffee", *(pytest.param(name, marks=pytest.mark.slow) for name in ("astronaut", "chelsea", "rocket"))]
+
+
 @pytest.fixture(scope="module")
-def maps(estimator):
-    """The plain and the tiled map of real images, enlarged to the size of those of cameras."""
-    found = {}
-    for name in ("coffee", "astronaut", "chelsea", "rocket"):
+def depth_maps(estimator):
+    """A function that returns the plain and the tiled depth map of a real image, enlarged to the size of a camera's."""
+
+    @cache
+    def both(name):
         image = enlarged(name)
-        found[name] = estimator(image), tiled_depth(estimator, image, (3, 4))
-    return found
+        return estimator(image), tiled_depth(estimator, image, (3, 4))
+
+    return both
 
 
-def test_order_is_that_of_the_plain_pass(maps):
-    for plain, tiled in maps.values():
-        assert tiled.shape == plain.shape == (3072, 4096)
-        assert tiled.dtype == np.float32
-        low = plain.min() - 0.1 * np.ptp(plain)  # inverse depth is positive
-        assert ordinal_accuracy(tiled - low, 1 / (plain - low), pairs=100_000).accuracy >= 0.99
+@pytest.mark.parametrize("name", IMAGES)
+def test_order_is_that_of_the_plain_pass(depth_maps, name):
+    plain, tiled = depth_maps(name)
+    assert tiled.shape == plain.shape == (3072, 4096)
+    assert tiled.dtype == np.float32
+    low = plain.min() - 0.1 * np.ptp(plain)  # inverse depth is positive
+    assert ordinal_accuracy(tiled - low, 1 / (plain - low), pairs=100_000).accuracy >= 0.99
 
 
 def seam_slopes(depth, rows, columns) -> tuple[list, list]:
@@ -60,10 +67,10 @@ def seam_slopes(depth, rows, columns) -> tuple[list, list]:
     return at, beside
 
 
-@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea", "rocket"])
-def test_no_seams(maps, estimator, name):
+@pytest.mark.parametrize("name", IMAGES)
+def test_no_seams(depth_maps, estimator, name):
     """Of four divisions: at the ten borders of one, an image's own edges are worth up to a tenth, seams or none."""
-    at, beside = seam_slopes(maps[name][1], 3, 4)
+    at, beside = seam_slopes(depth_maps(name)[1], 3, 4)
     image = enlarged(name)
     for tiles in ((2, 3), (4, 5), (5, 6)):
         found = seam_slopes(tiled_depth(estimator, image, tiles), *tiles)

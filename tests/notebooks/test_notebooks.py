@@ -30,8 +30,8 @@ def test_paired_script_is_the_same(path):
         assert not cell.get("outputs"), cell.source
 
 
-# The others train, probe and label, for minutes: .ci/run has a step for them.
-QUICK = ("pointcloud", "quickstart")
+# The others take longer, and those that train, probe or label take minutes: .ci/run has a step for them.
+QUICK = ("quickstart",)
 
 
 def how_long(path):

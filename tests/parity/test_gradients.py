@@ -26,7 +26,10 @@ def deviation(gradient):
     return gradient.std() if gradient.size > 1 else np.abs(gradient).max()
 
 
-@pytest.mark.parametrize("name", [pytest.param("small", marks=pytest.mark.slow), "tiny-metric", "tiny-swiglu"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("small", marks=pytest.mark.slow), pytest.param("tiny-metric", marks=pytest.mark.slow), "tiny-swiglu"],
+)
 def test_every_gradient(tmp_path, name):
     config, size = CASES[name]
     values = config.to_dict()

@@ -32,6 +32,7 @@ def assert_within_bound(mine, expected):
     assert found <= BOUND, f"largest error {found:.1e} of the deviation"
 
 
+@pytest.mark.slow
 def test_stored_maps_are_recomputed(tmp_path):
     fresh = references(tmp_path)
     with np.load(DATA) as stored:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers.models.dpt import image_processing_pil_dpt as reference_module
 
-from dajax.depth_maps.write import to_gray8
+from dajax.depth_maps.panels import to_gray8
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.resample import cubic_matrix, linear_taps, resize_cubic, resize_linear
 

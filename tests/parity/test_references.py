@@ -9,6 +9,9 @@ from cases import CASES
 from make_references import references
 from seeded import error
 
+# They compute everything again. tests/parity/test_model.py compares with Transformers directly.
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "references" / "data"
 
 

@@ -18,8 +18,13 @@ from seeded import error, make_image, pixels, write_checkpoint
 import dajax
 
 DATA = Path(__file__).parent / "data"
+QUICK = ("tiny-70x70", "tiny-56x84", "tiny-metric-70x70", "tiny-swiglu-70x70", "small-518x518")
 SIZES = [
     pytest.param(name, size, id=f"{name}-{size[0]}x{size[1]}") for name, (_, sizes) in CASES.items() for size in sizes
+]
+# Float32 is compiled as users compile it, which takes long: one or two sizes of a program say it.
+IN_FLOAT32 = [
+    pytest.param(*case.values, id=case.id, marks=[] if case.id in QUICK else pytest.mark.slow) for case in SIZES
 ]
 TINY_SIZES = [case for case in SIZES if case.values[0].startswith("tiny")]
 # float64 against float64: what is left is rounding. Where position embeddings are resampled both do that in float32.
@@ -64,7 +69,7 @@ def bound(name: str, size) -> float:
     return EXACT if size == (14 * grid, 14 * grid) else RESAMPLED
 
 
-@pytest.mark.parametrize(("name", "size"), SIZES)
+@pytest.mark.parametrize(("name", "size"), IN_FLOAT32)
 def test_float32_is_within_its_bound_of_float64(checkpoints, name, size):
     depth = run(checkpoints(name), size, "float32").predicted_depth
     assert depth.dtype == np.float32

@@ -151,6 +151,7 @@ def test_a_process_may_be_late(place):
     assert time.monotonic() - began > 80
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_both_with_the_whole_batch_saved(place):
     statuses, _, errors = together(place / "settings.toml", "--distributed", nan=2)
     assert statuses[0] == 1

@@ -40,7 +40,7 @@ def settings(output, config, **changes):
     return replace(base, **changes)
 
 
-@pytest.fixture(scope="module", params=["relative", "metric"])
+@pytest.fixture(scope="module", params=["relative", pytest.param("metric", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     config = {"relative": single_config, "metric": single_metric_config}[request.param]()
     output = tmp_path_factory.mktemp(request.param)

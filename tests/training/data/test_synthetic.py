@@ -297,6 +297,7 @@ def _compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_compiled_quickly")
 def test_the_same_under_jit_and_vmap():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
@@ -309,6 +310,7 @@ def test_the_same_under_jit_and_vmap():
             assert_alike(jax.tree.map(lambda a, at=(seed, place): a[at], batch), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_compiled_quickly")
 def test_many_at_once_as_accelerators_do(monkeypatch):
     monkeypatch.setattr(synthetic, "target_platform", lambda: "gpu")
