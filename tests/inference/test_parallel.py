@@ -85,6 +85,10 @@ def leaves(params):
 # --- one, four and eight devices -----------------------------------------------------------------------------------
 
 
+# They take a dozen compilations.
+eight_devices = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def on_eight():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])}
@@ -94,6 +98,7 @@ def on_eight():
     return json.loads(run.stdout)
 
 
+@eight_devices
 def test_one_four_and_eight_devices_agree(on_eight):
     assert on_eight["deviation"] > 0.1
     assert len(on_eight["maps"]) == 9
@@ -103,10 +108,12 @@ def test_one_four_and_eight_devices_agree(on_eight):
         assert difference <= ROUNDING, what
 
 
+@eight_devices
 def test_padding_and_nan_images_change_no_other(on_eight):
     assert on_eight["alone"] == {"jit": [True, True], "pmap": [True, True]}
 
 
+@eight_devices
 def test_sharded_params_leave_the_batch_sharded(on_eight):
     assert on_eight["sharded"] == {"fsdp": ["data"], "tensor": ["data"]}
 

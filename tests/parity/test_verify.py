@@ -49,7 +49,13 @@ def as_torch(state):
 # --- what passes
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-metric", "tiny-swiglu", "tiny-sparse-taps", "tiny-plain"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny", "tiny-swiglu",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny-metric", "tiny-sparse-taps", "tiny-plain")),
+    ],
+)  # fmt: skip
 def test_transformers(tmp_path, name):
     rows = assert_passes(hf(tmp_path, name))
     layers = CASES[name][0].backbone_config.num_hidden_layers

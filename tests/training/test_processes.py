@@ -120,7 +120,8 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["plain", "rendered"])
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "rendered"])
 def test_two_processes_that_were_preempted_end_as_one_that_was_not(place, monkeypatch, plain):
     """The single process has two devices: the sum of two numbers is the same in either order."""
     if plain:

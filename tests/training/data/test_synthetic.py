@@ -199,6 +199,7 @@ def first_hits(scene, taken):
     return t
 
 
+@pytest.mark.slow
 def test_drawn_scenes_against_a_plain_ray_caster():
     every, taken = drawn()
     wrong = []
