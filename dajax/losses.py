@@ -2,7 +2,7 @@
 
 Prediction, target and mask are [batch, height, width]. Pixels whose mask is False have no influence on a loss, even if
 they are NaN. Pixels whose mask is True have to be finite: a NaN among them makes the loss NaN. Depth of less than 32
-bits is cast to float32 first.
+bits is cast to float32 first. Arrays of another type or shape are an `ImageError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, ImageError
 
 __all__ = [
     "affine_invariant_loss",
@@ -48,6 +48,7 @@ def silog_loss(
         mask: which pixels are valid.
         variance_focus: the weight of the squared mean: 0 counts errors of scale fully, 1 not at all.
     """
+    _check(prediction, target, mask)
     prediction, target = _wide(prediction, target)
     tiny = jnp.finfo(prediction.dtype).tiny
     # The inner `where` keeps log(0) out of masked pixels, because its gradient would be NaN even if unused.
@@ -84,8 +85,9 @@ def affine_invariant_loss(
     Raises:
         ConfigError: `trim` is not in [0, 1).
     """
-    if not 0 <= trim < 1:
-        raise ConfigError(f"trim is the fraction of pixels to leave out, at least 0 and less than 1; got {trim}")
+    if not _is_number(trim) or not 0 <= trim < 1:
+        raise ConfigError(f"trim is the fraction of pixels to leave out, at least 0 and less than 1; got {trim!r}")
+    _check(prediction, target, mask)
     prediction, target = _wide(prediction, target)
     error = jnp.abs(_normalise(prediction, mask) - _normalise(target, mask))
     if trim:
@@ -131,6 +133,7 @@ def aligned_l1_loss(
         target: the true inverse depth.
         mask: which pixels are valid.
     """
+    _check(prediction, target, mask)
     prediction, target = _wide(prediction, target)
     prediction, target = _standardise(prediction, mask), _standardise(target, mask)
     count = jnp.maximum(mask.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
@@ -165,8 +168,9 @@ def aligned_log_loss(
     Raises:
         ConfigError: `softening` is not positive.
     """
-    if not softening > 0:
-        raise ConfigError(f"softening must be positive, got {softening}")
+    if not _is_number(softening) or not softening > 0:
+        raise ConfigError(f"softening must be a positive number, got {softening!r}")
+    _check(prediction, target, mask)
     prediction, target = _wide(prediction, target)
     near = mask & ~(target <= 0)  # written so that NaN counts as near, and shows in the loss
     count = jnp.maximum(near.sum((1, 2), keepdims=True), 1).astype(prediction.dtype)
@@ -206,8 +210,9 @@ def gradient_matching_loss(
     Raises:
         ConfigError: `scales` is less than 1.
     """
-    if scales < 1:
-        raise ConfigError(f"scales must be at least 1, got {scales}")
+    if isinstance(scales, bool) or not isinstance(scales, int) or scales < 1:
+        raise ConfigError(f"scales must be a whole number of at least 1, got {scales!r}")
+    _check(prediction, target, mask)
     prediction, target = _wide(prediction, target)
     difference = _normalise(prediction, mask) - _normalise(target, mask)
     steps = [2**k for k in range(scales)]
@@ -297,6 +302,7 @@ class _Fit(NamedTuple):
 
 
 def _least_squares(prediction: Any, target: Any, mask: Any) -> _Fit:
+    _check(prediction, target, mask)
     xp = np if all(isinstance(array, np.ndarray) for array in (prediction, target, mask)) else jnp
     prediction, target = _wide(prediction, target)
     # The squares of smaller numbers would leave the dtype's range.
@@ -346,6 +352,29 @@ def _size(values: Any, small: float, xp: Any) -> Any:
     size = xp.where(size > small, size, 1)
     # Callers divide by the size and cancel it later, so it needs no gradient.
     return size if xp is np else jax.lax.stop_gradient(size)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _check(prediction: Any, target: Any, mask: Any) -> None:
+    """Refuse arrays of the wrong type or shape: with whole numbers or numbers as a mask, jax would compute something.
+
+    Raises:
+        ImageError: prediction and target are not floating-point, the mask is not bool, or their shapes differ.
+    """
+    for name, array, kind in (
+        ("prediction", prediction, jnp.floating), ("target", target, jnp.floating), ("mask", mask, jnp.bool_),
+    ):  # fmt: skip
+        dtype = getattr(array, "dtype", None)
+        if dtype is None:
+            raise ImageError(f"{name} must be an array, got {type(array).__name__}")
+        if not jnp.issubdtype(dtype, kind):
+            wanted = "bool: which pixels are valid" if name == "mask" else "floating-point depth"
+            raise ImageError(f"{name} must be {wanted}, got {dtype}")
+        if array.shape != prediction.shape or array.ndim != 3:
+            raise ImageError(f"{name} must be [batch, height, width] as the prediction is, got {list(array.shape)}")
 
 
 def _wide(*arrays: Any) -> tuple[Any, ...]:

@@ -1,3 +1,4 @@
+import inspect
 from functools import partial
 
 import jax
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, ImageError
 from dajax.losses import (
     affine_invariant_loss,
     aligned_l1_loss,
@@ -559,7 +560,7 @@ def test_aligned_log_and_the_sky():
     found = [float(run(aligned_log_loss, prediction, target, mask)) for prediction in sky]
     assert max(found[:2]) < 1e-5
     assert 1e-5 < found[2] < found[3]
-    with pytest.raises(ConfigError, match="softening must be positive"):
+    with pytest.raises(ConfigError, match="softening must be a positive number"):
         run(aligned_log_loss, target, target, mask, softening=0)
 
 
@@ -572,3 +573,24 @@ def test_aligned_l1_does_not_turn_a_prediction_round():
     assert float(value) > constant
     assert float(aligned_l1_loss(-target - 0.5 * gradient[0] / jnp.abs(gradient[0]).max(), target, mask)) < float(value)
     assert float(aligned_l1_loss(3 * target + 5, target, mask)) < 1e-5
+
+
+FLOATS, VALID = np.ones(SHAPE, np.float32), np.ones(SHAPE, bool)
+WRONG = {
+    "whole numbers": (FLOATS, FLOATS.astype(np.uint16), VALID, "target must be floating.*uint16"),
+    "a prediction of whole numbers": (FLOATS.astype(int), FLOATS, VALID, "prediction must be floating.*int64"),
+    "numbers as a mask": (FLOATS, FLOATS, VALID.astype(np.uint8), "mask must be bool.*uint8"),
+    "a smaller mask": (FLOATS, FLOATS, VALID[0], "mask must be .batch"),
+    "images without a batch": (FLOATS[0], FLOATS[0], VALID[0], "prediction must be .batch"),
+    "no array": (FLOATS, [1.0], VALID, "target must be an array, got list"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("loss", sorted(LOSSES.keys() - {"V2"}))  # which calls two of the others
+def test_arrays_of_another_type_are_refused(loss, what):
+    """As users call it: the tests' own check of annotations is around every function."""
+    function = inspect.unwrap(LOSSES[loss][0].func if isinstance(LOSSES[loss][0], partial) else LOSSES[loss][0])
+    *arrays, message = WRONG[what]
+    with pytest.raises(ImageError, match=message):
+        function(*arrays)

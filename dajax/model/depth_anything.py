@@ -78,6 +78,7 @@ class DepthAnything(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         labels: Shaped[Array | np.ndarray, ...] | None = None,
+        valid: Shaped[Array | np.ndarray, ...] | None = None,
         deterministic: bool = True,
     ) -> DepthEstimatorOutput:
         """Estimate depth.
@@ -89,14 +90,19 @@ class DepthAnything(nn.Module):
             output_attentions: whether to return the encoder's attention weights as well.
             labels: float [batch, height, width], the target depth of a loss. For metric models it is in metres and the
                 loss is `dajax.losses.silog_loss`; for relative models it is inverse depth and the loss is
-                `dajax.losses.affine_invariant_loss`. Labels that are not finite, or not positive, do not count.
+                `dajax.losses.affine_invariant_loss`. Labels that are not finite never count.
+            valid: bool [batch, height, width], which labels count; None: those that are positive. With it, a label of 0
+                counts in relative models: it is infinitely far, as the sky is. In metric models labels must be positive
+                all the same.
             deterministic: whether dropout is off. With False, the config's dropout rates apply (all are 0 in released
                 checkpoints), and `model.apply` needs `rngs={"dropout": key}`.
 
         Raises:
-            ImageError: pixels or labels have a wrong rank, number of channels, size or dtype.
-            ConfigError: `dtype` is not a floating-point dtype.
+            ImageError: pixels, labels or `valid` have a wrong rank, number of channels, size or dtype.
+            ConfigError: `dtype` is not a floating-point dtype; or a size is symbolic, or an option is traced, although
+                both must be known when the model is compiled.
         """
+        _check_options(output_hidden_states, output_attentions, deterministic)
         config = self.config
         pixels = jnp.asarray(pixels)
         dtype = jnp.dtype(self.dtype)
@@ -115,7 +121,7 @@ class DepthAnything(nn.Module):
             predicted_depth=depth_bhw,
             hidden_states=hidden_states if output_hidden_states else None,
             attentions=attentions if output_attentions else None,
-            loss=None if labels is None else _loss(depth_bhw, jnp.asarray(labels), config),
+            loss=None if labels is None else _loss(depth_bhw, labels, valid, config),
         )
 
     @nn.compact
@@ -162,7 +168,23 @@ def _derivative(
     return jax.jvp(estimate, primals, tangents)
 
 
+def _check_options(output_hidden_states: Any, output_attentions: Any, deterministic: Any) -> None:
+    names = ("output_hidden_states", "output_attentions", "deterministic")
+    for name, value in zip(names, (output_hidden_states, output_attentions, deterministic), strict=True):
+        if isinstance(value, jax.core.Tracer):
+            raise ConfigError(
+                f"{name} must be known when the model is compiled: write jax.jit(model.apply, static_argnames={names})"
+            )
+        if not isinstance(value, bool | np.bool_):
+            raise ConfigError(f"{name} must be True or False, got {value!r}")
+
+
 def _check_pixels(pixels: Array, config: DepthAnythingConfig) -> tuple[int, int]:
+    if not all(isinstance(size, int) for size in pixels.shape):
+        raise ConfigError(
+            f"pixels have the symbolic shape {pixels.shape}: the network is made for one size, so export it for each "
+            "size, with numbers"
+        )
     channels, patch = config.backbone_config.num_channels, config.patch_size
     expected = f"float [batch, height, width, {channels}], with height and width multiples of {patch}"
     hint = "dajax.DepthImageProcessor makes images fit"
@@ -176,8 +198,19 @@ def _check_pixels(pixels: Array, config: DepthAnythingConfig) -> tuple[int, int]
     return height, width
 
 
-def _loss(depth_bhw: Array, labels: Array, config: DepthAnythingConfig) -> Array:
-    if labels.shape != depth_bhw.shape:
-        raise ImageError(f"labels must have the shape of the prediction, {depth_bhw.shape}, got {labels.shape}")
-    mask = jnp.isfinite(labels) & (labels > 0)
+def _loss(depth_bhw: Array, labels: Any, valid: Any, config: DepthAnythingConfig) -> Array:
+    labels = jnp.asarray(labels)
+    for name, array, kind in (("labels", labels, jnp.floating), ("valid", valid, jnp.bool_)):
+        if array is None:
+            continue
+        if array.shape != depth_bhw.shape:
+            raise ImageError(f"{name} must have the shape of the prediction, {depth_bhw.shape}, got {array.shape}")
+        if not jnp.issubdtype(array.dtype, kind):
+            what = "floats, in metres" if config.is_metric else "floats, inverse depth"
+            raise ImageError(f"{name} must be {'bool' if name == 'valid' else what}, got {array.dtype}")
+    mask = jnp.isfinite(labels)
+    if valid is not None:
+        mask &= jnp.asarray(valid)
+    if valid is None or config.is_metric:
+        mask &= labels > 0
     return (silog_loss if config.is_metric else affine_invariant_loss)(depth_bhw, labels, mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -65,6 +67,9 @@ def run_training_loop(
     Returns:
         The state after the last step.
 
+    Warns:
+        UserWarning: every gradient of a batch with labels is exactly 0. It comes once.
+
     Raises:
         ConfigError: orbax is not installed.
         JobError: the loss is not finite (its batch is then saved, and the newest state is from before it), or a state
@@ -82,6 +87,7 @@ def run_training_loop(
         batches = ThreadPoolExecutor(1)
         stack.callback(batches.shutdown, cancel_futures=True)
         compiled = jax.jit(step, donate_argnums=0)
+        is_warned = False
         coming = batches.submit(batch_of, first) if first < steps else None
         if progress and first < steps:
             bar.say("compiling the training step (seconds on a GPU, up to some minutes on a CPU)")
@@ -94,6 +100,9 @@ def run_training_loop(
             row = {"step": done, **{name: float(value) for name, value in metrics.items()}}
             if not math.isfinite(row["loss"]):
                 raise _not_finite(output, batch, row, records.latest())
+            if not is_warned and _is_dead(row, batch):
+                is_warned = True
+                warnings.warn(_dead(row), UserWarning, stacklevel=2)
             records.write(row, state, is_last=done == steps)
             bar.note(loss=f"{row['loss']:.4f}")
             bar.advance()
@@ -151,6 +160,19 @@ class _Records:
         for log in self._logs:
             log.close()
         self._checkpoints.close()
+
+
+def _is_dead(row: Mapping[str, float], batch: Batch) -> bool:
+    """Whether nothing can be learned from a batch that has labels and an error."""
+    return row.get("grad_norm") == 0 and row["loss"] != 0 and bool(jnp.any(batch.get("mask", True)))
+
+
+def _dead(row: Mapping[str, float]) -> str:
+    return (
+        f"step {int(row['step'])}: every gradient is exactly 0, although the mask is not empty and the loss is "
+        f"{row['loss']:g}. If this goes on, nothing is learned: the model's depth is 0 everywhere, behind its last "
+        "ReLU, or all of its labels are equal. dajax.training.fresh_params makes params that begin above 0"
+    )
 
 
 def _not_finite(output: Path, batch: Batch, row: Mapping[str, float], latest: int | None) -> JobError:

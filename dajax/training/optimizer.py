@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def make_optimizer(
         ConfigError: a number is out of its range.
     """
     _check(steps=(steps, 1), accumulate=(accumulate, 1), warmup=(warmup, 0), learning_rate=(learning_rate, 0))
+    _check(power=(power, 0), weight_decay=(weight_decay, 0))
     if warmup >= steps:
         raise ConfigError(f"warmup must be shorter than all {steps} steps, got {warmup}")
     if encoder_learning_rate is None:
@@ -55,7 +57,19 @@ def make_optimizer(
 
     groups = optax.multi_transform({"encoder": adamw(encoder_learning_rate), "rest": adamw(learning_rate)}, _groups)
     optimizer = groups if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), groups)
+    optimizer = optax.GradientTransformation(partial(_init, optimizer.init), optimizer.update)
     return optimizer if accumulate == 1 else optax.MultiSteps(optimizer, accumulate)
+
+
+def _init(init: Callable[[Any], Any], params: Any) -> Any:
+    """Start the optimizer, but for no params in half precision: their updates would be lost, or make them NaN."""
+    halves = [leaf.dtype for leaf in jax.tree.leaves(params) if leaf.dtype.itemsize < 4]
+    if halves:
+        raise ConfigError(
+            f"{len(halves)} params are {halves[0]}, in which training fails: make the state with TrainState.create, "
+            'which casts them to float32, or load them with dtype="float32"'
+        )
+    return init(params)
 
 
 def poly_schedule(rate: float, steps: int, warmup: int = 0, power: float = 0.9) -> optax.Schedule:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dajax.errors import ConfigError
 from dajax.model.depth_anything import DepthAnything
 
 # (prediction, target, mask) -> scalar; all [batch, height, width].
@@ -34,8 +35,18 @@ class TrainState:
 
     @classmethod
     def create(cls, params: Mapping[str, Any], optimizer: Any, *, ema: bool = False) -> TrainState:
-        """Return the state before the first step."""
-        params = jax.tree.map(jnp.asarray, dict(params))
+        """Return the state before the first step.
+
+        Args:
+            params: the params to train. Those in half precision become float32: an update is often smaller than the
+                spacing of half-precision numbers, and Adam's squares underflow. The model computes in its own `dtype`.
+            optimizer: an optimizer of optax.
+            ema: whether to keep a running mean of the params.
+
+        Raises:
+            ConfigError: a param is not floating-point.
+        """
+        params = jax.tree_util.tree_map_with_path(_master, dict(params))
         # A copy, because a donated state must not hold the same memory twice.
         mean = jax.tree.map(jnp.copy, params) if ema else None
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), mean)
@@ -87,6 +98,15 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return train_step
+
+
+def _master(path: Any, leaf: Any) -> jax.Array:
+    """Return a param in a type that it can be trained in."""
+    array = jnp.asarray(leaf)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ConfigError(f"params must be floating-point arrays, but {name} is {array.dtype}")
+    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
 
 
 def _norm(tree: Any) -> jax.Array:

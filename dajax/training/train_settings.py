@@ -42,6 +42,7 @@ class ModelSettings:
         kind: the kind of the weights in `start`, if their file does not say it: "relative", "metric-indoor",
             "metric-outdoor" or "v1"; empty: the kind that is stored with them.
         weights_config: the same as an alias or as the path of a config.json; empty: none.
+        prefix: what stands before the names of the model's tensors, if the file has several models.
         revision: Branch, tag or commit on the Hub; empty: main.
         local_files_only: Open no connection to the Hub.
         style: "huggingface" or "official", see `dajax.load`; empty: the style of the checkpoint.
@@ -54,6 +55,7 @@ class ModelSettings:
     config: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     weights_config: str = ""
+    prefix: str = ""
     revision: str = ""
     local_files_only: bool = False
     style: str = ""
@@ -215,7 +217,7 @@ def _out_of_range(settings: TrainSettings) -> Iterator[str]:
         "steps": 1, "save_every": 1, "validate_every": 1, "keep": 1, "data.batch_size": 1, "data.validation": 1,
         "data.count": 0, "data.size": 14, "data.seed": 0, "seed": 0, "optimizer.accumulate": 1, "optimizer.warmup": 0,
         "optimizer.learning_rate": 0, "optimizer.encoder_learning_rate": 0, "optimizer.weight_decay": 0,
-        "optimizer.clip_norm": 0, "ema_decay": 0,
+        "optimizer.clip_norm": 0, "optimizer.power": 0, "ema_decay": 0,
     }  # fmt: skip
     for name, smallest in least.items():
         value: Any = settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dajax.weights.loading import load, released_config
 from dajax.weights.saving import save
 from dajax.weights.shapes import parameter_shapes
 
-_LAST_BIAS = "head/conv3/bias"
+_LAST_BIAS, _LAST_KERNEL = "head/conv3/bias", "head/conv3/kernel"
 
 
 def train(settings: TrainSettings, *, progress: bool = True) -> Path:
@@ -143,6 +144,7 @@ def starting_point(settings: ModelSettings, seed: int) -> tuple[DepthAnythingCon
 
 def _load_options(settings: ModelSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "prefix": settings.prefix or None,
         "revision": settings.revision or None,
         "local_files_only": settings.local_files_only,
     }
@@ -154,11 +156,13 @@ def _load_options(settings: ModelSettings) -> dict[str, Any]:
 
 
 def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
-    """Return new params, initialised as Transformers does it, except for the bias of the last convolution.
+    """Return new params, initialised as Transformers does it, except for the last convolution.
 
     A relative model ends with a ReLU: if its output were zero at every pixel, nothing would have a gradient. So the
-    last bias is 1. A metric model ends with a sigmoid, which would begin at half of the largest depth, many times the
-    depth of most images. So the last bias is -2, and the output begins at about an eighth of the largest depth.
+    last bias is 1 and the last kernel is not negative; its inputs are not either, because they come from a ReLU. Then
+    the output is at least 1 for every image, seed and encoder. A metric model ends with a sigmoid, which would begin at
+    half of the largest depth, many times the depth of most images. So its last bias is -2, and its output begins at
+    about an eighth of the largest depth.
 
     Args:
         config: the config of the model.
@@ -167,11 +171,17 @@ def fresh_params(config: DepthAnythingConfig, seed: int = 0) -> dict[str, Any]:
     Returns:
         A nested dict of float32 arrays.
     """
+    flat = flatten_dict(_initialised(config, jax.random.key(seed)), sep="/")
+    flat[_LAST_BIAS] = jnp.full_like(flat[_LAST_BIAS], -2.0 if config.is_metric else 1.0)
+    if not config.is_metric:
+        flat[_LAST_KERNEL] = jnp.abs(flat[_LAST_KERNEL])
+    return unflatten_dict(flat, sep="/")
+
+
+@partial(jax.jit, static_argnums=0)
+def _initialised(config: DepthAnythingConfig, key: jax.Array) -> Any:
     pixels = jnp.zeros((1, 2 * config.patch_size, 2 * config.patch_size, 3))
-    variables: Mapping[str, Any] = jax.jit(DepthAnything(config).init)(jax.random.key(seed), pixels)
-    flat = flatten_dict(variables["params"], sep="/")
-    bias = -2.0 if config.is_metric else 1.0
-    return unflatten_dict(flat | {_LAST_BIAS: jnp.full_like(flat[_LAST_BIAS], bias)}, sep="/")
+    return DepthAnything(config).init(key, pixels)["params"]
 
 
 def _check_loss(settings: TrainSettings, config: DepthAnythingConfig) -> None:

@@ -1,5 +1,7 @@
 """The network as JAX users see it: shapes, transformations, types, errors."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -286,6 +288,89 @@ def test_labels_give_a_loss():
         assert np.isfinite(output.loss)
         gradient = jax.jit(jax.grad(lambda p: run(model, p, x, labels=labels).loss))(params)  # noqa: B023
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_valid_says_which_labels_count(tiny):
+    """The sky of relative models has the label 0. Values from the losses themselves, and from a NaN for "no label"."""
+    for config, loss in (
+        (shallow_config(), dajax.losses.affine_invariant_loss),
+        (shallow_metric_config(), dajax.losses.silog_loss),
+    ):
+        model, params, x = DepthAnything(config), random_params(config), pixels(28, 42, batch=2)
+        labels = np.abs(pixels(28, 42, batch=2)[..., 0]) + 0.5
+        labels[:, :9] = 0
+        labels[0, 12] = np.nan
+        valid = np.ones(labels.shape, bool)
+        valid[1, 20:] = False
+        mask = valid & np.isfinite(labels) & ((labels > 0) if config.is_metric else True)
+        output = run(model, params, x, labels=labels, valid=valid)
+        expected = jax.jit(loss)(output.predicted_depth, jnp.asarray(labels), jnp.asarray(mask))
+        assert float(output.loss) == pytest.approx(float(expected), rel=1e-6)
+        by_nan = run(model, params, x, labels=np.where(valid, labels, np.nan), valid=np.ones_like(valid))
+        assert float(by_nan.loss) == float(output.loss)
+        assert (float(run(model, params, x, labels=labels).loss) == float(output.loss)) == (valid.all())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": np.ones((1, 28, 42), np.uint16)}, "labels must be floats, inverse depth, got uint16"),
+        ({"labels": np.ones((1, 28, 42), bool)}, "labels must be floats, inverse depth, got bool"),
+        ({"labels": np.ones((1, 28, 41), np.float32)}, "labels must have the shape"),
+        (
+            {"labels": np.ones((1, 28, 42), np.float32), "valid": np.ones((1, 28, 42), np.uint8)},
+            "valid must be bool, got uint8",
+        ),
+        (
+            {"labels": np.ones((1, 28, 42), np.float32), "valid": np.ones((28, 42), bool)},
+            "valid must have the shape",
+        ),
+    ],
+)
+def test_labels_of_another_type_are_refused(tiny, options, message):
+    model, params = tiny
+    with pytest.raises(ImageError, match=message):
+        jax.eval_shape(lambda: model.apply({"params": params}, pixels(28, 42), **options))
+
+
+OPTIONS = """
+import jax, numpy as np
+import dajax
+from dajax.errors import ConfigError
+model, params = dajax.load("tiny")
+for name in ("output_hidden_states", "output_attentions", "deterministic"):
+    for call, value in ((jax.jit(model.apply), True), (model.apply, "yes")):
+        try:
+            call({"params": params}, np.zeros((1, 28, 42, 3), np.float32), **{name: value})
+        except ConfigError as error:
+            print(error)
+"""
+
+
+def test_options_are_known_when_the_model_is_compiled():
+    """In a process of its own, where nothing else checks the types of arguments."""
+    done = subprocess.run([sys.executable, "-c", OPTIONS], capture_output=True, text=True, check=True)
+    names = ("output_hidden_states", "output_attentions", "deterministic")
+    advice = f"must be known when the model is compiled: write jax.jit(model.apply, static_argnames={names})"
+    expected = [line for name in names for line in (f"{name} {advice}", f"{name} must be True or False, got 'yes'")]
+    assert done.stdout.splitlines() == expected
+
+
+def test_the_advice_for_options_works(tiny):
+    model, params = tiny
+    names = ("output_hidden_states", "output_attentions", "deterministic")
+    output = jax.jit(model.apply, static_argnames=names)({"params": params}, pixels(28, 42), output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+
+
+@pytest.mark.parametrize("shape", ["b, 28, 42, 3", "1, 14 * h, 14 * w, 3"])
+def test_symbolic_sizes_are_refused(tiny, shape):
+    from jax import export
+
+    model, params = tiny
+    pixels = jax.ShapeDtypeStruct(export.symbolic_shape(shape), jnp.float32)
+    with pytest.raises(ConfigError, match="pixels have the symbolic shape"):
+        export.export(jax.jit(lambda x: model.apply({"params": params}, x).predicted_depth))(pixels)
 
 
 def test_dropout_rates_apply_only_when_told():

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -261,3 +262,22 @@ def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax", None)
     with pytest.raises(ConfigError, match=r"pip install '\.\[train\]'"):
         checkpoints_module.RunCheckpoints(tmp_path)
+
+
+@pytest.mark.parametrize(("mask", "labels", "warns"), [(True, 1, True), (False, 1, False), (True, 0, False)])
+def test_a_gradient_of_zero_is_noticed(tmp_path, mask, labels, warns):
+    """A dead model, labels that are masked, and labels that it predicts."""
+
+    def dead(state, batch):
+        loss = jnp.mean(batch["labels"])
+        return state.replace(step=state.step + 1), {"loss": loss, "grad_norm": jnp.zeros(())}
+
+    def batch_of(number):
+        return {"mask": np.full((1, 2, 2), mask), "labels": np.full((1, 2, 2), labels, np.float32)}
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_training_loop(dead, start(), batch_of, tmp_path, steps=3, progress=False)
+    said = [str(warning.message) for warning in caught if "every gradient is exactly 0" in str(warning.message)]
+    assert len(said) == warns
+    assert not warns or said[0].startswith("step 1: every gradient is exactly 0, although the mask is not empty")

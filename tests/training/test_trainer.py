@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -16,6 +17,7 @@ from dajax.errors import ConfigError
 from dajax.training import batches
 from dajax.training.batches import SceneBatches, held_out_scenes, labels
 from dajax.training.log import read_log
+from dajax.training.optimizer import encoder_only
 from dajax.training.train_settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
 from dajax.training.trainer import fresh_params, starting_point, train
 from dajax.weights.random import random_params
@@ -99,6 +101,31 @@ def test_fresh_models_begin_where_they_can_learn(config, low, high):
     params = fresh_params(config)
     depth = jax.jit(dajax.DepthAnything(config).apply)({"params": params}, pixels).predicted_depth
     assert low < depth.min() < depth.max() < high
+
+
+@pytest.mark.parametrize("encoder", ["fresh", "tiny"])
+def test_a_fresh_head_is_alive_whatever_the_seed(encoder):
+    """1,000 seeds on three images: the depth is above zero, and every image gives the last layers a gradient."""
+    if encoder == "tiny":
+        model, trained = dajax.load("tiny", dtype="float32")
+    else:
+        model, trained = dajax.DepthAnything(single_config()), None
+    rng = np.random.default_rng(0)
+    images = np.stack([rng.normal(size=(28, 28, 3)), np.zeros((28, 28, 3)), np.full((28, 28, 3), 2.5)])
+
+    @jax.jit
+    def depth_and_slopes(params):
+        def depth(head):
+            return model.apply({"params": params | {"head": head}}, images.astype(np.float32)).predicted_depth
+
+        found, back = jax.vjp(depth, params["head"])
+        return found.min(), [jnp.abs(leaf).max() for leaf in jax.tree.leaves(back(jnp.ones_like(found)))]
+
+    for seed in range(1000):
+        fresh = fresh_params(model.config, seed)
+        lowest, slopes = depth_and_slopes(fresh if trained is None else encoder_only(trained, fresh))
+        assert lowest > 0
+        assert all(slope > 0 for slope in slopes)
 
 
 def test_fine_tuning_starts_from_the_encoder(tmp_path):
