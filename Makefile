@@ -8,11 +8,12 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 .PHONY: demo test slow faults lint docs bench demo-image clean
 
 demo: $(VENV)/.installed
-	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --output demo
+	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --side-by-side --output demo
 	@echo "This was tiny, the model that comes with dajax. With a connection: $(BIN)/dajax predict YOUR.jpg --model small"
 
-demo-image: demo
-	@$(BIN)/python tools/demo_image.py dajax/assets/scene.jpg demo/scene_depth.png docs/images/demo.jpg
+demo-image: $(VENV)/.installed
+	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --output build
+	@$(BIN)/python tools/demo_image.py dajax/assets/scene.jpg build/scene_depth.png docs/images/demo.jpg
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow and not very_slow and not network"

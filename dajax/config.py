@@ -190,6 +190,8 @@ class DepthAnythingConfig:
         depth_estimation_type: "relative" (affine-invariant inverse depth) or "metric" (metres).
         max_depth: metres at the top of the metric head's sigmoid (20 indoor, 80 outdoor). Relative heads are multiplied
             by it too, as in Transformers; it is 1 there.
+        preprocessing: the fields of the preprocessor_config.json that came with the weights, or None. It is not a part
+            of config.json, and configs that differ in it alone are equal. `dajax.save` writes it again.
 
     Raises:
         ConfigError: a field has the wrong type, is out of bounds (`dajax.limits`), or contradicts another.
@@ -206,6 +208,7 @@ class DepthAnythingConfig:
     head_hidden_size: int = 32
     depth_estimation_type: str = "relative"
     max_depth: float = 1
+    preprocessing: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         me = "config"
@@ -286,6 +289,7 @@ class DepthAnythingConfig:
         if isinstance(given, Mapping):
             _refuse_other_family(given, "depth_anything")
         values = known_fields(cls, given)
+        values.pop("preprocessing", None)
         if values.get("backbone_config") is None and given.get("backbone") is not None:
             raise ConfigError(
                 f"config.backbone={shown(given['backbone'])} names a backbone without its backbone_config"
@@ -299,12 +303,21 @@ class DepthAnythingConfig:
             )
         if isinstance(values.get("backbone_config"), Mapping):
             values["backbone_config"] = Dinov2Config.from_dict(values["backbone_config"])
-        return cls(**values)
+        config = cls(**values)
+        if config.max_depth != 1 and "depth_estimation_type" not in values:
+            warnings.warn(
+                f"max_depth is {config.max_depth:g}, but depth_estimation_type is missing: the model is taken as "
+                "relative, and its output is multiplied by max_depth, as Transformers does. If it is metric, write "
+                '"depth_estimation_type": "metric" into config.json',
+                UserWarning,
+                stacklevel=2,
+            )
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as Transformers writes them into `config.json`."""
         values: dict[str, Any] = {"architectures": ["DepthAnythingForDepthEstimation"], "model_type": "depth_anything"}
-        values |= {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "preprocessing"}
         values["backbone_config"] = self.backbone_config.to_dict()
         values["reassemble_factors"] = list(self.reassemble_factors)
         values["neck_hidden_sizes"] = list(self.neck_hidden_sizes)

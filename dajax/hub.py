@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from dajax import limits
-from dajax.checkpoints import ALIASES
+from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
 from dajax.errors import HubError, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -25,6 +25,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # part has a character that separates folders or drives on any system.
 _PART = r"[^\x00-\x20\x7f~^:?*\[\\/.][^\x00-\x20\x7f~^:?*\[\\/]*"
 _RELATIVE_PATH = re.compile(rf"{_PART}(?:/{_PART})*")
+PROCESSOR_FILE = "preprocessor_config.json"
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -55,6 +56,36 @@ def is_hub_id(name: str | PathLike[str]) -> bool:
     if not isinstance(name, str):
         return False
     return name in ALIASES or (_HUB_ID.fullmatch(name) is not None and not exists(name))
+
+
+class _NotInRepositoryError(HubError):
+    """The repository does not have the file."""
+
+
+def processor_file(name: str | PathLike[str], hub_options: HubOptions) -> Path | None:
+    """Return a checkpoint's preprocessor_config.json; None if it has none.
+
+    The aliases have none of their own, because all released checkpoints share the defaults; the authors' repositories
+    have none, because their code has the same recipe written into it.
+
+    Args:
+        name: as for `dajax.load`.
+        hub_options: see `HubOptions`.
+
+    Raises:
+        HubError: the Hub cannot be asked.
+    """
+    if name in ALIASES or name in ORIGINALS:
+        return None
+    if is_hub_id(name):
+        try:
+            return locate(name, PROCESSOR_FILE, **hub_options)
+        except _NotInRepositoryError:
+            return None
+    given = embedded_folder(name) or Path(name)
+    file = (given if given.is_dir() else given.parent) / PROCESSOR_FILE
+    # A link that leads nowhere is an error, not a default.
+    return file if file.exists() or file.is_symlink() else None
 
 
 def locate(name: str | PathLike[str], filename: str, **hub_options: Unpack[HubOptions]) -> Path:
@@ -122,7 +153,15 @@ def locate_first(name: str | PathLike[str], filenames: Sequence[str], **hub_opti
             return Path(path)
     *others, last = filenames
     files = f"{', '.join(others)} or {last}" if others else last
-    raise HubError(f"{files} of {repository} {_where_missing(failure, revision)}") from failure
+    kind = HubError if _is_local(failure) else _NotInRepositoryError
+    raise kind(f"{files} of {repository} {_where_missing(failure, revision)}") from failure
+
+
+def _is_local(failure: Exception | None) -> bool:
+    """Whether only the cache was looked into."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(failure, LocalEntryNotFoundError)
 
 
 def _is_reachable() -> bool:

@@ -97,8 +97,9 @@ def known_fields(cls: type, given: Mapping[str, Any], also: frozenset[str] = fro
     known = {f.name for f in fields(cls)}
     unknown = [name for name in given if name not in known | IGNORED_FIELDS | also]
     if unknown:
-        hints = {name: difflib.get_close_matches(str(name), known, 1) for name in unknown[: limits.MAX_LISTED_PROBLEMS]}
+        hints = {name: difflib.get_close_matches(str(name), known, 1) for name in unknown[:20]}
         listed = ", ".join(shown(n) + (f" (did you mean {h[0]!r}?)" if h else "") for n, h in hints.items())
+        listed += f" and {len(unknown) - 20:,} more" if len(unknown) > 20 else ""
         warnings.warn(f"{cls.__name__} has no field for, and ignores: {listed}", UserWarning, stacklevel=3)
     values = {name: value for name, value in given.items() if name in known and value is not None}
     return values | {name: square(values[name]) for name in ("image_size", "patch_size") if name in values}

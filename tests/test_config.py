@@ -332,3 +332,13 @@ def test_changes_are_checked():
     with pytest.raises(ConfigError, match="max_depth"):
         replace(config, max_depth=0)
     assert DepthAnythingConfig.small(max_depth=3).max_depth == 3
+
+
+def test_max_depth_without_a_type_is_noticed():
+    fields = DepthAnythingConfig.metric_indoor().to_dict()
+    del fields["depth_estimation_type"]
+    with pytest.warns(UserWarning, match=r"max_depth is 20, but depth_estimation_type is missing.*relative"):
+        config = DepthAnythingConfig.from_dict(fields)
+    assert (config.depth_estimation_type, config.max_depth) == ("relative", 20)
+    DepthAnythingConfig.from_dict(fields | {"depth_estimation_type": "relative"})  # it is said: no warning
+    DepthAnythingConfig.from_dict(fields | {"max_depth": 1})

@@ -16,6 +16,8 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"(?:pass|with) token=…", "log in with: hf auth login"),
     (r"pass cache_dir=…, or set HF_HOME, to another folder", "set HF_HOME to another folder"),
     (r"save with format='hf'", "use --format hf"),
+    (r"say what it is \(config=…\)", "say what it is (--config)"),
+    (r"say with prefix=… which", "say with --prefix which"),
     (r"; check_finite=False loads them all the same", ""),
     (r": jax keeps them with jax\.config\.update\([^)]*\); dtype=\"float32\" says", "; --dtype float32 says"),
     (r"Pass value_range=\(black, white\)(?:, for example value_range=\([^)]*\))?\.",

@@ -42,6 +42,7 @@ class CheckpointOptions:
     Attributes:
         config: what the weights are: an alias such as v1-base, or a config.json.
         kind: the same in one word; the weights tell the size.
+        prefix: what the model's tensors begin with, if the file has several models.
         revision: a branch, tag or commit on the Hub.
         local_files_only: Open no connection: use only what has been downloaded before.
         style: Process as Transformers does, or as the authors' code does.
@@ -56,6 +57,7 @@ class CheckpointOptions:
         value_of(str, choices=KINDS),
         unset(_choices(KINDS)),
     ] = None
+    prefix: Annotated[str | None, value_of(str), unset("TEXT", "the only one")] = None
     revision: Annotated[str | None, value_of(str), unset("NAME", "main")] = None
     local_files_only: Flag = False
     style: Annotated[
@@ -68,7 +70,7 @@ class CheckpointOptions:
         value_of(str, choices=DTYPES),
         unset(_choices(DTYPES), "float32"),
     ] = None
-    input_size: Annotated[int | None, value_of(int), unset("PIXELS", "the model's, 518")] = None
+    input_size: Annotated[int | None, value_of(int), unset("PIXELS", "the model's")] = None
     cache: bool = True
 
 
@@ -91,7 +93,11 @@ def loading_options(options: CheckpointOptions, name: str) -> dict[str, Any]:
     from dajax.config import DepthAnythingConfig
     from dajax.weights.loading import released_config
 
-    found: dict[str, Any] = {"revision": options.revision, "local_files_only": options.local_files_only}
+    found: dict[str, Any] = {
+        "prefix": options.prefix,
+        "revision": options.revision,
+        "local_files_only": options.local_files_only,
+    }
     if options.config is not None and options.kind is not None:
         raise UsageError("--config and --kind both say what the weights are: give one of them")
     if options.config is not None:
@@ -169,6 +175,7 @@ def say_compiling(estimator: DepthEstimator, bar: ProgressBar) -> None:
     def say(shape: tuple[int, ...]) -> None:
         if shape[1:3] not in said:
             said.add(shape[1:3])
-            bar.say(f"compiling for {shape[1]}x{shape[2]} pixels (up to a minute, the first time)")
+            size = f"{shape[1]}x{shape[2]}"
+            bar.say(f"preparing the network for {size} pixels (compiling takes up to a minute, the first time)")
 
     estimator.on_new_shape = say

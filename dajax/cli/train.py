@@ -84,6 +84,7 @@ def _changes(options: ModelOptions, output: Path | None) -> dict[str, Any]:
         "start": options.model,
         "weights_config": options.config if options.kind is None else "",
         "kind": options.kind if options.config is None else "",
+        "prefix": options.prefix,
         "revision": options.revision,
         "local_files_only": options.local_files_only or None,
         "style": options.style,

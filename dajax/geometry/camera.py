@@ -106,7 +106,7 @@ def _of_exif(image: Image.Image, name: str) -> Intrinsics:
     unit = {2: 25.4, 3: 10.0, 4: 1.0}.get(about.get(ExifTags.Base.FocalPlaneResolutionUnit, 2))
     if focal and across and unit:
         return Intrinsics.of_focal_length((height, width), focal / unit * across * image.width / stored)
-    raise ImageError(f"{name}: its EXIF data has no focal length; give one, or a field of view")
+    raise ImageError(f"{name}: its EXIF data has no focal length: give focal_length=… or field_of_view=…")
 
 
 def _positive(value: Any) -> float:

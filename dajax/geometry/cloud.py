@@ -141,7 +141,7 @@ def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{name}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})") from error
     if missing := [key for key in wanted if rows and key not in rows[0]]:
-        raise ConfigError(f"{name}: has no column {', '.join(missing)}; expected the columns {', '.join(wanted)}")
+        raise ConfigError(f"{name}: lacks the columns {', '.join(missing)}; expected the columns {', '.join(wanted)}")
     points = np.empty((len(rows), 3))
     for number, row in enumerate(rows):
         try:
@@ -151,7 +151,7 @@ def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:
         if not all(math.isfinite(value) for value in points[number]):
             raise ConfigError(f"{name}, point {number + 1}: {points[number].tolist()} are not all finite")
     if len(rows) < 2:
-        raise ConfigError(f"{name}: has {len(rows)} points; two at least are needed")
+        raise ConfigError(f"{name}: at least two points are needed, got {len(rows)}")
     return points
 
 

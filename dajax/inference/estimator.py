@@ -31,7 +31,7 @@ from dajax.inference.tiles import tiled_depth
 from dajax.model.depth_anything import DepthAnything
 from dajax.model.precision import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
-from dajax.preprocessing.processor import DepthImageProcessor
+from dajax.preprocessing.processor import DepthImageProcessor, own_processor
 from dajax.weights.loading import load
 
 
@@ -101,7 +101,7 @@ class DepthEstimator:
             self.model, params = _adapt(*model, dtype=dtype, style=style)
             style = self.model.config.style
             if processor is None:
-                processor = DepthImageProcessor(style, 518 if input_size is None else input_size)
+                processor = own_processor(self.model.config, input_size)
             _check_style(processor, style)
         else:
             # The processor comes first, so that an error in it shows before a gigabyte of params is read.

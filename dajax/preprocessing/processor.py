@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dajax.checkpoints import ALIASES, ORIGINALS, embedded_folder
-from dajax.config import Style
-from dajax.errors import ConfigError, ImageError, WeightsError
+from dajax.checkpoints import ALIASES, ORIGINALS
+from dajax.config import DepthAnythingConfig, Style
+from dajax.errors import ConfigError, ImageError, WeightsError, shown
 from dajax.files import write_atomically
-from dajax.hub import HubOptions, is_hub_id, locate
+from dajax.hub import PROCESSOR_FILE, HubOptions, is_hub_id, processor_file
 from dajax.images.read import read_image
 from dajax.json_fields import read_json
 from dajax.limits import MAX_IMAGE_SIZE, MAX_PIXELS, MAX_TOKENS
@@ -77,12 +77,10 @@ class DepthImageProcessor:
             ("resample", resample, 0, 5),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ConfigError(f"{field} must be a whole number from {low} to {high}, got {value!r}")
-        check_numbers("rescale_factor", [rescale_factor], 1)
+                raise ConfigError(f"{field} must be a whole number from {low} to {high}, got {shown(value)}")
+        check_numbers("rescale_factor", [rescale_factor], 1, 1e-9, 1e6)
         check_numbers("image_mean", image_mean, 3)
-        check_numbers("image_std", image_std, 3)
-        if not all(deviation > 0 for deviation in image_std):
-            raise ConfigError(f"image_std must be positive, got {list(image_std)}")
+        check_numbers("image_std", image_std, 3, 1e-6, 1e6)
         self.style = style
         self.size = {"height": height, "width": width}
         self.ensure_multiple_of = ensure_multiple_of
@@ -128,8 +126,12 @@ class DepthImageProcessor:
             ConfigError: the file is malformed or describes another processor.
             HubError: the Hub does not give the file.
         """
-        path = _config_file(name, hub_options)
+        path = processor_file(name, hub_options)
         if path is None:
+            if os.path.isdir(name) or (is_hub_id(name) and name not in ALIASES and name not in ORIGINALS):
+                warnings.warn(
+                    f"{name} has no {PROCESSOR_FILE}: the released checkpoints' is used", UserWarning, stacklevel=2
+                )
             return cls(_default(style, "huggingface"), _default(input_size, 518))
         return cls.from_dict(read_json(path), style=style, input_size=input_size, source=str(path))
 
@@ -182,7 +184,7 @@ class DepthImageProcessor:
         except OSError as error:
             raise WeightsError(f"{directory} cannot be made: {error.strerror or error}") from error
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_atomically(Path(directory) / "preprocessor_config.json", text.encode(), error=WeightsError)
+        write_atomically(Path(directory) / PROCESSOR_FILE, text.encode(), error=WeightsError)
 
     # --- images to pixels ----------------------------------------------------------------------------------------
 
@@ -314,18 +316,19 @@ def _default(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _config_file(name: str | os.PathLike[str], hub_options: HubOptions) -> Path | None:
-    """Find a checkpoint's preprocessor_config.json; None where the released checkpoints' defaults are meant."""
-    # The authors' repositories have none: their code has the same recipe written into it.
-    if name in ALIASES or name in ORIGINALS:
-        return None
-    if is_hub_id(name):
-        return locate(name, "preprocessor_config.json", **hub_options)
-    given = embedded_folder(name) or Path(name)
-    path = given if given.is_dir() else given.parent
-    file = path / "preprocessor_config.json"
-    if file.exists() or file.is_symlink():  # a link that leads nowhere is an error, not a default
-        return file
-    if path == given:
-        warnings.warn(f"{path} has no {file.name}: the released checkpoints' is used", UserWarning, stacklevel=3)
-    return None
+def own_processor(config: DepthAnythingConfig, input_size: int | tuple[int, int] | None = None) -> DepthImageProcessor:
+    """Return the processor that came with the weights of a model, else that of the released checkpoints.
+
+    Args:
+        config: the model's. Its style is the processor's.
+        input_size: replaces the size.
+
+    Raises:
+        ConfigError: the fields that came with the weights are malformed.
+    """
+    if config.preprocessing is None:
+        return DepthImageProcessor(config.style, _default(input_size, 518))
+    fields = dict(config.preprocessing)
+    return DepthImageProcessor.from_dict(
+        fields, style=config.style, input_size=input_size, source=f"the model's {PROCESSOR_FILE}"
+    )

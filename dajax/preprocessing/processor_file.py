@@ -1,9 +1,8 @@
 """Transformers' `preprocessor_config.json`: read within bounds, checked field by field."""
 
-import math
 from typing import Any
 
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, shown
 
 # Class names that Transformers has written for this processor over the years.
 _KNOWN_TYPES = ("DPTImageProcessor", "DPTFeatureExtractor", "DPTImageProcessorFast", "DPTImageProcessorPil")
@@ -38,24 +37,24 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
     """
     kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
     if kind is not None and kind not in _KNOWN_TYPES:
-        raise ConfigError(f"{source}: image_processor_type is {kind!r}, expected DPTImageProcessor")
+        raise ConfigError(f"{source}: image_processor_type is {shown(kind)}, expected DPTImageProcessor")
     if fields.get("do_pad"):
         raise ConfigError(f"{source}: do_pad is set; Depth Anything's processor does not pad")
     known = {key: default if fields.get(key) is None else fields[key] for key, default in FILE_DEFAULTS.items()}
     for key in ("keep_aspect_ratio", "do_resize", "do_rescale", "do_normalize"):
         if not isinstance(known[key], bool):
-            raise ConfigError(f"{source}: {key} must be true or false, got {known[key]!r}")
+            raise ConfigError(f"{source}: {key} must be true or false, got {shown(known[key])}")
     known["style"] = "huggingface" if fields.get("style") is None else fields["style"]
     if not isinstance(known["style"], str):
-        raise ConfigError(f"{source}: style must be 'huggingface' or 'official', got {known['style']!r}")
+        raise ConfigError(f"{source}: style must be 'huggingface' or 'official', got {shown(known['style'])}")
     size = known["size"]
     if isinstance(size, int):
         size = {"height": size, "width": size}
     if not isinstance(size, dict) or set(size) != {"height", "width"}:
-        raise ConfigError(f"{source}: size must be a number, or have height and width, got {size!r}")
+        raise ConfigError(f"{source}: size must be a number, or have height and width, got {shown(size)}")
     known["size"] = (size["height"], size["width"])
     if not all(isinstance(side, int) for side in known["size"]):
-        raise ConfigError(f"{source}: size must be whole numbers, got {size!r}")
+        raise ConfigError(f"{source}: size must be whole numbers, got {shown(size)}")
     for key in ("image_mean", "image_std"):
         if isinstance(known[key], int | float):  # Transformers takes one number for all channels
             known[key] = [known[key]] * 3
@@ -66,12 +65,15 @@ def parse_fields(fields: dict[str, Any], source: str) -> dict[str, Any]:
     return known
 
 
-def check_numbers(field: str, values: Any, count: int) -> None:
-    """Check a field that holds finite numbers.
+def check_numbers(field: str, values: Any, count: int, low: float = -1e6, high: float = 1e6) -> None:
+    """Check a field that holds numbers between two bounds. Pixels and depth are finite with all of these.
 
     Raises:
         ConfigError: it does not hold `count` of them.
     """
-    is_list = isinstance(values, list | tuple)
-    if not is_list or [isinstance(v, int | float) and math.isfinite(v) for v in values] != [True] * count:
-        raise ConfigError(f"{field} must be {count} finite number{'s' * (count > 1)}, got {values!r}")
+    is_list = isinstance(values, list | tuple) and len(values) == count
+    if not is_list or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high for value in values
+    ):
+        what = f"{count} numbers" if count > 1 else "a number"
+        raise ConfigError(f"{field} must be {what} from {low:g} to {high:g}, got {shown(values)}")

@@ -9,12 +9,10 @@ from typing import Any
 import jax
 
 from dajax.errors import WeightsError
-from dajax.hub import hub_options_in, is_hub_id
+from dajax.hub import is_hub_id
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.loading import load
 from dajax.weights.saving import save
-
-_PROCESSOR_FILE = "preprocessor_config.json"
 
 
 def convert(
@@ -47,19 +45,14 @@ def convert(
             been read.
     """
     # Imported here: it brings Pillow.
-    from dajax.preprocessing.processor import DepthImageProcessor
+    from dajax.preprocessing.processor import own_processor
 
     if not is_hub_id(source):
         taken = {os.path.realpath(source), os.path.realpath(_folder(source))}
         if os.path.realpath(directory) in taken:
             raise WeightsError(f"{source} would be written over itself: choose another folder than {directory}")
     model, params = load(source, style=style, sharding=jax.devices("cpu")[0], **load_options)
-    processor = DepthImageProcessor(model.config.style, 518 if input_size is None else input_size)
-    file = None if is_hub_id(source) else _folder(source) / _PROCESSOR_FILE
-    if file is None or file.exists() or file.is_symlink():
-        processor = DepthImageProcessor.from_pretrained(
-            source if file is None else file.parent, style=style, input_size=input_size, **hub_options_in(load_options)
-        )
+    processor = own_processor(model.config, input_size)
     save(directory, model, params, format=format, processor=processor)
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,12 @@ from dajax.config import DepthAnythingConfig, describes_model
 from dajax.errors import AssumedKindWarning, ConfigError, WeightsError, shown
 from dajax.json_fields import read_json
 from dajax.weights.checkpoint_files import Files
-from dajax.weights.mapping import Source, recognise, sources, torch_shape
-from dajax.weights.names import plain_names
-from dajax.weights.report import raise_problems
+from dajax.weights.mapping import Source, sources, torch_shape
+from dajax.weights.names import bare_encoder, choose, find_models, nearest_layout, refuse_unmerged
+from dajax.weights.report import raise_problems, some_of
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import Shape, parameter_shapes
+from dajax.weights.structure import consistent_structure, differences, joined
 from dajax.weights.torch_files.torch_file import TorchFile
 
 # Checkpoints of these kinds have tensors of the same names and shapes.
@@ -30,12 +31,17 @@ WeightsFile = SafetensorsFile | TorchFile
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file, which is not read yet."""
+    """A tensor in a file, which is not read yet.
+
+    Attributes:
+        problem: why it cannot be a param: its type; empty if it can be one.
+    """
 
     file: WeightsFile
     name: str
     dtype: np.dtype
     shape: Shape
+    problem: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -43,14 +49,30 @@ class Tensor(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# Keyed by the names in the tables.
+# By name: the file's names, or those of a table.
 Tensors = dict[str, Tensor]
 # Maps each Flax path to its source and its shape.
 Plan = dict[str, tuple[Source, Shape]]
 
 
+class FoundModel(NamedTuple):
+    """The model in a checkpoint.
+
+    Attributes:
+        tensors: by their names in the table.
+        table: see `mapping.TABLES`.
+        prefix: what stands before their names in the file.
+        outside: the names of other tensors in the file.
+    """
+
+    tensors: Tensors
+    table: str
+    prefix: str
+    outside: list[str]
+
+
 def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
-    """Return the tensors of all shards.
+    """Return the tensors of all shards, by the names in the files.
 
     Raises:
         WeightsError: a tensor is in two shards, or the tensors are far larger than the files.
@@ -62,13 +84,65 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
             if name in tensors:
                 problems.append(f"{name} is in {tensors[name].file.path.name} and in {file.path.name}")
             tensors[name] = Tensor(file, name, info.dtype, info.shape)
+        for name, problem in file.unusable.items():
+            tensors.setdefault(name, Tensor(file, name, np.dtype(np.uint8), (), problem))
     raise_problems(f"{files[0].path.parent}: tensors are in two shards", problems)
     values, stored = sum(tensor.nbytes for tensor in tensors.values()), sum(f.path.stat().st_size for f in files)
     if values > 2 * stored + limits.MAX_EXPANDED_BYTES:
         raise WeightsError(
             f"{files[0].path}: its tensors repeat {stored:,} stored bytes until they are {values:,}: no model does"
         )
-    return {plain: tensors[name] for plain, name in plain_names(tensors, files[0].path).items()}
+    return tensors
+
+
+def find_model(path: Path, tensors: Tensors, prefix: str | None) -> FoundModel:
+    """Return the one model in a checkpoint, or that with the given prefix.
+
+    Args:
+        path: the file of weights, for messages.
+        tensors: all tensors, by the names in the files.
+        prefix: what stands before the names of the model; None: it is the only one that fits.
+
+    Raises:
+        WeightsError: there is no model, there are several, its weights are not merged, or it is of another family.
+    """
+    refuse_unmerged(tensors, path)
+    models = {model.prefix: model for model in find_models(tensors, path) if model.is_whole}
+    if not models:
+        raise _no_model(path, tensors)
+    if prefix is None and len(models) > 1:
+        # Half a copy, such as that of an optimizer, is no second model.
+        shapes = {name: {plain: tensors[n].shape for plain, n in model.names.items()} for name, model in models.items()}
+        fitting = {name: m for name, m in models.items() if consistent_structure(m.table, shapes[name]) is not None}
+        models = fitting or models
+    chosen = choose(models, prefix, path)
+    refuse_other_models(path, chosen.names, tensors)
+    inside = set(chosen.names.values())
+    return FoundModel(
+        {plain: tensors[name] for plain, name in chosen.names.items()},
+        chosen.table,
+        chosen.prefix,
+        [name for name in tensors if name not in inside],
+    )
+
+
+def _no_model(path: Path, tensors: Tensors) -> WeightsError:
+    """Say what a checkpoint without a whole model is instead."""
+    refuse_other_models(path, {name: name for name in tensors}, tensors)
+    names = list(tensors)
+    if parts := find_models(tensors, path):
+        lacking = " and ".join(start.rstrip("./") for start in parts[0].layout.rest)
+        some = some_of(list(parts[0].names.values()), 2)
+        return WeightsError(f"{path} has an encoder ({some}) without {lacking}: it is no depth model")
+    if bare_encoder(names):
+        return WeightsError(
+            f"{path} is a DINOv2 encoder without neck and head ({some_of(names)}): it is no depth model"
+        )
+    layout, missing = nearest_layout(names)
+    return WeightsError(
+        f"{path} has no model of Depth Anything: its {len(names):,} tensors are named {some_of(names)}. The nearest "
+        f"names are those of {layout.name}; {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    )
 
 
 def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | None) -> DepthAnythingConfig:
@@ -153,43 +227,65 @@ def _released_size(path: Path, tensors: Tensors) -> str:
         config: DepthAnythingConfig = getattr(DepthAnythingConfig, size)()
         if (1, 1, config.backbone_config.hidden_size) in shapes and (config.fusion_hidden_size,) in shapes:
             return size
-    raise WeightsError(f"{path} comes without a config.json and has no released size: pass config=…")
+    raise WeightsError(
+        f"{path} comes without a config.json, and no released model has its size: only the config of its own model can "
+        "say what it is (config=…)"
+    )
 
 
-def make_plan(path: Path, tensors: Tensors, config: DepthAnythingConfig) -> Plan:
-    """Check the name and shape of every tensor, and return where each parameter comes from.
+def make_plan(path: Path, model: FoundModel, config: DepthAnythingConfig) -> Plan:
+    """Check the name, type and shape of every tensor, and return where each parameter comes from.
 
     Raises:
-        WeightsError: tensors are missing, are left over, or have another shape. The message lists all.
+        WeightsError: tensors are missing, are left over, or have another type or shape. The message has a few of each
+            kind; or, if the config is that of another size, its fields that differ.
     """
+    tensors = model.tensors
     shapes = parameter_shapes(config)
-    table = recognise(tensors.keys(), shapes.keys())
-    plan = {flax: (source, shapes[flax]) for flax, source in sources(table, shapes).items()}
+    plan = {flax: (source, shapes[flax]) for flax, source in sources(model.table, shapes).items()}
     expected = {name for source, _ in plan.values() for name in source.names}
-    problems = [f"missing: {name}" for name in sorted(expected - tensors.keys())]
-    problems += [
-        f"not in the model: {tensors[name].name} {list(tensors[name].shape)}"
-        for name in sorted(tensors.keys() - expected)
+    missing = sorted(expected - tensors.keys())
+    extra = [f"{tensors[name].name} {list(tensors[name].shape)}" for name in sorted(tensors.keys() - expected)]
+    types = [f"{tensors[name].name}: {tensors[name].problem}" for name in sorted(expected & tensors.keys())]
+    problems = [
+        *_some("missing", missing),
+        *_some("not in the model", extra),
+        *_some("wrong type", [line for line in types if not line.endswith(": ")]),
+        *_some("wrong shape", _wrong_shapes(plan, tensors)),
     ]
-    mismatches = {}  # by tensor: a tensor of several parts is listed once
-    for source, shape in plan.values():
-        if all(name in tensors for name in source.names):
-            found = [tensors[name].shape for name in source.names]
-            want = torch_shape(source, shape)
-            # Parts are concatenated along their first axis.
-            joined = (sum(s[0] if s else 0 for s in found), *found[0][1:]) if len(found) > 1 else found[0]
-            if joined != want or len(set(found)) > 1:
-                names = " + ".join(tensors[name].name for name in source.names)
-                have = " + ".join(str(list(s)) for s in found)
-                mismatches[names] = f"wrong shape: {names}: the config asks for {list(want)}, the file has {have}"
-    width = config.backbone_config.hidden_size
-    problems += mismatches.values()
-    raise_problems(
-        f"{path} does not fit its config ({config.backbone_config.num_hidden_layers} layers of width {width})",
-        problems,
-        "Is it the config of another size? Pass config=… to replace it." if problems else "",
-    )
+    if not problems:
+        return plan
+    backbone = config.backbone_config
+    summary = f"{path} does not fit its config ({backbone.num_hidden_layers} layers of width {backbone.hidden_size})"
+    structure = consistent_structure(model.table, {name: tensor.shape for name, tensor in tensors.items()})
+    if structure is not None and (others := differences(config, structure)):
+        raise_problems(
+            f"{summary}, which is of another model",
+            others,
+            "Write what the tensors have into config.json, or pass config=… to replace it.",
+        )
+    raise_problems(summary, problems)
     return plan
+
+
+def _wrong_shapes(plan: Plan, tensors: Tensors) -> list[str]:
+    found = {}  # by tensor: a tensor of several parts is listed once
+    for source, shape in plan.values():
+        if not all(name in tensors and not tensors[name].problem for name in source.names):
+            continue
+        have = [tensors[name].shape for name in source.names]
+        want = torch_shape(source, shape)
+        if joined(have) != want:
+            names = " + ".join(tensors[name].name for name in source.names)
+            shown_have = " + ".join(str(list(s)) for s in have)
+            found[names] = f"{names}: the config asks for {list(want)}, the file has {shown_have}"
+    return list(found.values())
+
+
+def _some(kind: str, items: Sequence[str], most: int = 6) -> list[str]:
+    """Return lines for the first items of a kind, and how many more there are."""
+    lines = [f"{kind}: {item}" for item in items[:most]]
+    return lines + ([f"{kind}: {len(items) - most:,} more"] if len(items) > most else [])
 
 
 # Parts of names by which other families of depth models are known.
@@ -211,12 +307,23 @@ _SIGNS = {
 }
 
 
-def refuse_other_models(path: Path, tensors: Tensors) -> None:
+# These stand beside a whole Depth Anything model, which is a part of theirs.
+_AROUND = ("metric_head", "seed_bin_regressor", "conditional_log_binomial")
+
+
+def refuse_other_models(path: Path, names: Mapping[str, str], all_names: Iterable[str]) -> None:
     """Name the family of a checkpoint that is not Depth Anything V1 or V2.
+
+    Args:
+        path: the file of weights, for messages.
+        names: {name without prefix and wrappers: name in the file} of the model.
+        all_names: the names of all tensors in the file.
 
     Raises:
         WeightsError: it is one of those that are known.
     """
+    everywhere = {name: name for name in all_names}
     for sign, family in _SIGNS.items():
-        if found := next((tensor.name for tensor in tensors.values() if sign in tensor.name), None):
+        searched = everywhere if sign in _AROUND else names
+        if found := next((name for plain, name in searched.items() if sign in plain), None):
             raise WeightsError(f"{path} is {family} (it has {shown(found)}): dajax reads Depth Anything V1 and V2")

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,10 +20,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dajax.checkpoints import NOT_STATED, checkpoint_of
 from dajax.config import DepthAnythingConfig
-from dajax.errors import ConfigError, LicenceWarning, WeightsError
-from dajax.hub import HubOptions, is_hub_id
+from dajax.errors import ConfigError, HubError, LicenceWarning, WeightsError
+from dajax.hub import HubOptions, is_hub_id, processor_file
+from dajax.json_fields import read_json
 from dajax.model.depth_anything import DepthAnything
-from dajax.weights.checkpoint_files import find_files, find_shards
+from dajax.weights.checkpoint_files import Files, find_files, find_shards
 from dajax.weights.layout import copy_rearranged
 from dajax.weights.load_plan import (
     Plan,
@@ -31,12 +33,12 @@ from dajax.weights.load_plan import (
     all_tensors,
     choose_config,
     config_of_kind,
+    find_model,
     make_plan,
-    refuse_other_models,
 )
 from dajax.weights.mapping import Source
 from dajax.weights.open import open_weights
-from dajax.weights.report import raise_problems
+from dajax.weights.report import raise_problems, some_of
 from dajax.weights.safetensors_io import FLOAT_DTYPES
 from dajax.weights.shapes import Shape
 from dajax.weights.torch_files.torch_file import TorchFile
@@ -49,6 +51,7 @@ def load(
     name: str | os.PathLike[str],
     *,
     config: DepthAnythingConfig | None = None,
+    prefix: str | None = None,
     dtype: Any = None,
     sharding: Any = None,
     style: str | None = None,
@@ -72,6 +75,8 @@ def load(
         config: replaces the checkpoint's config.json. The kind of a lone file comes from this argument, from a
             config.json beside it, or from its official file name (depth_anything_v2_metric_hypersim_vitl.pth, ...).
             Otherwise `load` assumes V2 relative and warns (`AssumedKindWarning`).
+        prefix: what stands before the names of the model's tensors, such as "teacher.". It is needed only if several
+            models are in the file.
         dtype: type of the params, and the type in which the model computes. None: params keep the file's type
             (float64 needs jax's x64 mode), and the model computes in float32.
         sharding: where the params are placed: one `jax.sharding.Sharding` or device for all, or a nested dict of them
@@ -92,23 +97,25 @@ def load(
         The Linen module (`model.config` describes it) and its params, a nested dict of jax arrays.
 
     Raises:
-        WeightsError: the checkpoint is missing, is damaged, or does not fit its config. The message lists every
+        WeightsError: the checkpoint is missing, is damaged, or does not fit its config. The message lists a few
             missing, extra and mis-shaped tensor.
         ConfigError: config.json or an argument is wrong.
         HubError: the files cannot be downloaded from the Hub.
     """
     hub_options = HubOptions(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     if config is not None and not isinstance(config, DepthAnythingConfig):
-        raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}")
+        hint = f": DepthAnythingConfig.from_pretrained({config!r}) makes one" if isinstance(config, str) else ""
+        raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}{hint}")
     wanted = None if dtype is None else _float_dtype(dtype)
     dtype_of = _dtype_of(wanted if param_dtype is None else param_dtype)
     files = find_files(name, hub_options)
     with _open_all(files.weights) as opened:
-        tensors = all_tensors(opened)
-        refuse_other_models(files.weights, tensors)
+        model = find_model(files.weights, all_tensors(opened), prefix)
+        tensors = model.tensors
         config = choose_config(files, tensors, config)
         config = config if style is None else config.with_style(style)
-        plan = make_plan(files.weights, tensors, config)
+        config = replace(config, preprocessing=_preprocessing(name, files, hub_options))
+        plan = make_plan(files.weights, model, config)
         params = _read_all(plan, tensors, dtype_of, sharding, check_finite)
         for file in opened:
             if isinstance(file, TorchFile):
@@ -121,6 +128,14 @@ def load(
             UserWarning,
             stacklevel=2,
         )
+    if model.outside:
+        where = f" (its names begin with {model.prefix!r})" if model.prefix else ""
+        warnings.warn(
+            f"{files.weights}: {len(model.outside):,} tensors do not belong to the model{where} and are left out: "
+            f"{some_of(model.outside)}",
+            UserWarning,
+            stacklevel=2,
+        )
     _say_licence(name)
     return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
 
@@ -129,7 +144,9 @@ def load(
 _said: set[str] = set()
 
 
-def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Unpack[HubOptions]) -> DepthAnythingConfig:
+def released_config(
+    name: str | os.PathLike[str], kind: str, *, prefix: str | None = None, **hub_options: Unpack[HubOptions]
+) -> DepthAnythingConfig:
     """Return the released config of a kind for a checkpoint of any kind, of the size that its tensors have.
 
     Checkpoints of all kinds have tensors of the same names and shapes, so the caller has to say the kind.
@@ -137,6 +154,7 @@ def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Unpa
     Args:
         name: as for `dajax.load`.
         kind: "relative", "metric-indoor", "metric-outdoor" or "v1".
+        prefix: as for `dajax.load`.
         hub_options: see `dajax.hub.HubOptions`.
 
     Raises:
@@ -146,7 +164,21 @@ def released_config(name: str | os.PathLike[str], kind: str, **hub_options: Unpa
     """
     files = find_files(name, hub_options)
     with _open_all(files.weights) as opened:
-        return config_of_kind(files.weights, all_tensors(opened), kind)
+        return config_of_kind(files.weights, find_model(files.weights, all_tensors(opened), prefix).tensors, kind)
+
+
+def _preprocessing(name: str | os.PathLike[str], files: Files, hub_options: HubOptions) -> dict[str, Any] | None:
+    """Return the fields of the preprocessor_config.json that comes with the weights, or None."""
+    if is_hub_id(name):
+        if checkpoint_of(str(name)) is not None:  # it is what stands here for all released checkpoints
+            return None
+        if files.config is not None and files.config.parent.parent.name == "snapshots":
+            hub_options = {**hub_options, "revision": files.config.parent.name}  # the commit of the weights
+    try:
+        file = processor_file(name, hub_options)
+    except HubError:  # the weights are cached and this file is not: they load all the same
+        return None
+    return None if file is None else read_json(file)
 
 
 @contextmanager

@@ -179,10 +179,34 @@ def sources(table: str, paths: Collection[str]) -> dict[str, Source]:
     return {path: _source(rows, path) for path in paths}
 
 
-def recognise(names: Collection[str], paths: Collection[str]) -> str:
-    """Return the table that knows most of `names`."""
-    known = {table: {n for s in sources(table, paths).values() for n in s.names} for table in TABLES}
-    return max(known, key=lambda table: len(known[table].intersection(names)))
+def flax_shapes(table: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Return {Flax path: shape} of the tensors that the table knows.
+
+    Where two kinds of layers have one name in the file, the path is that of the first in the table.
+
+    Args:
+        table: see `TABLES`.
+        shapes: {name of the tensor: shape}.
+    """
+    if table == "flax":
+        return dict(shapes)
+    rows = [(_pattern(name), place, row) for row in TABLES[table] for place, name in enumerate(row.torch)]
+    found: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        for pattern, place, row in rows:
+            if not shape or not (match := pattern.fullmatch(name)):
+                continue
+            if place:  # the first of the tensors that are joined stands for all
+                break
+            whole = (shape[0] * len(row.torch) // row.part.of, *shape[1:])
+            try:
+                to_flax = TRANSFORMS[row.transform].to_flax(np.broadcast_to(np.float32(0), whole))
+            except (ValueError, IndexError):  # it has another rank
+                continue
+            found.setdefault(_fill(row.flax, match.groupdict()), to_flax.shape)
+            if row.part.of == 1:
+                break
+    return found
 
 
 def torch_shape(source: Source, shape: Shape) -> Shape:

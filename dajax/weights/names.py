@@ -1,43 +1,201 @@
-"""Translates tensor names as training scripts leave them into the names of the tables."""
+"""Finds the tensors of a model in a checkpoint, whatever training scripts have put around their names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
-from dajax.weights.report import raise_problems
+from dajax.errors import WeightsError
+from dajax.weights.report import raise_problems, some_of
 
-# What DistributedDataParallel and Lightning (or a class around the model) put before every name.
-_WRAPPERS = ("module.", "model.")
-# torch.compile puts this before the names of a module that it wraps.
-_COMPILED = "_orig_mod."
-# Distill-Any-Depth calls the encoder "backbone", as Transformers does, but its parts as the authors do.
-_OFFICIAL_ENCODER = re.compile(
-    r"^(?:backbone|pretrained)\.(?=(?:cls_token|pos_embed|mask_token|register_tokens|patch_embed|blocks|norm)\b)"
-)
+# Parts of names that are put in by torch.compile, activation checkpointing, FSDP (its newer and its older version), and
+# DataParallel and DistributedDataParallel. They may stand anywhere in a name.
+_INFIXES = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "module"})
 # DINOv2 for sharded training keeps blocks in chunks; blocks are numbered through the whole model all the same.
 _CHUNKED_BLOCK = re.compile(r"^pretrained\.blocks\.\d+\.(?=\d+\.)")
+# Names of the small trained matrices of LoRA and its relatives, and of what peft makes of the weights below them.
+_ADAPTER = re.compile(r"(?:^|\.)(?:(?:lora|hada|ia3|oft|vera|boft|lokr)_|base_layer\.|lora\.|adapters?\.)")
+_PARAMETRIZATION = re.compile(r"(?:^|\.)parametrizations\.")
 
 
-def plain_names(names: Collection[str], where: object) -> dict[str, str]:
-    """Return {name without wrappers, as in the authors' code or in Transformers': name in the file}.
+class Layout(NamedTuple):
+    """How one implementation names its tensors.
+
+    Attributes:
+        name: what messages call the implementation.
+        encoder: the beginning of all names of the encoder.
+        rest: the beginnings of all names of neck and head.
+        token: the name of the class token, which every encoder has once.
+        table: what takes the place of `encoder` in the names of our tables.
+    """
+
+    name: str
+    encoder: str
+    rest: tuple[str, ...]
+    token: str
+    table: str
+
+
+_LAYOUTS = (
+    Layout("Transformers", "backbone.", ("neck.", "head."), "backbone.embeddings.cls_token", "backbone."),
+    Layout("the authors' code", "pretrained.", ("depth_head.",), "pretrained.cls_token", "pretrained."),
+    # Distill-Any-Depth calls the encoder "backbone", as Transformers does, but its parts as the authors do.
+    Layout("Distill-Any-Depth", "backbone.", ("depth_head.",), "backbone.cls_token", "pretrained."),
+    Layout("dajax", "backbone/", ("neck/", "head/"), "backbone/embeddings/cls_token", "backbone/"),
+)
+_TABLES = {"backbone.": "huggingface", "pretrained.": "official", "backbone/": "flax"}
+# A class token without these beginnings is that of a DINOv2 encoder alone, as Transformers or its authors save it.
+_BARE_TOKENS = ("embeddings.cls_token", "cls_token")
+
+
+class NamedModel(NamedTuple):
+    """The tensors of one model in a checkpoint.
+
+    Attributes:
+        prefix: what stands before the names of its tensors, in the file.
+        layout: how it names them.
+        names: {name in our tables: name in the file}, of all tensors below the encoder, the neck and the head.
+    """
+
+    prefix: str
+    layout: Layout
+    names: dict[str, str]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has neck and head, too."""
+        return all(any(name.startswith(start) for name in self.names) for start in self.layout.rest)
+
+    @property
+    def table(self) -> str:
+        """The table that has these names, see `dajax.weights.mapping.TABLES`."""
+        is_version_5 = any(name.endswith(".attention.q_proj.weight") for name in self.names)
+        return "huggingface-5" if self.layout.table == "backbone." and is_version_5 else _TABLES[self.layout.table]
+
+
+def find_models(names: Collection[str], where: object) -> list[NamedModel]:
+    """Return the models in a checkpoint: each class token is that of one.
 
     Args:
-        names: all names of a checkpoint.
+        names: all names of the checkpoint.
         where: what an error calls the checkpoint.
 
     Raises:
-        WeightsError: two names mean the same tensor.
+        WeightsError: two names of one model mean the same tensor.
     """
-    plain = {name: name.replace(_COMPILED, "") for name in names}
-    while wrapper := next((w for w in _WRAPPERS if plain and all(p.startswith(w) for p in plain.values())), None):
-        plain = {name: p.removeprefix(wrapper) for name, p in plain.items()}
-    found: dict[str, str] = {}
+    found = []
+    for name in names:
+        for layout in _LAYOUTS:
+            if (prefix := _before(name, layout.token)) is not None:
+                found.append((prefix, layout))
+    # A name belongs to the model with the longest prefix that it begins with.
+    others = {prefix for prefix, _ in found}
+    return [
+        NamedModel(prefix, layout, _members(names, prefix, layout, others - {prefix}, where))
+        for prefix, layout in found
+    ]
+
+
+def _before(name: str, token: str) -> str | None:
+    """Return what stands before a class token in a name, or None if the name is not that of one."""
+    if name.endswith(token):  # nearly always, and quickly decided
+        prefix = name.removesuffix(token)
+    elif name.endswith("cls_token") and "/" not in token:
+        # The encoder itself may be wrapped: backbone._orig_mod.embeddings.cls_token.
+        parts, wanted = name.split("."), token.split(".")
+        start = next((i for i in range(len(parts)) if _plain(parts[i:]) == wanted and parts[i] == wanted[0]), None)
+        if start is None:
+            return None
+        prefix = "".join(f"{part}." for part in parts[:start])
+    else:
+        return None
+    return prefix if not prefix or prefix[-1] in "./" else None
+
+
+def _plain(parts: Iterable[str]) -> list[str]:
+    return [part for part in parts if part not in _INFIXES]
+
+
+def _members(
+    names: Collection[str], prefix: str, layout: Layout, others: Collection[str], where: object
+) -> dict[str, str]:
+    members: dict[str, str] = {}
     problems = []
-    for name, short in plain.items():
-        key = _CHUNKED_BLOCK.sub("pretrained.blocks.", _OFFICIAL_ENCODER.sub("pretrained.", short))
-        if key in found:
-            problems.append(f"{found[key]} and {name}")
-        found[key] = name
+    nested = tuple(other for other in others if other.startswith(prefix))
+    for name in names:
+        if not name.startswith(prefix) or (nested and name.startswith(nested)):
+            continue
+        plain = name.removeprefix(prefix)
+        if "/" not in layout.encoder:
+            plain = ".".join(_plain(plain.split(".")))
+        if not plain.startswith((layout.encoder, *layout.rest)):
+            continue
+        if plain.startswith(layout.encoder):
+            plain = _CHUNKED_BLOCK.sub("pretrained.blocks.", layout.table + plain.removeprefix(layout.encoder))
+        if plain in members:
+            problems.append(f"{members[plain]} and {name}")
+        members[plain] = name
     raise_problems(f"{where}: two tensors have names that mean the same", problems)
-    return found
+    return members
+
+
+def refuse_unmerged(names: Collection[str], where: object) -> None:
+    """Refuse a checkpoint whose weights are yet to be computed from several tensors.
+
+    Raises:
+        WeightsError: it has adapters, or parametrizations.
+    """
+    if adapters := [name for name in names if _ADAPTER.search(name)]:
+        raise WeightsError(
+            f"{where} has adapters, {some_of(adapters)}: merge them into the weights first, where they were trained "
+            "(peft: model.merge_and_unload()), and save the state dict"
+        )
+    if found := [name for name in names if _PARAMETRIZATION.search(name)]:
+        raise WeightsError(
+            f"{where} has weights in parts, {some_of(found)}: call torch.nn.utils.parametrize.remove_parametrizations "
+            "for each module first, and save the state dict"
+        )
+
+
+def choose(models: Mapping[str, NamedModel], prefix: str | None, where: object) -> NamedModel:
+    """Return the model of a prefix, or the only one.
+
+    Args:
+        models: the models by prefix.
+        prefix: what stands before its names, with or without the last dot; None if there should be only one.
+        where: what an error calls the checkpoint.
+
+    Raises:
+        WeightsError: there are several, or none has this prefix.
+    """
+    if prefix is None and len(models) == 1:
+        return next(iter(models.values()))
+    listed = ", ".join(repr(name) for name in list(models)[:8]) + (", …" if len(models) > 8 else "")
+    if prefix is None:
+        raise WeightsError(
+            f"{where} has {len(models)} models, whose tensors begin with {listed}: say with prefix=… which one is meant"
+        )
+    for ending in ("", ".", "/"):
+        if prefix + ending in models:
+            return models[prefix + ending]
+    raise WeightsError(f"{where} has no model with the prefix {prefix!r}; it has: {listed}")
+
+
+def nearest_layout(names: Collection[str]) -> tuple[Layout, list[str]]:
+    """Return the layout with which most of these names have something in common, and what of it is missing."""
+
+    def count(start: str) -> int:
+        pattern = re.compile(rf"(?:^|[./]){re.escape(start)}")
+        return sum(pattern.search(name) is not None for name in names)
+
+    def missing(layout: Layout) -> list[str]:
+        return [start for start in (layout.token, *layout.rest) if not count(start)]
+
+    best = max(_LAYOUTS, key=lambda layout: (-len(missing(layout)), count(layout.encoder)))
+    return best, missing(best)
+
+
+def bare_encoder(names: Collection[str]) -> bool:
+    """Whether these are the names of a DINOv2 encoder without neck and head."""
+    return any(_before(name, token) is not None for name in names for token in _BARE_TOKENS)

@@ -35,8 +35,17 @@ FLOAT_DTYPES: dict[str, np.dtype] = {
 _CODES = {dtype: code for code, dtype in FLOAT_DTYPES.items()}
 
 
+# Bits of the other types. No param has them, but counters and masks beside a model may.
+_OTHER_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+
+_OTHER = np.dtype(np.void)
+
+
 class TensorInfo(NamedTuple):
-    """The place of one tensor in a file."""
+    """The place of one tensor in a file. The type is void if no param can have it."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -48,11 +57,12 @@ class SafetensorsFile:
     """An open file whose header has been read and checked against the file's size.
 
     Attributes:
-        tensors: {name: where it lies}.
+        tensors: {name: where it lies}, of those of floating-point numbers.
+        unusable: {name: why it is no param}, of the others.
         metadata: the file's `__metadata__`.
 
     Raises:
-        WeightsError: the file is not there, not a regular file, damaged, or holds other than floating-point tensors.
+        WeightsError: the file is not there, not a regular file, or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -62,6 +72,9 @@ class SafetensorsFile:
             header, self._data_start, size = _read_header(self._file, self.path)
             self.metadata: dict[str, str] = _check_metadata(header.pop("__metadata__", {}), self.path)
             self.tensors = _check_header(header, size - self._data_start, self.path)
+            codes = {name: header[name]["dtype"] for name, info in self.tensors.items() if info.dtype == _OTHER}
+            self.unusable = {name: f"expected {', '.join(FLOAT_DTYPES)}, got {code}" for name, code in codes.items()}
+            self.tensors = {name: info for name, info in self.tensors.items() if info.dtype != _OTHER}
         except BaseException:
             self._file.close()
             raise
@@ -160,19 +173,19 @@ def _check_entry(name: str, entry: Any, path: Path) -> TensorInfo:
 
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise damaged(f"expected dtype, shape and data_offsets, got {shown(entry)}")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in FLOAT_DTYPES:
-        raise damaged(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {shown(entry['dtype'])}")
-    dtype = FLOAT_DTYPES[entry["dtype"]]
+    code = entry["dtype"]
+    if not isinstance(code, str) or (code not in FLOAT_DTYPES and code not in _OTHER_BITS):
+        raise damaged(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {shown(code)}")
+    dtype = FLOAT_DTYPES.get(code, _OTHER)
+    bits = _OTHER_BITS[code] if dtype == _OTHER else 8 * dtype.itemsize
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or len(shape) > 32:
         raise damaged(f"shape must be a list of sizes, got {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise damaged(f"data_offsets must be two rising positions, got {shown(offsets)}")
     # Python's integers do not overflow, so a product beyond 2^64 is simply wrong.
-    if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
-        raise damaged(
-            f"{entry['dtype']} of shape {shown(shape)} does not take the {offsets[1] - offsets[0]:,} bytes it has"
-        )
+    if math.prod(shape) * bits != 8 * (offsets[1] - offsets[0]):
+        raise damaged(f"{code} of shape {shown(shape)} does not take the {offsets[1] - offsets[0]:,} bytes it has")
     return TensorInfo(dtype, tuple(shape), *offsets)
 
 

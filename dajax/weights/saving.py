@@ -17,6 +17,7 @@ from dajax.checkpoints import ALIASES, official_stem
 from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
 from dajax.files import flush_to_disk, replacing
+from dajax.hub import PROCESSOR_FILE
 from dajax.weights.checkpoint_files import FLAX_FILE, LONE_SUFFIXES, TRANSFORMERS_FILES, UNNAMED_FILE
 from dajax.weights.mapping import sources, targets, torch_shape
 from dajax.weights.report import raise_problems
@@ -54,14 +55,15 @@ def save(
             keyed by Flax path; "official" writes a .pth that the authors' code loads, under their name for it
             (depth_anything_v2_vits.pth; model.pth for what they never released). All write config.json and
             preprocessor_config.json.
-        processor: goes into preprocessor_config.json; None: that of the released checkpoints.
+        processor: goes into preprocessor_config.json. None: that which came with the weights
+            (`model.config.preprocessing`), else that of the released checkpoints.
 
     Raises:
         WeightsError: unknown format; params do not fit the model (everything that is wrong is listed); the directory
             cannot be written.
     """
     # Imported here, because it needs Pillow, and loading and the network do not.
-    from dajax.preprocessing.processor import DepthImageProcessor
+    from dajax.preprocessing.processor import own_processor
 
     if format not in FORMATS:
         raise WeightsError(f"format must be one of {list(FORMATS)}, got {format!r}")
@@ -85,7 +87,7 @@ def save(
             raise WeightsError(f"{directory} already holds {', '.join(left)}: save to another folder, or remove it")
         config_path = directory / "config.json"
         contents = {
-            directory / "preprocessor_config.json": (processor or DepthImageProcessor(model.config.style)).to_dict(),
+            directory / PROCESSOR_FILE: (processor or own_processor(model.config)).to_dict(),
             config_path: config,
         }
         if in_the_way := [path.name for path in (directory / filename, *contents) if path.is_dir()]:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -149,12 +150,27 @@ def test_ctrl_c_is_a_sentence(capsys, monkeypatch, tmp_path, command):
     assert err.count("\n") == 1
 
 
+def test_a_ctrl_c_that_a_library_swallows_is_no_success(capsys, monkeypatch):
+    """As where the interrupt comes in a function that is called from C++."""
+
+    def swallow(*arguments):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return []
+
+    monkeypatch.setattr("dajax.checkpoints.list_models", swallow)
+    before = signal.getsignal(signal.SIGINT)
+    status, _, err = run(capsys, "models")
+    assert (status, err) == (130, "dajax models: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_ctrl_c_in_a_process(tmp_path):
     """While many tiles of an image are estimated."""
     scene = ROOT / "dajax" / "assets" / "scene.jpg"
     options = ("-m", "tiny", "--tiles", 16, "-o", tmp_path / "out", "--no-cache", "--input-size", 350)
     with started("predict", scene, *options) as process:
-        while not (said := process.stderr.readline()).startswith("dajax predict: compiling"):
+        while not (said := process.stderr.readline()).startswith("dajax predict: preparing"):
             assert said
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=240)  # it ends when the compiler returns

@@ -82,7 +82,7 @@ def test_every_exception_is_needed():
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ("x comes without a config.json and has no released size: pass config=…", "use --config or --kind"),
+        ("x: only the config of its own model can say what it is (config=…)", "what it is (--config)"),
         ("X is neither an alias (dajax.list_models()), nor", "an alias (`dajax models`), nor"),
         ("batch_size must be a whole number", "--batch-size must be"),
         ("shards must be at least 1", "--shards must be"),

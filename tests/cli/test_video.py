@@ -39,7 +39,10 @@ def test_a_video(run, tmp_path):
     assert "tiny (inverse depth, bigger is nearer), float32 on " in out
     assert out.endswith("wrote out/b.mp4, out/b_depth.mkv, out/b_depth.json\n")
     compiles, *progress = err.splitlines()
-    assert compiles == "dajax video: compiling for 42x56 pixels (up to a minute, the first time)"
+    assert (
+        compiles
+        == "dajax video: preparing the network for 42x56 pixels (compiling takes up to a minute, the first time)"
+    )
     assert all(" of 30 frames, " in line for line in progress)  # on a slow machine
     assert times("out/b.mp4") == times("a.mp4")
 

@@ -72,7 +72,7 @@ def test_sensor_resolution(tmp_path):
 
 @pytest.mark.parametrize("fields", [{}, {"FocalLengthIn35mmFilm": 0}, {"FocalLength": 50.0}])
 def test_no_focal_length(tmp_path, fields):
-    with pytest.raises(ImageError, match="no focal length; give one"):
+    with pytest.raises(ImageError, match="no focal length: give focal_length"):
         Intrinsics.of_exif(image(tmp_path, **fields))
 
 

@@ -97,9 +97,9 @@ def test_known_points(tmp_path):
     path.write_text("\ufeffcolumn,row,metres,name\n3.5,4,1.25,door\n7,8,2e0,wall\n", encoding="utf-8")
     np.testing.assert_array_equal(read_known_points(path), [[3.5, 4, 1.25], [7, 8, 2]])
     for text, message in {
-        "column,row\n1,2\n": "has no column metres; expected the columns column, row, metres",
-        "column,row,metres\n1,2,3\n": "has 1 points; two at least",
-        "": "has 0 points",
+        "column,row\n1,2\n": "lacks the columns metres; expected the columns column, row, metres",
+        "column,row,metres\n1,2,3\n": "at least two points are needed, got 1",
+        "": "at least two points are needed, got 0",
         "column,row,metres\n1,2,3\n1,2,far\n": "point 2: could not convert",
         "column,row,metres\n1,2\n": "point 1: has fewer columns",
         "column,row,metres\n1,2,nan\n": "not all finite",

@@ -80,6 +80,7 @@ def test_shards(released_hub, released, tmp_path):
         "config.json",
         "model.safetensors.index.json",
         "model-00001-of-00001.safetensors",
+        "preprocessor_config.json",
     ]
 
 

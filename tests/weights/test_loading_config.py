@@ -35,7 +35,7 @@ def test_lone_file_with_a_config_beside_it(tmp_path):
 def test_lone_file_without(tmp_path):
     config = tiny_config()
     path = write_folder(tmp_path, None, tensors_of(config)) / "model.safetensors"
-    assert_refused(path, r"without a config\.json and has no released size: pass config")
+    assert_refused(path, r"without a config\.json, and no released model has its size")
     model, params = dajax.load(path, config=config)
     assert model.config == config
     assert_params(params, random_params(config))
@@ -160,7 +160,7 @@ def test_a_kind_that_there_is_not(tmp_path):
     with pytest.raises(ConfigError, match="kind must be one of relative, metric-indoor, metric-outdoor, v1, got 'v3'"):
         released_config(tmp_path / "mine.safetensors", "v3")
     other = write_folder(tmp_path / "other", None, tensors_of(tiny_config())) / "model.safetensors"
-    with pytest.raises(WeightsError, match="has no released size"):
+    with pytest.raises(WeightsError, match="no released model has its size"):
         released_config(other, "v1")
 
 

@@ -9,7 +9,7 @@ from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
 from dajax import DepthAnything, DepthAnythingConfig
 from dajax.checkpoints import ALIASES
-from dajax.weights.mapping import TABLES, TRANSFORMS, recognise, sources, targets, torch_shape
+from dajax.weights.mapping import TABLES, TRANSFORMS, flax_shapes, sources, targets, torch_shape
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
 
@@ -82,7 +82,18 @@ def test_tables_are_bijective(name, table):
     for tensor in {name for name, _ in parts}:  # all of whose parts are somewhere
         counts = {part.of for name, part in parts if name == tensor}
         assert sorted(part.number for name, part in parts if name == tensor) == list(range(counts.pop()))
-    assert recognise([name for name, _ in parts], shapes) == table
+
+
+@pytest.mark.parametrize(("name", "table"), FITTING)
+def test_shapes_are_found_back(name, table):
+    """From the names and shapes of the tensors alone; but for shrinking layers, which have the name of growing ones."""
+    shapes = parameter_shapes(CONFIGS[name])
+    tensors = {}
+    for path, source in sources(table, shapes).items():
+        rows, *rest = torch_shape(source, shapes[path])
+        tensors |= dict.fromkeys(source.names, (rows // len(source.names), *rest))
+    expected = {path.replace("downsample", "upsample") if table != "flax" else path: s for path, s in shapes.items()}
+    assert flax_shapes(table, tensors) == expected
 
 
 @pytest.mark.parametrize(("name", "table"), [f for f in FITTING if f[0] in ("tiny", "tiny swiglu", "two taps")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +27,6 @@ FLOAT_STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": FLOAT_DTYPES["F64"],
 }
 
-# The keys under which training scripts keep the model's tensors. If several are there, the first of these is used.
-WRAPPERS = ("model", "state_dict", "model_state_dict", "params")
-
 
 class TorchTensor(NamedTuple):
     """A view of a record: the place of its first element and the strides of its axes, in bytes."""
@@ -51,10 +47,11 @@ class TorchFile:
     """An open file of `torch.save`. Everything but the tensors' values has been read and checked.
 
     Nothing in the file is imported or called; see `torch_pickle`. The file is a state dict, or a training checkpoint
-    with one under "model", "state_dict", "model_state_dict" or "params".
+    with one or several of them, each under a key. If there are several, names begin with their keys.
 
     Attributes:
-        tensors: {name as in the file: where it lies}.
+        tensors: {name as in the file: where it lies}, of those of floating-point numbers.
+        unusable: {name: why it is no param}, of everything else in the model.
 
     Raises:
         WeightsError: the file is not there, not a regular file, damaged, of another kind, names anything that weights
@@ -69,7 +66,7 @@ class TorchFile:
             self._zip = TorchZip(self._file, self.path)
             self._swapped = self._is_big_endian()
             top = interpret(self._zip.content("data.pkl", limits.MAX_TORCH_PICKLE_BYTES), self.path)
-            self.tensors = _check_tensors(_find_model(top, self.path), self._zip.records, self.path)
+            self.tensors, self.unusable = _check_tensors(_find_model(top, self.path), self._zip.records, self.path)
         except BaseException:
             self._file.close()
             raise
@@ -153,7 +150,7 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
 
 
 def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
-    """Return the dict of tensors in what was saved, and warn about others that are ignored.
+    """Return the dict of tensors in what was saved. Of several dicts, return all tensors: "key.name" is their name.
 
     Raises:
         WeightsError: there is none.
@@ -161,51 +158,47 @@ def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
     if not isinstance(top, dict):
         raise WeightsError(f"{path} holds {_kind(top)}; expected a dict of tensors: save model.state_dict()")
     dicts = [key for key, value in top.items() if isinstance(value, dict) and _has_tensors(value)]
-    taken = next((key for key in WRAPPERS if key in dicts), None)
-    if taken is None:
-        if _has_tensors(top):
-            return top
-        listed = ", ".join(shown(key) for key in list(top)[:20] if isinstance(key, str)) or "none"
-        raise WeightsError(
-            f"{path} has no tensors under {', '.join(WRAPPERS)} or at its top, where the keys are: {listed}"
-            + (f". There are tensors under {shown(dicts[0])}: save these alone" if dicts else "")
-        )
     floats = [key for key, value in top.items() if isinstance(value, Tensor) and value.storage.kind in FLOAT_STORAGES]
-    if others := [shown(key) for key in (*dicts, *floats) if key != taken]:
-        warnings.warn(
-            f"{path} has several sets of tensors: those under {taken!r} are taken, not {', '.join(others[:20])}",
-            UserWarning,
-            stacklevel=4,
-        )
-    return top[taken]
+    if len(dicts) == 1 and not floats:
+        return top[dicts[0]]
+    if not dicts and _has_tensors(top):
+        return top
+    if not dicts:
+        listed = ", ".join(shown(key) for key in list(top)[:20] if isinstance(key, str)) or "none"
+        raise WeightsError(f"{path} has no tensors, neither at its top, where the keys are {listed}, nor below a key")
+    below = {f"{key}.{name}": value for key in dicts for name, value in top[key].items()}
+    return {key: top[key] for key in floats} | below
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:
     return any(isinstance(item, Tensor) for item in value.values())
 
 
-def _check_tensors(model: Mapping[Any, Any], records: Mapping[str, Record], path: Path) -> dict[str, TorchTensor]:
+def _check_tensors(
+    model: Mapping[Any, Any], records: Mapping[str, Record], path: Path
+) -> tuple[dict[str, TorchTensor], dict[str, str]]:
+    """Return the tensors that can be params, and why the other values cannot."""
     if len(model) > limits.MAX_TENSORS:
         raise WeightsError(f"{path} holds {len(model):,} tensors; at most {limits.MAX_TENSORS:,} are read")
-    tensors, problems = {}, []
+    tensors, unusable, problems = {}, {}, []
     for name, value in model.items():
+        kind = value.storage.kind if isinstance(value, Tensor) else _kind(value)
+        if isinstance(name, str) and kind not in FLOAT_STORAGES:
+            unusable[name] = f"expected {', '.join(map(str, FLOAT_STORAGES.values()))}, got {kind}"
+            continue
         found = _check_tensor(value, records) if isinstance(name, str) else "names of tensors are strings"
         if isinstance(found, str):
             problems.append(f"{shown(name) if isinstance(name, str) else _kind(name)}: {found}")
         else:
             tensors[name] = found
     raise_problems(f"{path} cannot be read as a model", problems)
-    return tensors
+    return tensors, unusable
 
 
-def _check_tensor(value: object, records: Mapping[str, Record]) -> TorchTensor | str:
+def _check_tensor(value: Tensor, records: Mapping[str, Record]) -> TorchTensor | str:
     """Return the place of a tensor, or what is wrong with it."""
-    if not isinstance(value, Tensor):
-        return f"expected a tensor, got {_kind(value)}"
     storage, shape = value.storage, value.shape
-    dtype = FLOAT_STORAGES.get(storage.kind)
-    if dtype is None:
-        return f"expected {', '.join(map(str, FLOAT_STORAGES.values()))}, got {storage.kind}"
+    dtype = FLOAT_STORAGES[storage.kind]
     record = records.get(name := f"data/{storage.key}")
     if record is None:
         return f"record {shown(name)} is missing"

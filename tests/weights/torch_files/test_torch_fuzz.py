@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 from torch_parts import (
     NUMBERS,
     ORDERED_DICT,
@@ -133,7 +132,6 @@ def fuzz(path, seeds):
     return accepted
 
 
-@pytest.mark.filterwarnings("ignore:.*several sets of tensors")
 def test_mutated_pickles(tmp_path):
     """Whatever the bytes: an error that is ours, or tensors as described; never anything else."""
     accepted = fuzz(tmp_path / "model.pth", range(4000))
