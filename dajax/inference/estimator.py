@@ -116,6 +116,7 @@ class DepthEstimator:
             if dtype is not None:
                 load_options["param_dtype"] = partial(parameter_dtype, dtype=dtype)
             self.model, params = load(model, dtype=dtype, style=style, **load_options)
+        _check_sizes(processor, self.model.config.patch_size)
         self.processor = processor
         self.params = place_params(params, self.mesh, parallel)
         leaf = jax.tree.leaves(self.params)[0]
@@ -267,6 +268,16 @@ def _check_style(processor: DepthImageProcessor, style: str) -> None:
     if processor.style != style:
         raise ConfigError(
             f"the processor has the style {processor.style!r} and the model {style!r}: give both the same style"
+        )
+
+
+def _check_sizes(processor: DepthImageProcessor, patch: int) -> None:
+    """Refuse a processor whose sizes are not those of whole patches."""
+    fixed = not processor.keep_aspect_ratio and not any(side % patch for side in processor.size.values())
+    if processor.do_resize and processor.ensure_multiple_of % patch and not fixed:
+        raise ConfigError(
+            f"the processor's ensure_multiple_of is {processor.ensure_multiple_of}, and the model's patches have "
+            f"{patch} pixels: write {patch} into preprocessor_config.json, or give a processor that has it"
         )
 
 

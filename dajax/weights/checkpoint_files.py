@@ -24,6 +24,8 @@ TRANSFORMERS_FILES = (
 FLAX_FILE = "params.safetensors"
 UNNAMED_FILE = "model.pth"
 LONE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+# model-00001-of-00003.safetensors
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
 
 
 class Files(NamedTuple):
@@ -100,6 +102,9 @@ def _find_in_folder(folder: Path) -> Files:
             f"{folder} holds no weights: expected one of {', '.join((*TRANSFORMERS_FILES, FLAX_FILE))}, "
             f"or one file {', '.join(f'*{suffix}' for suffix in LONE_SUFFIXES)}"
         )
+    if all(_SHARD.fullmatch(path.name) for path in others):
+        index = _SHARD.sub(r"\1\2.index.json", others[0].name)
+        raise WeightsError(f"{folder} holds {len(others)} shards without their index: {index} is missing; copy it, too")
     if len(others) > 1:
         names = ", ".join(path.name for path in others[:10])
         raise WeightsError(f"{folder} holds several files of weights ({names}): name the one that is meant")

@@ -155,6 +155,11 @@ def choose_config(files: Files, tensors: Tensors, given: DepthAnythingConfig | N
     named = None if files.alias is None else _without_absent(DepthAnythingConfig.from_pretrained(files.alias), tensors)
     if given is not None:
         config = given
+    elif files.config is not None and not files.config.exists() and not files.config.is_symlink():
+        raise WeightsError(
+            f"{files.config.parent} has no config.json, which says what {files.weights.name} is: copy it, too, or name "
+            "the file itself and pass config=…"
+        )
     elif files.config is not None and (named is None or describes_model(read_json(files.config))):
         config = DepthAnythingConfig.from_file(files.config)
     elif named is not None:  # even beside the authors' own config.json, which says other things

@@ -20,6 +20,7 @@ import dajax
 from dajax.errors import ConfigError, HubError, ImageError, JobError, WeightsError
 from dajax.inference.estimator import _check_batch_size
 from dajax.preprocessing.buckets import Buckets
+from dajax.weights.random import random_params
 
 SHAPES = json.loads((Path(__file__).parents[1] / "references" / "data" / "shapes.json").read_text())
 # Across batch sizes; at one padded batch shape results are bit-equal.
@@ -600,3 +601,17 @@ def test_out_of_memory_is_said(quick, monkeypatch):
     monkeypatch.setattr(quick, "predict", short_of_memory(0)[0])
     with pytest.raises(JobError, match="an image of 56x70 does not fit"):
         list(quick.stream(make_images((60, 80)), batch_size=1))
+
+
+def test_a_processor_of_other_patches_is_refused():
+    """By the field that is wrong, before an image is processed."""
+    pair = dajax.DepthAnything(tiny_config()), random_params(tiny_config())
+    wrong = dajax.DepthImageProcessor(input_size=98, ensure_multiple_of=16)
+    with pytest.raises(ConfigError, match="ensure_multiple_of is 16, and the model's patches have 14 pixels: write"):
+        dajax.DepthEstimator(pair, processor=wrong)
+    for fine in (
+        dajax.DepthImageProcessor(input_size=98, ensure_multiple_of=28),
+        dajax.DepthImageProcessor(input_size=98, ensure_multiple_of=1, keep_aspect_ratio=False),
+        dajax.DepthImageProcessor(ensure_multiple_of=16, do_resize=False),
+    ):
+        dajax.DepthEstimator(pair, processor=fine)

@@ -56,7 +56,15 @@ FURTHER = [
         pytest.param(name, case[1], id=name, marks=[] if name in ("small", "tiny-swiglu") else pytest.mark.slow)
         for name, case in CASES.items()
     ]
-    + [pytest.param(name, [size], id=f"{name} {size[0]}x{size[1]}", marks=pytest.mark.slow) for name, size in FURTHER],
+    + [
+        pytest.param(
+            name,
+            [size],
+            id=f"{name} {size[0]}x{size[1]}",
+            marks=pytest.mark.very_slow if name == "large" else pytest.mark.slow,
+        )
+        for name, size in FURTHER
+    ],  # fmt: skip
 )
 def test_whole_map(models, name, sizes):
     bound64, bound32 = CASES[name][2]

@@ -120,8 +120,13 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("plain", [True, False], ids=["plain", "rendered"])
+@pytest.mark.parametrize(
+    "plain",
+    [
+        pytest.param(True, id="plain", marks=pytest.mark.slow),
+        pytest.param(False, id="rendered", marks=pytest.mark.very_slow),
+    ],
+)
 def test_two_processes_that_were_preempted_end_as_one_that_was_not(place, monkeypatch, plain):
     """The single process has two devices: the sum of two numbers is the same in either order."""
     if plain:
@@ -143,7 +148,7 @@ def test_two_processes_that_were_preempted_end_as_one_that_was_not(place, monkey
         np.testing.assert_array_equal(two[path], leaf, err_msg=path)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_process_may_be_late(place):
     """On CPUs a process waits 30 seconds for the others in its first collective operation. Compiling may be longer."""
     began = time.monotonic()

@@ -68,7 +68,7 @@ def test_on_a_real_image(card, estimator):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_the_stored_mean_is_that_of_the_scenes(card):
     """It renders the 1,024 scenes again, which takes minutes."""
     assert np.abs(card.stored_mean() - card.computed_mean()).max() < 1 / 65535

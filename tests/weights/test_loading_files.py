@@ -289,3 +289,15 @@ def test_read_by_others(tmp_path):
     write_file(tmp_path / "model.safetensors", tensors)
     found = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     assert all((found[name] == tensors[name]).all() for name in tensors)
+
+
+def test_shards_without_their_index(tmp_path):
+    write_folder(tmp_path, tiny_config(), shards=3)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert_refused(tmp_path, r"3 shards without their index: model\.safetensors\.index\.json is missing")
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_folder_without_its_config(tmp_path, shards):
+    write_folder(tmp_path, None, tensors_of(tiny_config()), shards=shards)
+    assert_refused(tmp_path, r"has no config\.json, which says what model\.safetensors.* is: copy it, too, or name")
