@@ -64,7 +64,7 @@ FURTHER = [
             marks=pytest.mark.very_slow if name == "large" else pytest.mark.slow,
         )
         for name, size in FURTHER
-    ],  # fmt: skip
+    ],
 )
 def test_whole_map(models, name, sizes):
     bound64, bound32 = CASES[name][2]
