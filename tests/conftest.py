@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -11,6 +12,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from loopback_hub import LoopbackHub
 from quick_compilation import full_compilation, quick_compilation
+
+# A process that was started in the background ignores SIGINT, and so do the commands to which tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _own_cores():

@@ -13,7 +13,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,8 +86,6 @@ def _run_command(name: str, arguments: list[str]) -> int:
     from dajax.errors import DajaxError
 
     interrupted = "interrupted"
-    requests: list[int] = []
-    before = _remember_interrupts(requests)
     try:
         from dajax.cli.arguments import UsageError, read_arguments, similar
 
@@ -106,32 +103,9 @@ def _run_command(name: str, arguments: list[str]) -> int:
             say(name, str(error))
             return status_of(error)
     except KeyboardInterrupt:
-        status = INTERRUPTED
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    # In a function that a library calls, the exception of a Ctrl-C may be lost, and the command goes on to its end.
-    if status == INTERRUPTED or (requests and status == 0):
         say(name if name in COMMANDS else "", interrupted)
         return INTERRUPTED
     return status
-
-
-def _remember_interrupts(requests: list[int]) -> Any:
-    """Note each Ctrl-C in the list, before it becomes a KeyboardInterrupt; return the handler from before.
-
-    Nothing is changed, and None is returned, where the caller handles the signal or this is not the main thread.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return None
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def handle(number: int, frame: Any) -> None:
-        requests.append(number)
-        raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGINT, handle)
 
 
 def status_of(error: Exception) -> int:

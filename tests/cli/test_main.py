@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -148,21 +147,6 @@ def test_ctrl_c_is_a_sentence(capsys, monkeypatch, tmp_path, command):
     assert (status, out) == (130, "")
     assert err.startswith(f"dajax {command}: interrupted")
     assert err.count("\n") == 1
-
-
-def test_a_ctrl_c_that_a_library_swallows_is_no_success(capsys, monkeypatch):
-    """As where the interrupt comes in a function that is called from C++."""
-
-    def swallow(*arguments):
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        return []
-
-    monkeypatch.setattr("dajax.checkpoints.list_models", swallow)
-    before = signal.getsignal(signal.SIGINT)
-    status, _, err = run(capsys, "models")
-    assert (status, err) == (130, "dajax models: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_in_a_process(tmp_path):
