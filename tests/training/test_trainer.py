@@ -103,7 +103,7 @@ def test_fresh_models_begin_where_they_can_learn(config, low, high):
     assert low < depth.min() < depth.max() < high
 
 
-@pytest.mark.parametrize("encoder", ["fresh", "tiny"])
+@pytest.mark.parametrize("encoder", ["fresh", pytest.param("tiny", marks=pytest.mark.slow)])
 def test_a_fresh_head_is_alive_whatever_the_seed(encoder):
     """1,000 seeds on three images: the depth is above zero, and every image gives the last layers a gradient."""
     if encoder == "tiny":

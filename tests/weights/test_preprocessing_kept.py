@@ -47,7 +47,11 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found[3], expected[3])
 
 
-@pytest.mark.parametrize("source", ["tiny", "folder", "file"])
+# The others are the same code with other files.
+SOME = ["folder", *(pytest.param(source, marks=pytest.mark.slow) for source in ("tiny", "file"))]
+
+
+@pytest.mark.parametrize("source", SOME)
 def test_through_all_formats(sources, tmp_path, source):
     """Converted from each format to each other: pixels, params and depth bit for bit, as a folder and as a file."""
     expected = results(sources[source])
@@ -59,7 +63,7 @@ def test_through_all_formats(sources, tmp_path, source):
     assert_same(results(weights), expected)
 
 
-@pytest.mark.parametrize("source", ["tiny", "folder", "file"])
+@pytest.mark.parametrize("source", SOME)
 @pytest.mark.parametrize("format", FORMATS)
 def test_load_and_save(sources, tmp_path, source, format):
     model, params = dajax.load(sources[source])
