@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from os.path import isdir
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 from dajax import limits
 from dajax.checkpoints import ALIASES, Checkpoint, embedded_folder
@@ -21,6 +21,9 @@ from dajax.hub import HubOptions, is_hub_id, locate
 from dajax.json_fields import as_tuple, check_flag, check_integer, check_number, known_fields, read_json
 
 Style = Literal["huggingface", "official"]
+# Checkpoints of these kinds have tensors of the same names and shapes.
+Kind = Literal["relative", "metric-indoor", "metric-outdoor", "v1"]
+KINDS = get_args(Kind)
 
 # The authors' code (DINOv2, `interpolate_offset`) resamples the position embeddings by scale factors of (n + 0.1) / 37,
 # Transformers since 4.45 by size.

@@ -19,8 +19,8 @@ MAX_JSON_BYTES = 1_000_000
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 # A Giant checkpoint has fewer than 1,000 tensors; optimizer state triples that. A header of 100,000 would take 100 MB.
 MAX_TENSORS = 10_000
-# Characters of an error that lists what is wrong with a checkpoint: what a terminal shows at once.
-MAX_MESSAGE_LENGTH = 1800
+# Bytes of an error that lists what is wrong with a checkpoint: what a terminal shows at once.
+MAX_MESSAGE_BYTES = 1800
 
 # Images. Pillow only warns at 89 megapixels and refuses at 179; a 315 kB PNG can decode to 778 MB. Phones make
 # 200-megapixel files (16320x12240), so that is what passes; `max_pixels` raises or lowers it for one call.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from dajax.checkpoints import list_models
 from dajax.cli.arguments import UsageError, similar
 from dajax.cli.options import Flag, unset, value_of
-from dajax.config import Style
+from dajax.config import KINDS, Kind, Style
 from dajax.errors import AssumedKindWarning, DajaxError, HubError, WeightsError
 from dajax.hub import is_hub_id
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from dajax.progress import ProgressBar
 
 DEFAULT_MODEL = "small"
-KINDS = ("relative", "metric-indoor", "metric-outdoor", "v1")
 STYLES = get_args(Style)
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
 
 
 def _choices(names: tuple[str, ...]) -> str:
@@ -53,7 +53,7 @@ class CheckpointOptions:
 
     config: Annotated[str | None, value_of(str), unset("NAME")] = None
     kind: Annotated[
-        Literal["relative", "metric-indoor", "metric-outdoor", "v1"] | None,
+        Kind | None,
         value_of(str, choices=KINDS),
         unset(_choices(KINDS)),
     ] = None
@@ -66,7 +66,7 @@ class CheckpointOptions:
         unset(_choices(STYLES), "the model's"),
     ] = None
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
+        Dtype | None,
         value_of(str, choices=DTYPES),
         unset(_choices(DTYPES), "float32"),
     ] = None

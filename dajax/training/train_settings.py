@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from dajax import losses
-from dajax.config import Style
+from dajax.config import KINDS, Style
 from dajax.errors import ConfigError
-from dajax.weights.load_plan import KINDS
 
 
 class NamedLoss(NamedTuple):

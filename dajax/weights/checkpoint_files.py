@@ -25,7 +25,7 @@ FLAX_FILE = "params.safetensors"
 UNNAMED_FILE = "model.pth"
 LONE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 # model-00001-of-00003.safetensors
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)")
 
 
 class Files(NamedTuple):
@@ -102,8 +102,9 @@ def _find_in_folder(folder: Path) -> Files:
             f"{folder} holds no weights: expected one of {', '.join((*TRANSFORMERS_FILES, FLAX_FILE))}, "
             f"or one file {', '.join(f'*{suffix}' for suffix in LONE_SUFFIXES)}"
         )
-    if all(_SHARD.fullmatch(path.name) for path in others):
-        index = _SHARD.sub(r"\1\2.index.json", others[0].name)
+    shards = [_SHARD.fullmatch(path.name) for path in others]
+    if all(shard is not None and int(shard["count"]) > 1 for shard in shards):
+        index = _SHARD.sub(r"\g<stem>\g<suffix>.index.json", others[0].name)
         raise WeightsError(f"{folder} holds {len(others)} shards without their index: {index} is missing; copy it, too")
     if len(others) > 1:
         names = ", ".join(path.name for path in others[:10])

@@ -12,20 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from dajax import limits
-from dajax.config import DepthAnythingConfig, describes_model
+from dajax.config import KINDS, DepthAnythingConfig, describes_model
 from dajax.errors import AssumedKindWarning, ConfigError, WeightsError, shown
 from dajax.json_fields import read_json
 from dajax.weights.checkpoint_files import Files
 from dajax.weights.mapping import Source, sources, torch_shape
-from dajax.weights.names import bare_encoder, choose, find_models, nearest_layout, refuse_unmerged
+from dajax.weights.names import NamedModel, bare_encoder, choose, find_models, nearest_layout, refuse_unmerged
 from dajax.weights.report import raise_problems, some_of
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import Shape, parameter_shapes
 from dajax.weights.structure import consistent_structure, differences, joined
 from dajax.weights.torch_files.torch_file import TorchFile
-
-# Checkpoints of these kinds have tensors of the same names and shapes.
-KINDS = ("relative", "metric-indoor", "metric-outdoor", "v1")
 
 WeightsFile = SafetensorsFile | TorchFile
 
@@ -80,12 +77,12 @@ def all_tensors(files: Sequence[WeightsFile]) -> Tensors:
     tensors: Tensors = {}
     problems = []
     for file in files:
-        for name, info in file.tensors.items():
-            if name in tensors:
-                problems.append(f"{name} is in {tensors[name].file.path.name} and in {file.path.name}")
-            tensors[name] = Tensor(file, name, info.dtype, info.shape)
-        for name, problem in file.unusable.items():
-            tensors.setdefault(name, Tensor(file, name, np.dtype(np.uint8), (), problem))
+        found = [Tensor(file, name, info.dtype, info.shape) for name, info in file.tensors.items()]
+        found += [Tensor(file, name, np.dtype(np.uint8), (), problem) for name, problem in file.unusable.items()]
+        for tensor in found:
+            if tensor.name in tensors:
+                problems.append(f"{tensor.name} is in {tensors[tensor.name].file.path.name} and in {file.path.name}")
+            tensors[tensor.name] = tensor
     raise_problems(f"{files[0].path.parent}: tensors are in two shards", problems)
     values, stored = sum(tensor.nbytes for tensor in tensors.values()), sum(f.path.stat().st_size for f in files)
     if values > 2 * stored + limits.MAX_EXPANDED_BYTES:
@@ -107,14 +104,12 @@ def find_model(path: Path, tensors: Tensors, prefix: str | None) -> FoundModel:
         WeightsError: there is no model, there are several, its weights are not merged, or it is of another family.
     """
     refuse_unmerged(tensors, path)
-    models = {model.prefix: model for model in find_models(tensors, path) if model.is_whole}
+    models = [model for model in find_models(tensors, path) if model.is_whole]
     if not models:
         raise _no_model(path, tensors)
     if prefix is None and len(models) > 1:
         # Half a copy, such as that of an optimizer, is no second model.
-        shapes = {name: {plain: tensors[n].shape for plain, n in model.names.items()} for name, model in models.items()}
-        fitting = {name: m for name, m in models.items() if consistent_structure(m.table, shapes[name]) is not None}
-        models = fitting or models
+        models = [model for model in models if _is_consistent(model, tensors)] or models
     chosen = choose(models, prefix, path)
     refuse_other_models(path, chosen.names, tensors)
     inside = set(chosen.names.values())
@@ -124,6 +119,12 @@ def find_model(path: Path, tensors: Tensors, prefix: str | None) -> FoundModel:
         chosen.prefix,
         [name for name in tensors if name not in inside],
     )
+
+
+def _is_consistent(model: NamedModel, tensors: Tensors) -> bool:
+    """Whether these are all tensors of one model, whatever its config."""
+    shapes = {plain: tensors[name].shape for plain, name in model.names.items()}
+    return consistent_structure(model.table, shapes) is not None
 
 
 def _no_model(path: Path, tensors: Tensors) -> WeightsError:
@@ -208,7 +209,7 @@ def config_of_kind(path: Path, tensors: Tensors, kind: str) -> DepthAnythingConf
     Args:
         path: the file of weights, for messages.
         tensors: its tensors.
-        kind: one of `KINDS`.
+        kind: one of `dajax.config.KINDS`.
 
     Raises:
         ConfigError: there is no such kind.

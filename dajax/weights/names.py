@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from dajax.errors import WeightsError
+from dajax.errors import WeightsError, shown
 from dajax.weights.report import raise_problems, some_of
 
 # Parts of names that are put in by torch.compile, activation checkpointing, FSDP (its newer and its older version), and
@@ -158,28 +158,36 @@ def refuse_unmerged(names: Collection[str], where: object) -> None:
         )
 
 
-def choose(models: Mapping[str, NamedModel], prefix: str | None, where: object) -> NamedModel:
+def choose(models: Sequence[NamedModel], prefix: str | None, where: object) -> NamedModel:
     """Return the model of a prefix, or the only one.
 
     Args:
-        models: the models by prefix.
+        models: the models in the checkpoint.
         prefix: what stands before its names, with or without the last dot; None if there should be only one.
         where: what an error calls the checkpoint.
 
     Raises:
         WeightsError: there are several, or none has this prefix.
     """
-    if prefix is None and len(models) == 1:
-        return next(iter(models.values()))
-    listed = ", ".join(repr(name) for name in list(models)[:8]) + (", …" if len(models) > 8 else "")
+    listed = some_of([repr(model.prefix) for model in models], 8)
     if prefix is None:
+        found = list(models)
+    else:
+        given = {prefix, f"{prefix}.", f"{prefix}/"}
+        found = [model for model in models if model.prefix in given]
+    if not found:
+        raise WeightsError(f"{where} has no model with the prefix {shown(prefix)}; it has: {listed}")
+    if len(found) > 1 and len({model.prefix for model in found}) == 1:
+        layouts = " and ".join(model.layout.name for model in found)
         raise WeightsError(
-            f"{where} has {len(models)} models, whose tensors begin with {listed}: say with prefix=… which one is meant"
+            f"{where} has {len(found)} models with one prefix, {shown(found[0].prefix)}, and the names of {layouts}: "
+            "save each in a file of its own"
         )
-    for ending in ("", ".", "/"):
-        if prefix + ending in models:
-            return models[prefix + ending]
-    raise WeightsError(f"{where} has no model with the prefix {prefix!r}; it has: {listed}")
+    if len(found) > 1:
+        raise WeightsError(
+            f"{where} has {len(found)} models, whose tensors begin with {listed}: say with prefix=… which one is meant"
+        )
+    return found[0]
 
 
 def nearest_layout(names: Collection[str]) -> tuple[Layout, list[str]]:

@@ -18,14 +18,14 @@ def raise_problems(summary: str, problems: Sequence[str], advice: str = "") -> N
         return
     # Names come from files: each is shortened and put on one line.
     listed = [repr(line[:500])[1:-1] for line in problems]
-    room = limits.MAX_MESSAGE_LENGTH - len(summary) - len(advice)
-    shown, used = 0, 0
-    while shown < len(listed) and (shown == 0 or used + len(listed[shown]) + 3 <= room):
-        used += len(listed[shown]) + 3
-        shown += 1
-    lines = listed[:shown]
-    if len(listed) > shown:
-        lines.append(f"… and {len(listed) - shown:,} more")
+    room = limits.MAX_MESSAGE_BYTES - len(f"{summary}{advice}".encode())
+    lines: list[str] = []
+    for line in listed:
+        room -= len(line.encode()) + 3
+        if lines and room < 0:
+            lines.append(f"… and {len(listed) - len(lines):,} more")
+            break
+        lines.append(line)
     raise WeightsError("\n  ".join([f"{summary}:", *lines]) + (f"\n{advice}" if advice else ""))
 
 

@@ -7,8 +7,6 @@ from tiny import tiny_config
 import dajax
 from dajax.cli.arguments import UsageError
 from dajax.cli.model_options import (
-    KINDS,
-    STYLES,
     CheckpointOptions,
     ModelOptions,
     loading,
@@ -17,7 +15,6 @@ from dajax.cli.model_options import (
 )
 from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
-from dajax.weights import load_plan
 from dajax.weights.random import random_params
 
 
@@ -27,11 +24,6 @@ def lone(tmp_path, monkeypatch):
     monkeypatch.setattr("dajax.weights.loading._read_all", lambda *arguments: {})
     sparse(tmp_path / "mine.safetensors", DepthAnythingConfig.small(), "official")
     return str(tmp_path / "mine.safetensors")
-
-
-def test_kinds_and_styles_are_the_library_s():
-    assert KINDS == load_plan.KINDS
-    assert STYLES == ("huggingface", "official")
 
 
 def test_a_lone_file_whose_kind_is_not_known_is_refused(lone):

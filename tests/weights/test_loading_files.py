@@ -4,6 +4,7 @@ import json
 import os
 
 import jax
+import numpy as np
 import pytest
 import safetensors.numpy
 from checkpoint_files import (
@@ -295,6 +296,27 @@ def test_shards_without_their_index(tmp_path):
     write_folder(tmp_path, tiny_config(), shards=3)
     (tmp_path / "model.safetensors.index.json").unlink()
     assert_refused(tmp_path, r"3 shards without their index: model\.safetensors\.index\.json is missing")
+
+
+def test_the_only_shard_needs_no_index(tmp_path):
+    folder = write_folder(tmp_path, tiny_config())
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert_params(dajax.load(folder)[1], random_params(tiny_config()))
+
+
+def test_a_counter_in_two_shards(tmp_path):
+    """Tensors that are no params are compared as well."""
+    from safetensors.numpy import save_file
+
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors_of(tiny_config()).items()}
+    names = list(tensors)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        shard = {name: tensors[name] for name in part} | {"count": np.arange(number)}
+        save_file(shard, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    weight_map = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(names)}
+    write_index(tmp_path, weight_map)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config().to_dict()))
+    assert_refused(tmp_path, "count is in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors")
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -112,14 +112,20 @@ def test_no_names():
 
 @pytest.mark.parametrize("prefix", ["ema.", "ema", "model", "model."])
 def test_a_model_is_chosen_by_its_prefix(prefix):
-    models = {m.prefix: m for m in find_models([p + name for p in ("model.", "ema.") for name in OFFICIAL], "f")}
+    models = find_models([p + name for p in ("model.", "ema.") for name in OFFICIAL], "f")
     assert choose(models, prefix, "f").prefix == prefix.rstrip(".") + "."
-    with pytest.raises(
-        WeightsError, match=r"f has 2 models, whose tensors begin with 'model\.', 'ema\.': say with prefix="
-    ):
+    with pytest.raises(WeightsError, match=r"f has 2 models, .* begin with 'model\.', 'ema\.': say with prefix="):
         choose(models, None, "f")
     with pytest.raises(WeightsError, match=r"no model with the prefix 'teacher'; it has: 'model\.', 'ema\.'"):
         choose(models, "teacher", "f")
+
+
+@pytest.mark.parametrize("prefix", [None, "", "model"])
+def test_two_layouts_with_one_prefix_are_refused(prefix):
+    start = "model." if prefix == "model" else ""
+    models = find_models([start + name for name in (*OFFICIAL, *HUGGINGFACE)], "f")
+    with pytest.raises(WeightsError, match=r"2 models with one prefix.*the authors' code and Transformers"):
+        choose(models, prefix, "f")
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,27 @@ def test_what_is_no_model(tmp_path, names, message):
     with pytest.raises(WeightsError, match=message) as error:
         dajax.load(tmp_path / "a.safetensors")
     assert len(str(error.value).encode()) < 2000
+
+
+def test_one_file_with_the_names_of_two_implementations(tmp_path):
+    """Whichever came last was loaded once."""
+    config = tiny_config()
+    both = tensors_of(config, "official") | tensors_of(config, "huggingface", seed=1)
+    write_file(tmp_path / "a.safetensors", both)
+    with pytest.raises(WeightsError, match="2 models with one prefix"):
+        dajax.load(tmp_path / "a.safetensors", config=config)
+
+
+def test_messages_are_short_in_every_script(tmp_path):
+    """Bytes, not characters: three for each of these."""
+    names = [f"pretrained.{'深' * 600}{i}" for i in range(40)]
+    tensors = tensors_of(tiny_config(), "official") | {name: np.zeros(1, np.float32) for name in names}
+    write_file(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(WeightsError, match="not in the model") as error:
+        dajax.load(tmp_path / "a.safetensors", config=tiny_config())
+    assert len(str(error.value).encode()) < 2000
+    many = {f"{'p' * 700}{i}.{name}": tensor for i in range(9) for name, tensor in tensors_of(tiny_config()).items()}
+    write_file(tmp_path / "b.safetensors", many)
+    with pytest.raises(WeightsError, match="has 9 models") as error:
+        dajax.load(tmp_path / "b.safetensors", config=tiny_config())
+    assert len(str(error.value).encode()) < 2000

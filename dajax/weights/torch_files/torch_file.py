@@ -166,8 +166,11 @@ def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
     if not dicts:
         listed = ", ".join(shown(key) for key in list(top)[:20] if isinstance(key, str)) or "none"
         raise WeightsError(f"{path} has no tensors, neither at its top, where the keys are {listed}, nor below a key")
-    below = {f"{key}.{name}": value for key in dicts for name, value in top[key].items()}
-    return {key: top[key] for key in floats} | below
+    pairs = [(key, top[key]) for key in floats]
+    pairs += [(f"{key}.{name}", value) for key in dicts for name, value in top[key].items()]
+    if len(found := dict(pairs)) < len(pairs):
+        raise WeightsError(f"{path} has two tensors whose keys and names, joined by dots, are the same")
+    return found
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:

@@ -264,6 +264,11 @@ def test_of_several_sets_all_are_there(write, body, names):
     assert list(read_all(write(torch_file(mapping(body))))) == names
 
 
+def test_keys_and_names_that_join_to_the_same(write):
+    path = write(torch_file(mapping({"a": mapping({"b.w": tensor()}), "a.b": STATE})))
+    refused(lambda: TorchFile(path), WeightsError, "two tensors whose keys and names, joined by dots, are the same")
+
+
 @pytest.mark.parametrize("type", ["Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat", "ComplexDouble"])
 def test_tensors_of_other_types_are_no_params(write, type):
     kind = f"{type}Storage"
