@@ -43,7 +43,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 LONGEST_FIRST = (
     "tests/model/test_depth_anything.py", "tests/references/test_references.py", "tests/batch/test_faults.py",
     "tests/training/test_processes.py", "tests/test_docs.py", "tests/parity/test_model.py",
-    "tests/inference/test_parallel.py", "tests/training/data/test_synthetic.py", "tests/video/test_smoothing.py",
+    "tests/inference/test_parallel.py", "tests/training/data/test_synthetic.py",
     "tests/parity/test_verify.py", "tests/batch/test_engine.py", "tests/training/test_trainer.py",
     "tests/inference/test_tiles.py", "tests/training/test_tiny.py", "tests/training/test_step.py",
     "tests/inference/test_estimator.py", "tests/parity/test_pipeline.py", "tests/cli/test_predict.py",
@@ -67,8 +67,7 @@ def pytest_collection_modifyitems(config, items):
 # what a program does, and compile it quickly.
 FULLY_OPTIMISED = (
     "tests/benchmarks/", "tests/convert/", "tests/network/", "tests/parity/", "tests/references/",
-    "tests/model/test_platform.py", "tests/training/data/", "tests/training/test_tiny.py",
-    "tests/video/test_smoothing.py",
+    "tests/training/test_tiny.py",
 )  # fmt: skip
 
 

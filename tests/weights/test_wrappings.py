@@ -40,7 +40,8 @@ def load(path, **options):
     return params, [str(warning.message) for warning in caught]
 
 
-def test_a_thousand_random_wrappings(tmp_path):
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_wrappings(tmp_path, count):
     """Prefixes, infixes, things beside the model, running means, several models, adapters."""
     rng = np.random.default_rng(0)
     config, other = tiny_config(), tiny_swiglu_config()
@@ -49,7 +50,7 @@ def test_a_thousand_random_wrappings(tmp_path):
     mean = tensors_of(config, "official", seed=1)
     expected, expected_mean = random_params(config), random_params(config, 1)
     path = tmp_path / "model.safetensors"
-    for number in range(1000):
+    for number in range(count):
         table = str(rng.choice(TABLES))
         prefix = "" if table == "flax" or rng.random() < 0.3 else str(rng.choice(PREFIXES))
         infix = str(rng.choice(INFIXES)) if table != "flax" and rng.random() < 0.4 else ""

@@ -290,16 +290,7 @@ def assert_alike(some, other):
     assert (apart > 1).mean() < 1e-3
 
 
-@pytest.fixture
-def _compiled_quickly():
-    """For programs that render a few scenes: compiling them takes most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_compiled_quickly")
 def test_the_same_under_jit_and_vmap():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     numbers = jnp.array([6, 1])
@@ -312,7 +303,6 @@ def test_the_same_under_jit_and_vmap():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_compiled_quickly")
 def test_many_at_once_as_accelerators_do(monkeypatch):
     monkeypatch.setattr(synthetic, "target_platform", lambda: "gpu")
     monkeypatch.setattr(synthetic, "_AT_ONCE", 4)
