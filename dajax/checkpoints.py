@@ -28,6 +28,8 @@ _PARAMETERS = {"small": 24_785_089, "base": 97_470_785, "large": 335_315_649}
 _V2_LICENCES = {"small": "Apache-2.0", "base": "CC-BY-NC-4.0", "large": "CC-BY-NC-4.0"}
 # The repositories of the metric and the V1 weights carry no clear licence tag.
 NOT_STATED = "not stated"
+# Weights of whose origin the name says nothing.
+NOT_KNOWN = "not known"
 
 
 def _rows() -> list[Checkpoint]:
@@ -106,6 +108,17 @@ def checkpoint_of(name: str) -> Checkpoint | None:
     if name in ORIGINALS:
         return ALIASES[ORIGINALS[name].alias]
     return ALIASES.get(name) or next((row for row in ALIASES.values() if row.hub_id == name), None)
+
+
+def licence_of(name: str) -> str:
+    """Return the licence of the weights that a name stands for: an alias, a Hub id, or a path with the authors' name.
+
+    Returns:
+        The licence, "not stated" where the authors state none, or "not known".
+    """
+    alias = alias_of_file(re.split(r"[/\\]", name)[-1])
+    found = EMBEDDED.get(name) or checkpoint_of(name) or ALIASES.get(alias or "")
+    return NOT_KNOWN if found is None else found.licence
 
 
 def list_models() -> list[Checkpoint]:

@@ -17,6 +17,32 @@ from typing import BinaryIO
 
 from dajax.errors import DajaxError
 
+# Errors that are not the fault of one file: others would fail as well. EIO is not among them: a bad spot of a disk
+# stays bad, and concerns one file.
+_OF_THE_MACHINE = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    # A network disk or a bucket cannot be reached.
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EPIPE,
+    errno.ESHUTDOWN,
+}
+
+
+def is_of_the_machine(error: BaseException | None) -> bool:
+    """Return whether an error is that of the machine, a network disk or a bucket, so that other files fail as well."""
+    return isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _OF_THE_MACHINE
+
 
 def open_regular(
     path: str | os.PathLike[str], *, error: type[DajaxError], name: str | None = None, hint: str = ""
@@ -110,6 +136,20 @@ def flush_to_disk(file: BinaryIO) -> None:
     """Return when everything that was written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def in_the_way_of(folder: Path) -> str:
+    """Say what is where a folder has to be, or one above it; "" if the folder is there or can be made.
+
+    Returns:
+        A sentence such as "'maps' is a file: name another folder".
+    """
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), None)
+    if there is None or there.is_dir():
+        return ""
+    what = "a file" if there.is_file() else "a link to nothing" if there.is_symlink() else "no folder"
+    below = "" if there == folder else f", so {str(folder)!r} cannot be a folder"
+    return f"{str(there)!r} is {what}{below}: name another folder"
 
 
 def reason(problem: Exception) -> str:

@@ -45,7 +45,7 @@ class PlainEstimator:
         self.params = {"scale": np.float32(scale)}
         self.model = SimpleNamespace(config=config or tiny_config())
         self.processor = DepthImageProcessor(input_size=28)
-        self.batch_size, self.dtype, self.device = 2, "float32", "none"
+        self.batch_size, self.dtype, self.device, self.name = 2, "float32", "none", ""
 
     def stream(self, images, *, batch_size, whole_batches, source_size, on_smaller_batch):
         # Outputs are equal to the bit because of these.

@@ -2,14 +2,41 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from dajax.errors import ConfigError, ImageError, JobError, WeightsError
-from dajax.files import flush_to_disk, open_regular, replacing, temporary_path, write_atomically, wrong_download
+from dajax.files import (
+    flush_to_disk,
+    in_the_way_of,
+    open_regular,
+    replacing,
+    temporary_path,
+    write_atomically,
+    wrong_download,
+)
 from tests.refusal import put_no_file
 
 # --- reading
+
+
+def test_what_is_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "good").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in {
+        "file": "'{}/file' is a file: name another folder",
+        "file/x/y": "'{0}/file' is a file, so '{0}/file/x/y' cannot be a folder: name another folder",
+        "link": "'{}/link' is a link to nothing: name another folder",
+        "pipe": "'{}/pipe' is no folder: name another folder",
+        "good/new": "",
+        "new/x": "",
+        "": "",
+    }.items():
+        assert in_the_way_of(tmp_path / name) == said.format(tmp_path)
+    assert in_the_way_of(Path("new")) == in_the_way_of(Path(".")) == in_the_way_of(Path("a\0b")) == ""
 
 
 def test_a_file_is_read_to_its_end(tmp_path):

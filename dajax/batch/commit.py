@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dajax.batch.job_plan import Plan
@@ -77,10 +78,17 @@ class _Staged(NamedTuple):
 
 
 class FileCommitter(Committer):
-    """Writes files for each item."""
+    """Writes files for each item.
 
-    def __init__(self, *arguments: Any) -> None:
+    Args:
+        arguments: those of `Committer`.
+        earlier: by key, the files that earlier runs wrote of items which are done again. If such an item is rejected
+            now, they go.
+    """
+
+    def __init__(self, *arguments: Any, earlier: Mapping[str, Sequence[str]]) -> None:
         super().__init__(*arguments)
+        self._earlier = earlier
         self._group: list[_Staged] = []
         self._since = time.monotonic()
 
@@ -101,7 +109,11 @@ class FileCommitter(Committer):
             return
         group, self._group = self._group, []
         refused = self._storage.commit([file for staged in group for file in staged.files])
-        self._record([self._row(staged, refused) for staged in group])
+        rows = [self._row(staged, refused) for staged in group]
+        for row in rows:
+            for name in self._earlier.get(row.key, ()) if row.status == "rejected" else ():
+                self._storage.remove(name)
+        self._record(rows)
         self._since = time.monotonic()
 
     def _row(self, staged: _Staged, refused: dict[str, Any]) -> Row:
@@ -114,7 +126,7 @@ class FileCommitter(Committer):
                 self._storage.discard(token)
             else:
                 self._storage.remove(name)
-        return Row(staged.row.key, "rejected", reason=reasons[0], notes=staged.row.notes)
+        return Row(staged.row.key, "rejected", reason=reasons[0], notes=staged.row.notes, stamp=staged.row.stamp)
 
     def finish(self, *, complete: bool) -> None:
         """See `Committer`."""

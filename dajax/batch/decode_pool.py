@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from dajax.batch.items import Item
-from dajax.errors import JobError
+from dajax.batch.parquet_tables import ParquetImages
+from dajax.errors import ImageError, JobError
+from dajax.files import is_of_the_machine
 from dajax.preprocessing.buckets import ProcessedImage
 
 # Seconds that a process may take to import what it needs, perhaps from a slow network disk.
@@ -39,12 +41,14 @@ class Decoded:
         image: the image as the network takes it, or None.
         notes: what the reader said about the image.
         reason: Why there is no image.
+        stamp: what tells whether the image changes after it was read; "" if not known.
     """
 
     item: Item
     image: ProcessedImage | None = None
     notes: tuple[str, ...] = ()
     reason: str = ""
+    stamp: str = ""
 
 
 class Decoders:
@@ -59,7 +63,8 @@ class Decoders:
 
     def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
         self._options, self._timeout, self._ahead = json.dumps(options), timeout, ahead
-        self._tasks: SimpleQueue[tuple[Item, Future[Decoded]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Item, bytes | None, Future[Decoded]] | None] = SimpleQueue()
+        self._in_parquet = ParquetImages()
         self._workers: set[_Process] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -76,15 +81,38 @@ class Decoders:
         waiting: deque[Future[Decoded]] = deque()
         for item in items:
             future: Future[Decoded] = Future()
-            self._tasks.put((item, future))
             waiting.append(future)
+            try:
+                self._tasks.put((item, self._data(item), future))
+            except ImageError as error:
+                future.set_result(Decoded(item, reason=str(error), stamp=item.stamp))
             if len(waiting) >= self._ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
+    def _data(self, item: Item) -> bytes | None:
+        """Return the bytes of an image in a Parquet file, which is quick for one reader only. None for other images.
+
+        Raises:
+            ImageError: the image cannot be read.
+            JobError: the disk or bucket does not answer.
+        """
+        if item.problem:
+            raise ImageError(item.problem)
+        location = item.location
+        if not location.column:
+            return None
+        try:
+            return self._in_parquet.read(location.path, location.column, location.row)
+        except Exception as error:  # pyarrow raises errors of many types for damaged files
+            if is_of_the_machine(error):
+                raise JobError(f"images cannot be read: {location.path}: {error}") from error
+            raise ImageError(f"{item.key!r}: cannot be read out of the Parquet file ({error})") from error
+
     def close(self) -> None:
         """Kill the processes."""
+        self._in_parquet.close()
         with self._lock:
             self._closed = True
             for worker in self._workers:
@@ -99,43 +127,47 @@ class Decoders:
     def _serve(self) -> None:
         worker = None
         while (task := self._tasks.get()) is not None:
-            item, future = task
+            item, data, future = task
             if self._closed:
                 future.cancel()
                 continue
             try:
-                worker, decoded = self._decode(worker, item)
+                worker, decoded = self._decode(worker, item, data)
                 future.set_result(decoded)
             except BaseException as error:
                 future.set_exception(error)
 
-    def _decode(self, worker: _Process | None, item: Item) -> tuple[_Process | None, Decoded]:
+    def _decode(self, worker: _Process | None, item: Item, data: bytes | None) -> tuple[_Process | None, Decoded]:
         location = item.location
-        request = json.dumps({"path": location.path, "offset": location.offset, "size": location.size}).encode()
+        # A part of a file has no path of its own.
+        name = location.path if location.size is None and not location.column else item.key
+        request = {"name": name, "path": location.path, "offset": location.offset, "size": location.size}
+        request |= {"has_data": data is not None, "needs_stamp": not item.stamp}
         for attempt in (1, 2):
             if worker is None:
                 worker = self._start()
             try:
-                answer, pixels = worker.ask(request, self._timeout)
+                answer, pixels = worker.ask(json.dumps(request).encode(), data, self._timeout)
             except TimeoutError:
                 self._drop(worker)
-                return None, Decoded(item, reason=f"it was not read within {self._timeout:g} seconds")
+                reason = f"it was not read within {self._timeout:g} seconds"
+                return None, Decoded(item, reason=reason, stamp=item.stamp)
             except (EOFError, OSError):
                 status = self._drop(worker)
                 worker = None
                 # It is tried once more, because the image may not be the cause: memory may have been short.
                 if attempt == 2:
                     reason = f"the process that reads images died on it, twice ({_ended(status)})"
-                    return None, Decoded(item, reason=reason)
+                    return None, Decoded(item, reason=reason, stamp=item.stamp)
                 continue
             break
         if "error" in answer:
             if answer["machine"]:
                 raise JobError(f"images cannot be read: {answer['error']}")
-            return worker, Decoded(item, reason=answer["error"])
+            return worker, Decoded(item, reason=answer["error"], stamp=item.stamp or answer["stamp"])
         assert pixels is not None
         image = ProcessedImage(pixels, tuple(answer["size"]), tuple(answer["content"]))
-        return worker, Decoded(item, image, tuple(answer["notes"]))
+        return worker, Decoded(item, image, tuple(answer["notes"]), stamp=item.stamp or answer["stamp"])
 
     def _start(self) -> _Process:
         try:
@@ -190,21 +222,23 @@ class _Process:
             )
             self._connection = Connection(mine.detach())
 
-    def ask(self, request: bytes, timeout: float) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Return the answer and the pixels.
+    def ask(self, request: bytes, data: bytes | None, timeout: float) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Return the answer and the pixels; `data` is the encoded image, if the process need not read it.
 
         Raises:
             TimeoutError: it took too long.
             EOFError, OSError: the process has ended.
         """
         self._connection.send_bytes(request)
+        if data is not None:
+            self._connection.send_bytes(data)
         self._wait(timeout)
         answer = json.loads(self._connection.recv_bytes())
         if "error" in answer:
             return answer, None
-        data = bytearray(4 * math.prod(answer["shape"]))
-        self._connection.recv_bytes_into(data)
-        return answer, np.frombuffer(data, np.float32).reshape(answer["shape"])
+        pixels = bytearray(4 * math.prod(answer["shape"]))
+        self._connection.recv_bytes_into(pixels)
+        return answer, np.frombuffer(pixels, np.float32).reshape(answer["shape"])
 
     def begin(self) -> None:
         """Wait until the process is ready.

@@ -1,17 +1,17 @@
 """The program of a decoder process, which reads images for a job. If it dies, the job goes on.
 
 It loads neither jax nor the model. Its arguments are the descriptor of its socket, the id of the job's process, and the
-options of its `Buckets` as JSON. A request is the JSON of a location; the answer is JSON, followed by the pixels if the
-image could be read.
+options of its `Buckets` as JSON. A request is JSON that says where the image is, or is followed by the encoded image.
+The answer is JSON, followed by the pixels if the image could be read.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,32 +21,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dajax.batch.remote import file_system, is_remote
+from dajax.batch.stamps import stamp_of
 from dajax.errors import ImageError
+from dajax.files import is_of_the_machine
 from dajax.images.read import read_image
 from dajax.preprocessing.buckets import Buckets
 
-# Errors that are not the image's fault: the job stops instead of leaving images out. EIO is not among them: a bad spot
-# of a disk stays bad, and concerns one image.
-_OF_THE_MACHINE = {
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    # A network disk or a bucket cannot be reached.
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ETIMEDOUT,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.EPIPE,
-    errno.ESHUTDOWN,
-}
 # The message that says that the process takes requests.
 READY = b"ready"
+_ADVICE = re.compile(r"\b(?:[Pp]ass|find_images)\b")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -65,9 +48,10 @@ def main(descriptor: int, parent: int) -> None:
     while True:
         try:
             request = json.loads(connection.recv_bytes())
+            data = connection.recv_bytes() if request["has_data"] else None
         except (EOFError, OSError):
             return
-        answer, pixels = answered(request, processor)
+        answer, pixels = answered(request, data, processor)
         try:
             connection.send_bytes(json.dumps(answer).encode())
             if pixels is not None:
@@ -76,19 +60,32 @@ def main(descriptor: int, parent: int) -> None:
             return
 
 
-def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any], Any]:
-    """Return the answer about an image, and its pixels (float32 [height, width, 3]) if it could be read."""
+def answered(request: dict[str, Any], data: bytes | None, processor: Buckets) -> tuple[dict[str, Any], Any]:
+    """Return the answer about an image, and its pixels (float32 [height, width, 3]) if it could be read.
+
+    Args:
+        request: see `Decoders`.
+        data: the encoded image, if the request does not say where it is.
+        processor: makes pixels of it.
+    """
+    # From before it is read: a change while it is read shows later, too.
+    stamp = stamp_of(request["path"]) if request["needs_stamp"] else ""
+    answer, pixels = _read(request, data, processor)
+    return answer | {"stamp": stamp}, pixels
+
+
+def _read(request: dict[str, Any], data: bytes | None, processor: Buckets) -> tuple[dict[str, Any], Any]:
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         try:
-            source = _bytes_or_path(request)
-            taken = processor.process(read_image(source, name=repr(request["path"])))
+            source = _bytes_or_path(request) if data is None else data
+            taken = processor.process(read_image(source, name=repr(request["name"])))
         except ImageError as error:
-            return {"error": str(error), "machine": _is_of_the_machine(error.__cause__)}, None
+            return {"error": _of_jobs(str(error)), "machine": is_of_the_machine(error.__cause__)}, None
         except MemoryError:
             return {"error": "there is not enough memory to read it", "machine": False}, None
         except OSError as error:
-            return {"error": error.strerror or str(error), "machine": _is_of_the_machine(error)}, None
+            return {"error": error.strerror or str(error), "machine": is_of_the_machine(error)}, None
         except Exception as error:
             return {"error": f"cannot be read ({type(error).__name__}: {error})", "machine": False}, None
     said = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
@@ -96,9 +93,10 @@ def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any
     return about, taken.pixels
 
 
-def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Return whether other images would have failed, too."""
-    return isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _OF_THE_MACHINE
+def _of_jobs(message: str) -> str:
+    """Return a message of `read_image` without what it advises to pass to it: a job passes nothing but the image."""
+    sentences = re.split(r"(?<=[.;]) ", message.replace("max_pixels=", "the limit of "))
+    return " ".join(one for one in sentences if not _ADVICE.search(one)).rstrip("; ")
 
 
 def _bytes_or_path(request: dict[str, Any]) -> Any:

@@ -6,10 +6,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +17,16 @@ import numpy as np
 from dajax.batch.commit import Committer, FileCommitter, ShardCommitter
 from dajax.batch.decode_pool import Decoded, Decoders
 from dajax.batch.job import claim, job_parameters, keys_digest
-from dajax.batch.job_plan import Plan, plan_batch
+from dajax.batch.job_plan import Plan, check_apart, plan_batch
 from dajax.batch.job_settings import BatchSettings
-from dajax.batch.manifest import Manifest
+from dajax.batch.manifest import Manifest, Row
 from dajax.batch.progress import Progress
 from dajax.batch.sinks import Encoding, encoded, make_shards, rejected
 from dajax.batch.storage_kinds import open_storage
 from dajax.depth_maps.encode import ENDINGS
 from dajax.depth_maps.naming import output_names
 from dajax.errors import JobRefusedError
+from dajax.inference.confidence import disagreement
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Report:
         rejected: how many images this run left out; the manifest has the reasons.
         seconds: how long this run took.
         interrupted: whether it was asked to stop before the end.
+        changed: how many images have changed since their depth maps were made, and were not made again.
+        passed_over: how many files and folders of the source were passed over, by kind.
     """
 
     items: int
@@ -53,6 +56,8 @@ class Report:
     rejected: int
     seconds: float
     interrupted: bool
+    changed: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_batch(
@@ -77,7 +82,7 @@ def run_batch(
         source: see `dajax.batch.items.find_items`.
         output: the folder or fsspec address for the outputs; it is made if it does not exist.
         settings: how the job is done; `BatchSettings()` if None.
-        model: the model's name, which is written into the files.
+        model: the model's name, which is written into the files; if "", the name that the estimator was made from.
         progress: Show a bar on standard error.
         stop: Set it from another thread or a signal handler to end early; what is finished is committed.
 
@@ -88,13 +93,13 @@ def run_batch(
     """
     settings = BatchSettings() if settings is None else settings
     settings.check()
+    check_apart(source, output)  # before a lock is put there
     began = time.monotonic()
     stop = threading.Event() if stop is None else stop
-    config = estimator.model.config
-    kind = "metric" if config.is_metric else "relative"
-    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model, config.style)
+    model = model or estimator.name
+    encoding = _encoding(estimator, settings, model)
     encoding.check()
-    shards = make_shards(settings.shard_format) if settings.shards else None
+    shards = make_shards(settings.shard_format, encoding.about()) if settings.shards else None
     buckets = Buckets(estimator.processor, settings.buckets, settings.policy)
     batch_size = settings.batch_size or estimator.batch_size
     with ExitStack() as stack:
@@ -109,10 +114,12 @@ def run_batch(
         names = plan.names if same_items else _names_beside(plan, manifest, settings)
         storage.clean()
         stack.callback(storage.clean)
+        earlier = _earlier_files(plan, names, settings)
+        manifest.append(_rows_of_what_is_known(plan, earlier))
         bar = stack.enter_context(Progress(storage, plan.items, plan.earlier, show=progress))
         common = (storage, manifest, bar, settings.max_rejects)
         committer: Committer = (
-            FileCommitter(*common)
+            FileCommitter(*common, earlier=earlier)
             if shards is None or settings.shards is None
             else ShardCommitter(*common, shards, settings.shards, plan)
         )
@@ -122,11 +129,37 @@ def run_batch(
         stack.callback(decoders.close)
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
-        run = _Run(estimator, decoders, pool, committer, encoding, settings.size == "source", batch_size, stop)
+        run = _Run(estimator, decoders, pool, committer, encoding, settings, batch_size, stop)
         run(plan, names)
         committer.finish(complete=not stop.is_set())
         counts = (plan.items, plan.source.repeated, plan.earlier, committer.done, committer.rejected)
-        return Report(*counts, time.monotonic() - began, stop.is_set())
+        changed = int(plan.changed.sum())
+        return Report(*counts, time.monotonic() - began, stop.is_set(), changed, plan.source.passed_over)
+
+
+def _encoding(estimator: DepthEstimator, settings: BatchSettings, model: str) -> Encoding:
+    config = estimator.model.config
+    kind, end = ("metric", float(config.max_depth)) if config.is_metric else ("relative", None)
+    return Encoding(settings.formats, settings.values, settings.colormap, kind, model, config.style, end)
+
+
+def _rows_of_what_is_known(plan: Plan, earlier: Mapping[str, list[str]]) -> Iterator[Row]:
+    """Yield rows before the work begins: of folders that are no rejects any more, and of outputs that are made anew.
+
+    These count as lost. So if this run is killed, the next one makes them, whatever it is asked for.
+    """
+    for key in plan.listed_now:
+        yield Row(key, "done", notes=["the folder can be listed now; its images have rows of their own"])
+    for place in np.flatnonzero(plan.remade & plan.has_outputs):
+        key = plan.source.items[place].key
+        yield Row(key, "lost", earlier[key], reason="its image has changed since")
+
+
+def _earlier_files(plan: Plan, names: list[str], settings: BatchSettings) -> dict[str, list[str]]:
+    """Return the files that earlier runs wrote of what is done again, by key; none for output shards."""
+    endings = [] if settings.shards else [ENDINGS[form] for form in settings.formats]
+    again = [i for i in plan.left if plan.has_outputs[i]]
+    return {plan.source.items[i].key: [names[i] + ending for ending in endings] for i in again}
 
 
 def _names_beside(plan: Plan, manifest: Manifest, settings: BatchSettings) -> list[str]:
@@ -167,7 +200,7 @@ class _Run:
         pool: the threads that encode and write.
         committer: Takes the outcomes.
         encoding: which files a depth map becomes.
-        source_size: Resize depth maps to the size of their images.
+        settings: how the job is done.
         batch_size: images that are run together.
         stop: Ends the run when it is set.
     """
@@ -179,12 +212,13 @@ class _Run:
         pool: ThreadPoolExecutor,
         committer: Committer,
         encoding: Encoding,
-        source_size: bool,
+        settings: BatchSettings,
         batch_size: int,
         stop: threading.Event,
     ) -> None:
         self._estimator, self._decoders, self._pool, self._committer = estimator, decoders, pool, committer
-        self._encoding, self._source_size, self._batch_size, self._stop = encoding, source_size, batch_size, stop
+        self._encoding, self._batch_size, self._stop = encoding, batch_size, stop
+        self._source_size, self._flips = settings.size == "source", settings.flip_disagreement
         self._in_network: deque[tuple[Decoded, str]] = deque()
         # They are taken in order, so that output shards are filled in order.
         self._outcomes: deque[Future[Any]] = deque()
@@ -200,7 +234,8 @@ class _Run:
         )
         try:
             for depth in stream:
-                self._outcomes.append(self._pool.submit(self._finish, *self._in_network.popleft(), depth))
+                other = next(stream) if self._flips else None
+                self._outcomes.append(self._pool.submit(self._finish, *self._in_network.popleft(), depth, other))
                 self._collect(4 * self._batch_size)
                 if self._stop.is_set():
                     raise _Stopped
@@ -219,19 +254,25 @@ class _Run:
             if decoded.image is not None:
                 self._in_network.append((decoded, names[place]))
                 yield decoded.image
+                if self._flips:
+                    yield decoded.image.mirrored()
                 continue
-            outcome = rejected(decoded.item, names[place], decoded.reason)
+            outcome = rejected(decoded, names[place], decoded.reason)
             self._outcomes.append(self._pool.submit(self._committer.stage, outcome))
             self._collect(4 * self._batch_size)
 
-    def _finish(self, decoded: Decoded, name: str, depth: np.ndarray) -> Any:
-        """Resize, encode and stage a depth map."""
+    def _finish(self, decoded: Decoded, name: str, depth: np.ndarray, other: np.ndarray | None) -> Any:
+        """Resize, encode and stage a depth map; `other` is that of the mirror image, if it was asked for."""
         assert decoded.image is not None
+        flip = None
+        if other is not None and np.isfinite(depth).all() and np.isfinite(other).all():
+            is_metric = self._encoding.kind == "metric"
+            flip = float(disagreement(depth, other[:, ::-1], is_metric=is_metric).mean(dtype=np.float64))
         if self._source_size:
             sizes = [decoded.image.source_size]
             results = self._estimator.processor.post_process_depth_estimation(depth[None], sizes)
             depth = results[0]["predicted_depth"]
-        return self._committer.stage(encoded(self._encoding, decoded.item, name, depth, decoded.notes))
+        return self._committer.stage(encoded(self._encoding, decoded, name, depth, flip))
 
     def _collect(self, at_most: int) -> None:
         """Commit what is finished, and wait until no more than `at_most` outcomes are left."""

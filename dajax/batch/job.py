@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.remote import is_remote
 from dajax.batch.storage import Storage
+from dajax.checkpoints import licence_of
 from dajax.depth_maps.encode import described
 from dajax.errors import JobRefusedError
 from dajax.numerics import NUMERICS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 JOB = ".dajax/job.json"
 # The number of the layout of a job's output folder: names of outputs, output shards, the manifest and the job file.
 # Raise it by one in each change after which a job that was begun before cannot go on.
-JOB_FORMAT = 1
+JOB_FORMAT = 2
 
 
 def weights_digest(params: Mapping[str, Any]) -> str:
@@ -69,6 +70,7 @@ def job_parameters(
         "batch_size": batch_size,
         "buckets": settings.buckets,
         "policy": settings.policy if settings.buckets else None,
+        "flip_disagreement": settings.flip_disagreement,
     }
 
 
@@ -84,8 +86,9 @@ def claim(storage: Storage, parameters: Mapping[str, Any], keys: str) -> bool:
         JobRefusedError: the output folder has a job of another job format, or with other parameters; the message names
             them.
     """
-    version = described("relative", "")["version"]  # for those who read the file; it decides nothing
-    content = {"format": JOB_FORMAT, "dajax": version, "parameters": parameters, "keys": keys}
+    # Version and licence are for those who read the file; they decide nothing.
+    version, licence = described("relative", "")["version"], licence_of(parameters.get("model", ""))
+    content = {"format": JOB_FORMAT, "dajax": version, "licence": licence, "parameters": parameters, "keys": keys}
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     if storage.create(JOB, text.encode("ascii")):
         return True

@@ -34,7 +34,11 @@ class BatchSettings:
         decode_timeout: seconds that reading one image may take.
         max_rejects: Stop when a run leaves out more images than this.
         retry_rejects: Try again what an earlier run left out. Output shards do not allow it.
-        column: the column of paths in a CSV or Parquet source.
+        check_inputs: Look at every image that is done, to see whether it has changed since. Listings of buckets say it
+            without this.
+        remake_changed: Make again the depth maps of images that have changed since.
+        flip_disagreement: Record how much the depth of each mirror image differs. It takes twice the time.
+        column: the column of a table that has the paths or the images.
         process_index: which part of the images this process does, counted from 0. The other processes, on this machine
             or on others, do theirs in the same output folder at the same time.
         process_count: how many processes do the job together. With 1, this process does all of it, and no other process
@@ -54,6 +58,9 @@ class BatchSettings:
     decode_timeout: float = 60.0
     max_rejects: int | None = None
     retry_rejects: bool = False
+    check_inputs: bool = False
+    remake_changed: bool = False
+    flip_disagreement: bool = False
     column: str | None = None
     process_index: int = 0
     process_count: int = 1

@@ -131,7 +131,7 @@ class LocalStorage(Storage):
 
     def list(self, folder: str) -> list[str]:
         """See `Storage`."""
-        with faults(self, folder):
+        with faults(self, folder, "read"):
             try:
                 return sorted(f"{folder}/{entry.name}" for entry in os.scandir(self.root / folder) if entry.is_file())
             except FileNotFoundError:
@@ -139,12 +139,12 @@ class LocalStorage(Storage):
 
     def open(self, name: str) -> IO[bytes]:
         """See `Storage`."""
-        with faults(self, name):
+        with faults(self, name, "read"):
             return (self.root / name).open("rb")
 
     def size(self, name: str) -> int:
         """See `Storage`."""
-        with faults(self, name):
+        with faults(self, name, "read"):
             return (self.root / name).stat().st_size
 
     def exists(self, name: str) -> bool:
@@ -174,7 +174,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def _lock(self, name: str, kind: int) -> Iterator[None]:
-        with faults(self, name):
+        with faults(self, ""):
             self._make_folder(self.root / name)
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:

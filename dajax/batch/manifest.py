@@ -10,10 +10,12 @@ import json
 import os
 import secrets
 import socket
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from json.encoder import encode_basestring_ascii
 from typing import Literal
 
 import numpy as np
@@ -25,9 +27,11 @@ from dajax.errors import JobRefusedError
 
 Status = Literal["done", "rejected", "lost"]
 _START, _END = b'{"key": "', b"}\n"
-_STATUS = b'", "status": "'
+_STATUS, _STAMP_FIELD, _AFTER_STAMP = b'", "status": "', b'", "stamp": "', b'", "output": '
 # The last bytes of a part may not have reached the disk when the machine went down: rows there are parsed as a check.
 _TAIL = 1 << 20
+# The statuses by their first letters, as `Known` has them.
+DONE, REJECTED, LOST = b"drl"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Row:
         shape: [height, width] of the depth map.
         reason: Why it was rejected or is lost.
         notes: what the reader said about the image, such as that it has several frames.
+        quality: what tells good depth maps from bad ones, see `dajax.batch.quality.quality`; empty without depth map.
+        stamp: what tells whether the image has changed since it was read, see `dajax.batch.stamps`; "" if not known.
         time: When the row was written, in UTC.
     """
 
@@ -53,12 +59,16 @@ class Row:
     shape: list[int] = field(default_factory=list)
     reason: str = ""
     notes: list[str] = field(default_factory=list)
+    quality: dict[str, float] = field(default_factory=dict)
+    stamp: str = ""
     time: str = ""
 
     def line(self) -> bytes:
         """Return the row as a line of ASCII, with the present time if it has none."""
         now = self.time or datetime.now(UTC).isoformat(timespec="seconds")
-        return json.dumps(asdict(self) | {"time": now}).encode("ascii") + b"\n"
+        # The first three are found again without parsing the row, see `_parts`.
+        first = {"key": self.key, "status": self.status, "stamp": self.stamp}
+        return json.dumps(first | asdict(self) | {"time": now}).encode("ascii") + b"\n"
 
 
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
@@ -110,27 +120,26 @@ class Manifest:
         """Return the rows of the rejected keys. The memory that this takes depends on their number alone."""
         found: dict[bytes, Row] = {}
         for line in self._lines():
-            end = line.index(_STATUS)
-            if line[end + len(_STATUS) :].startswith(b"rejected"):
-                found[_digest_of_line(line, end)] = _row(line)
+            key, status, _ = _parts(line)
+            if status == REJECTED:
+                found[_digest_of_text(key)] = _row(line)
             elif found:
-                found.pop(_digest_of_line(line, end), None)
+                found.pop(_digest_of_text(key), None)
         return list(found.values())
 
-    def finished(self, *, rejected: bool = True) -> Finished:
-        """Return the keys that need not be done again. Ten million rows take less than a minute.
-
-        Args:
-            rejected: Rejected keys count as finished, too.
-        """
-        digests, finished = bytearray(), bytearray()
+    def known(self) -> Known:
+        """Return what the last rows of all keys say, in short. Ten million rows take less than a minute."""
+        digests, statuses, stamps = bytearray(), bytearray(), array("q")
+        folders: dict[bytes, int] = {}
         for line in self._lines():
-            # The status begins after the key, whose JSON text has no quotation mark without a backslash.
-            end = line.index(_STATUS)
-            status = line[end + len(_STATUS) : end + len(_STATUS) + 1]
-            digests += _digest_of_line(line, end)
-            finished.append(status == b"d" or (rejected and status == b"r"))
-        return Finished(digests, finished)
+            key, status, stamp = _parts(line)
+            digests += _digest_of_text(key)
+            statuses.append(status)
+            stamps.append(stamp)
+            if key.endswith(b"/"):
+                folders[key] = status
+        unlisted = [json.loads(b'"' + key + b'"') for key, status in folders.items() if status == REJECTED]
+        return Known(digests, statuses, stamps, unlisted)
 
     def _lines(self) -> Iterator[bytes]:
         for name in self.parts():
@@ -150,10 +159,27 @@ class Manifest:
                     yield line
 
 
-class Finished:
-    """A set of keys, in 17 bytes each."""
+class Known:
+    """Status and stamp of very many keys, in 25 bytes each.
 
-    def __init__(self, digests: bytes | bytearray, finished: bytes | bytearray) -> None:
+    Args:
+        digests: the digests of the rows' keys, one behind the other.
+        statuses: the status of each row, see `DONE`.
+        stamps: `stamp_number` of each row.
+        unlisted: the rejected keys of folders.
+
+    Attributes:
+        unlisted: the folders that could not be listed.
+    """
+
+    def __init__(
+        self,
+        digests: bytes | bytearray,
+        statuses: bytes | bytearray,
+        stamps: Sequence[int],
+        unlisted: Sequence[str] = (),
+    ) -> None:
+        self.unlisted = list(unlisted)
         pairs = np.frombuffer(digests, np.dtype([("high", ">u8"), ("low", ">u8")]))
         high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
         # The sort is stable: the last one of several rows with the same key stays last.
@@ -161,17 +187,19 @@ class Finished:
         high, low = high[order], low[order]
         last = np.ones(len(order), bool)
         last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        kept = last & np.frombuffer(finished, np.bool_)[order]
-        self._high, self._low = high[kept], low[kept]
+        kept = order[last]
+        self._high, self._low = high[last], low[last]
+        self._statuses = np.frombuffer(statuses, np.uint8)[kept]
+        self._stamps = np.asarray(stamps, np.int64)[kept]
 
     def __len__(self) -> int:
         return len(self._high)
 
-    def contains(self, keys: Sequence[str]) -> np.ndarray:
-        """Return bool [keys]: which of the keys are in the set."""
+    def look_up(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return uint8 [keys], the status of each key or 0, and int64 [keys], the number of its stamp or 0."""
         pairs = np.frombuffer(b"".join(map(_digest_of, keys)), np.dtype([("high", ">u8"), ("low", ">u8")]))
         high, low = pairs["high"].astype(np.uint64), pairs["low"].astype(np.uint64)
-        found = np.zeros(len(keys), bool)
+        statuses, stamps = np.zeros(len(keys), np.uint8), np.zeros(len(keys), np.int64)
         place = np.searchsorted(self._high, high)
         # Keys whose digests have the same first half are next to each other.
         open_ = np.arange(len(keys))
@@ -179,18 +207,38 @@ class Finished:
             open_ = open_[place[open_] < len(self._high)]
             open_ = open_[self._high[place[open_]] == high[open_]]
             hit = self._low[place[open_]] == low[open_]
-            found[open_[hit]] = True
+            found = open_[hit]
+            statuses[found], stamps[found] = self._statuses[place[found]], self._stamps[place[found]]
             open_ = open_[~hit]
             place[open_] += 1
-        return found
+        return statuses, stamps
+
+
+def stamp_number(stamp: str) -> int:
+    """Return a number that stands for a stamp within this process; 0 for "", which tells nothing."""
+    return _number(_json_text(stamp)) if stamp else 0
+
+
+def _number(text: bytes) -> int:
+    return hash(text) if text else 0
+
+
+def _parts(line: bytes) -> tuple[bytes, int, int]:
+    """Return a row's key as JSON text, the first letter of its status, and the number of its stamp."""
+    # The status begins after the key, whose JSON text has no quotation mark without a backslash; so has the stamp.
+    end = line.index(_STATUS)
+    status = end + len(_STATUS)
+    stamp = line.index(_STAMP_FIELD, status) + len(_STAMP_FIELD)
+    return line[len(_START) : end], line[status], _number(line[stamp : line.index(_AFTER_STAMP, stamp)])
 
 
 def _digest_of(key: str) -> bytes:
-    return _digest_of_text(json.dumps(key)[1:-1].encode("ascii"))
+    return _digest_of_text(_json_text(key))
 
 
-def _digest_of_line(line: bytes, end: int) -> bytes:
-    return _digest_of_text(line[len(_START) : end])
+def _json_text(text: str) -> bytes:
+    """Return what stands between the quotation marks where `json.dumps` writes this text."""
+    return encode_basestring_ascii(text)[1:-1].encode("ascii")
 
 
 def _digest_of_text(text: bytes) -> bytes:
@@ -198,7 +246,7 @@ def _digest_of_text(text: bytes) -> bytes:
 
 
 def _is_whole(line: bytes, *, careful: bool) -> bool:
-    if not (line.startswith(_START) and line.endswith(_END) and _STATUS in line):
+    if not (line.startswith(_START) and line.endswith(_END) and _STATUS in line and _STAMP_FIELD in line):
         return False
     if careful:
         try:

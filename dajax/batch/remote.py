@@ -1,11 +1,12 @@
-"""Remote file systems, by fsspec; the only module that imports it."""
+"""Files here and on remote file systems. Remote ones are fsspec's, and this module alone imports it."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import IO, Any
 
-from dajax.errors import ConfigError, missing_extra
+from dajax.errors import ConfigError, JobError, missing_extra
+from dajax.files import reason
 
 # A single letter is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(::|://)")
@@ -35,3 +36,19 @@ def file_system(address: str) -> tuple[Any, str]:
     except ValueError as error:
         raise ConfigError(f"{address}: {error}") from error
     return system, str(path)
+
+
+def open_to_read(path: str) -> IO[Any]:
+    """Open a local or remote file of bytes.
+
+    Raises:
+        JobError: it cannot be opened.
+    """
+    try:
+        if is_remote(path):
+            system, inside = file_system(path)
+            file: IO[Any] = system.open(inside, "rb")
+            return file
+        return open(path, "rb")
+    except OSError as error:
+        raise JobError(f"{path!r}: cannot be opened ({reason(error)})") from error

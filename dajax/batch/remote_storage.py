@@ -78,7 +78,7 @@ class RemoteStorage(Storage):
 
     def list(self, folder: str) -> list[str]:
         """See `Storage`."""
-        with faults(self, folder):
+        with faults(self, folder, "read"):
             try:
                 found = self._system.ls(self._path(folder), detail=False, refresh=True)
             except FileNotFoundError:
@@ -89,12 +89,12 @@ class RemoteStorage(Storage):
 
     def open(self, name: str) -> IO[bytes]:
         """See `Storage`."""
-        with faults(self, name):
+        with faults(self, name, "read"):
             return io.BytesIO(self._system.cat_file(self._path(name)))
 
     def size(self, name: str) -> int:
         """See `Storage`."""
-        with faults(self, name):
+        with faults(self, name, "read"):
             return int(self._system.size(self._path(name)))
 
     def exists(self, name: str) -> bool:

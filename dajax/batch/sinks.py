@@ -7,14 +7,17 @@ import io
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
 
+from dajax.batch.decode_pool import Decoded
 from dajax.batch.items import Item
 from dajax.batch.manifest import Row
+from dajax.batch.quality import FIGURES, quality
+from dajax.checkpoints import licence_of
 from dajax.depth_maps import encode
 from dajax.depth_maps.naming import digest
 from dajax.errors import ConfigError, ImageError, missing_extra
@@ -33,6 +36,7 @@ class Encoding:
         kind: "relative" or "metric", which is written into the files where the format allows it.
         model: the model's name, likewise.
         style: the style of preprocessing, likewise.
+        max_depth: the largest depth of a metric model, in metres; None for relative models.
     """
 
     formats: tuple[encode.Format, ...]
@@ -41,6 +45,11 @@ class Encoding:
     kind: str
     model: str
     style: str
+    max_depth: float | None = None
+
+    def about(self) -> dict[str, str]:
+        """Return what output shards say about all their depth maps."""
+        return encode.described(self.kind, self.model, self.style) | {"licence": licence_of(self.model)}
 
     def check(self) -> None:
         """Raise ConfigError or ImageError if files cannot be made like this."""
@@ -79,6 +88,8 @@ class Outcome:
         shape: (height, width) of the depth map.
         notes: what the reader said about the image.
         reason: Why the item was rejected; "" if it was not.
+        quality: see `dajax.batch.quality.quality`.
+        stamp: what tells whether the image changes later; "" if not known.
     """
 
     item: Item
@@ -87,34 +98,54 @@ class Outcome:
     shape: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
+    stamp: str = ""
 
 
-def rejected(item: Item, name: str, reason: str, notes: tuple[str, ...] = ()) -> Outcome:
+def rejected(decoded: Decoded, name: str, reason: str) -> Outcome:
     """Return the outcome of an item without output."""
-    return Outcome(item, name, [], (), notes, reason)
+    return Outcome(decoded.item, name, [], (), decoded.notes, reason, stamp=decoded.stamp)
 
 
-def encoded(encoding: Encoding, item: Item, name: str, depth: np.ndarray, notes: tuple[str, ...]) -> Outcome:
-    """Return the outcome of an item with this depth map; it is a reject if the depth map cannot be encoded."""
+def encoded(encoding: Encoding, decoded: Decoded, name: str, depth: np.ndarray, flip: float | None) -> Outcome:
+    """Return the outcome of an item with this depth map; it is a reject if the depth map cannot be encoded.
+
+    Args:
+        encoding: how the depth map becomes files.
+        decoded: the image.
+        name: the name of its output, without ending.
+        depth: float32 [height, width].
+        flip: the mean disagreement with the depth of the mirror image; None if it was not asked for.
+    """
     try:
         files = encoding.files(depth)
     except ImageError as error:
-        return rejected(item, name, str(error), notes)
-    return Outcome(item, name, files, depth.shape, notes)
+        return rejected(decoded, name, str(error))
+    figures = quality(depth, encoding.max_depth, flip)
+    return Outcome(decoded.item, name, files, depth.shape, decoded.notes, "", figures, decoded.stamp)
 
 
 def row_of(outcome: Outcome, output: list[str]) -> Row:
     """Return the manifest's row of an outcome whose files have the names `output`."""
+    key, notes = outcome.item.key, list(outcome.notes)
     if outcome.reason:
-        return Row(outcome.item.key, "rejected", reason=outcome.reason, notes=list(outcome.notes))
+        return Row(key, "rejected", reason=outcome.reason, notes=notes, stamp=outcome.stamp)
     digests = [hashlib.sha256(data).hexdigest() for _, data in outcome.files]
-    return Row(outcome.item.key, "done", output, digests, list(outcome.shape), notes=list(outcome.notes))
+    shape = list(outcome.shape)
+    return Row(key, "done", output, digests, shape, notes=notes, quality=outcome.quality, stamp=outcome.stamp)
 
 
 class Shards(ABC):
-    """Makes output shards: one file of many outcomes. The same outcomes give the same bytes."""
+    """Makes output shards: one file of many outcomes. The same outcomes give the same bytes.
+
+    Args:
+        about: what each output shard says about all its depth maps: kind, units, model, licence and so on.
+    """
 
     suffix: str
+
+    def __init__(self, about: Mapping[str, str]) -> None:
+        self._about = dict(about)
 
     @abstractmethod
     def pack(self, outcomes: Sequence[Outcome]) -> bytes:
@@ -138,7 +169,8 @@ class TarShards(Shards):
                 if outcome.reason:
                     continue
                 stem = _sample_name(outcome.name)
-                about = {"key": outcome.item.key, "shape": list(outcome.shape), "notes": list(outcome.notes)}
+                about: dict[str, Any] = {"key": outcome.item.key, "shape": list(outcome.shape)}
+                about |= {"notes": list(outcome.notes), "quality": outcome.quality} | self._about
                 # All members of a sample have the same stem, and the field begins behind the first dot.
                 members = [(ending.replace("_", ".", 1), data) for ending, data in outcome.files]
                 for field, data in [*members, (".json", json.dumps(about).encode("ascii"))]:
@@ -157,11 +189,15 @@ def _sample_name(name: str) -> str:
 
 
 class ParquetShards(Shards):
-    """Parquet: each image has a row with key, height, width, and a column of bytes for each format."""
+    """Parquet: each image has a row with key, size and quality, and a column of bytes for each format.
+
+    The metadata of the schema says what holds for all rows.
+    """
 
     suffix = PARQUET
 
-    def __init__(self) -> None:
+    def __init__(self, about: Mapping[str, str]) -> None:
+        super().__init__(about)
         pyarrow_parquet()
 
     def pack(self, outcomes: Sequence[Outcome]) -> bytes:
@@ -176,11 +212,13 @@ class ParquetShards(Shards):
             "height": pa.array([o.shape[0] for o in kept], pa.int32()),
             "width": pa.array([o.shape[1] for o in kept], pa.int32()),
         }
+        for name in FIGURES:
+            columns[name] = pa.array([o.quality.get(name) for o in kept], pa.float64())
         for place, (ending, _) in enumerate(kept[0].files if kept else []):
             data = [o.files[place][1] for o in kept]
             columns[ending.lstrip("_").replace(".", "_")] = pa.array(data, pa.large_binary())
         stream = io.BytesIO()
-        pq.write_table(pa.table(columns), stream)
+        pq.write_table(pa.table(columns).replace_schema_metadata(self._about), stream)
         return stream.getvalue()
 
 
@@ -197,14 +235,14 @@ def pyarrow_parquet() -> Any:
     return pyarrow.parquet
 
 
-def make_shards(form: str) -> Shards:
-    """Return the maker of "tar" or "parquet" output shards.
+def make_shards(form: str, about: Mapping[str, str]) -> Shards:
+    """Return the maker of "tar" or "parquet" output shards that say `about` of themselves.
 
     Raises:
         ConfigError: `form` is neither, or pyarrow is not installed.
     """
     if form == "tar":
-        return TarShards()
+        return TarShards(about)
     if form == "parquet":
-        return ParquetShards()
+        return ParquetShards(about)
     raise ConfigError(f"shards are tar or parquet, got {form!r}")

@@ -94,10 +94,16 @@ class Storage(ABC):
 
 
 class faults:
-    """Turns errors of the operating system into those of `Storage`."""
+    """Turns errors of the operating system into those of `Storage`.
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name = storage, name
+    Args:
+        storage: the output folder.
+        name: what is written or read: a name in the folder, or "" for the folder itself.
+        done: "written" or "read".
+    """
+
+    def __init__(self, storage: Storage, name: str, done: str = "written") -> None:
+        self._storage, self._name, self._done = storage, name, done
 
     def __enter__(self) -> None:
         pass
@@ -106,9 +112,11 @@ class faults:
         if not isinstance(error, OSError) or isinstance(error, ImageError | JobError):
             return
         reason = error.strerror or str(error)
-        if error.errno in _FAULTS_OF_A_NAME:
-            raise ImageError(f"{self._name!r} cannot be written ({reason})") from error
+        if error.errno in _FAULTS_OF_A_NAME and self._name:
+            raise ImageError(f"{self._name!r} cannot be {self._done} ({reason})") from error
+        # Who gave the folder knows nothing of the lock in it.
+        what = f"{self._name!r}" if self._name else "the folder"
         raise JobError(
-            f"{self._storage}: {self._name!r} cannot be written ({reason}). What the manifest records is whole: "
+            f"{self._storage}: {what} cannot be {self._done} ({reason}). What the manifest records is whole: "
             "the same command goes on from there"
         ) from error

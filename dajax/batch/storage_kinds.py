@@ -9,6 +9,8 @@ from dajax.batch.local_storage import LocalStorage
 from dajax.batch.remote import is_remote
 from dajax.batch.remote_storage import RemoteStorage
 from dajax.batch.storage import Storage
+from dajax.errors import ConfigError
+from dajax.files import in_the_way_of
 
 
 def open_storage(output: str | os.PathLike[str], process_index: int = 0, process_count: int = 1) -> Storage:
@@ -20,8 +22,13 @@ def open_storage(output: str | os.PathLike[str], process_index: int = 0, process
         process_count: how many processes do the job together.
 
     Raises:
-        ConfigError: fsspec, or what it needs for this kind of address, is not installed.
+        ConfigError: the folder is a file or below one; or fsspec, or what it needs for this kind of address, is not
+            installed.
     """
     suffix = f"-{process_index}-of-{process_count}" if process_count > 1 else ""
     text = os.fspath(output)
-    return RemoteStorage(text, suffix) if is_remote(text) else LocalStorage(Path(text), suffix)
+    if is_remote(text):
+        return RemoteStorage(text, suffix)
+    if problem := in_the_way_of(Path(text)):
+        raise ConfigError(problem)
+    return LocalStorage(Path(text), suffix)

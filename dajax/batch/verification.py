@@ -60,6 +60,8 @@ def _verify(storage: Storage) -> Verified:
             found.rejected += 1
         elif row.status == "lost":
             found.lost[row.key] = row.reason
+        elif not row.output:
+            continue  # a folder that could not be listed once
         elif row.output[0].endswith((TAR, PARQUET)):
             of_shards.setdefault(row.output[0], []).append(row)
         else:
@@ -112,5 +114,5 @@ def _contents(name: str, data: bytes) -> Iterator[bytes]:
                     yield inside.read()
         return
     table = pyarrow_parquet().read_table(io.BytesIO(data))
-    for column in table.column_names[3:]:
-        yield from (value.as_py() for value in table[column])
+    for name in [column.name for column in table.schema if str(column.type) == "large_binary"]:
+        yield from (value.as_py() for value in table[name])

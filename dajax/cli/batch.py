@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,12 +66,12 @@ def batch(
     first Ctrl-C or SIGTERM commits what is finished, a second one ends at once; kill -9 loses nothing either. A job is
     refused if its parameters differ from those that it was begun with.
 
-    Exit status: 0 all done, 1 stopped (a full disk, too many rejects), 2 refused, 3 some images were left out or, with
-    --verify, some outputs are lost, 75 interrupted. After 1 and 75 the same command goes on.
+    Exit status: 0 all done, 1 stopped (a full disk, too many rejects), 2 refused, 3 images were left out or have
+    changed since, or outputs are lost (--verify), 75 interrupted. After 1 and 75 the same command goes on.
 
     Args:
-        source: a folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt of paths, a .csv or
-            .parquet table, tar shards (WebDataset), or an address such as gs://bucket/images.
+        source: a folder (all images below it), a pattern such as 'images/**/*.jpg', a list.txt of paths, a .csv,
+            .tsv or .parquet table, tar shards (WebDataset), or an address such as gs://bucket/images.
         output: the folder or address for the outputs; made if need be.
         model: the model, and how it runs.
         job: how the job is done.
@@ -94,10 +94,12 @@ def batch(
     with _stopping() as stop:
         report = run_batch(estimator, source, output, job, model=model.model or DEFAULT_MODEL, stop=stop)
     print(f"{_summary(report)}; {estimator.dtype} on {estimator.device}")
+    _say_passed_over(report.passed_over)
     if report.interrupted:
         say("batch", "interrupted; the same command goes on")
         return INTERRUPTED_STATUS
-    return 3 if _say_rejects(output) else 0
+    _say_changed(report.changed)
+    return 3 if _say_rejects(output) or report.changed else 0
 
 
 def _summary(report: Report) -> str:
@@ -129,6 +131,8 @@ def _stopping() -> Iterator[threading.Event]:
 def _say_plan(plan: Plan, output: str, *, in_shards: bool) -> int:
     left = plan.left
     print(f"{plan.items} images, {plan.earlier} finished, {len(left)} to be done")
+    _say_passed_over(plan.source.passed_over)
+    _say_changed(int(plan.changed.sum()))
     if plan.source.repeated:
         print(f"{plan.source.repeated} entries of the source are repetitions")
     for place in left[:5]:
@@ -137,6 +141,20 @@ def _say_plan(plan: Plan, output: str, *, in_shards: bool) -> int:
     if len(left) > 5:
         print(f"  and {len(left) - 5} more")
     return 0
+
+
+def _say_passed_over(kinds: Mapping[str, int]) -> None:
+    from dajax.images.find import passed_over_text
+
+    if kinds:
+        say("batch", f"passed over: {passed_over_text(kinds)}")
+
+
+def _say_changed(count: int) -> None:
+    if count:
+        changed = "1 image has changed since its depth map was" if count == 1 else ""
+        changed = changed or f"{count} images have changed since their depth maps were"
+        say("batch", f"{changed} made; --remake-changed makes {'it' if count == 1 else 'them'} again")
 
 
 def _verify(output: str) -> int:

@@ -79,15 +79,18 @@ def predict(
         raise UsageError(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
     from dajax.depth_maps.encode import encoded
+    from dajax.images.find import passed_over_text
     from dajax.inference.image_files import predict_files
     from dajax.inference.inputs import find_inputs
     from dajax.inference.outputs import check_output
     from dajax.progress import ProgressBar
 
     with _standard_input(images) as (named, standard_input):
-        found = find_inputs(named, output, allow_urls=True)
+        inputs = find_inputs(named, output, allow_urls=True)
+        if inputs.passed_over:
+            say("predict", f"passed over: {passed_over_text(inputs.passed_over)}")
         # The file of standard input has another place in every run, but its outputs are replaced.
-        found = [replace(one, identity="-") if str(one.source) == standard_input else one for one in found]
+        found = [replace(one, identity="-") if str(one.source) == standard_input else one for one in inputs.images]
         check_output(output, colormap, images=len(found))
         cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points)
         if raw != "none":
@@ -111,8 +114,9 @@ def predict(
                 model=name,
                 on_done=lambda image: bar.advance(),
             )
+    report.rejects[:0] = inputs.unlisted
     _say_rejects(report.rejects, Path(named[images.index("-")]) if "-" in images else None)
-    print(_summary(report, len(found), name, output, estimator, time.perf_counter() - start))
+    print(_summary(report, len(found) + len(inputs.unlisted), name, output, estimator, time.perf_counter() - start))
     return 3 if report.rejects else 0
 
 

@@ -19,6 +19,7 @@ import numpy as np
 # A job keeps its own records in this folder of the output folder, so no output may lie there.
 OWN_FOLDER = ".dajax"
 _MAX_NAME_BYTES = 255  # the limit of every common file system
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+://")
 _ROOM = 60  # bytes for the ending, and for the name that a file has until it is finished
 
 
@@ -122,8 +123,8 @@ def _with_digest(key: str) -> str:
 
 def _below(key: str) -> str:
     """Return the key as a relative path with / between its parts that stays below the folder it is put into."""
-    key = re.sub(r"^[A-Za-z][A-Za-z0-9+.\-]+://", "", key).replace("\0", "_")
-    parts = [part for part in re.split(r"[/\\]" if os.name == "nt" else "/", key) if part not in ("", ".")]
+    key = _SCHEME.sub("", key).replace("\0", "_") if ":" in key or "\0" in key else key
+    parts = [part for part in (re.split(r"[/\\]", key) if os.name == "nt" else key.split("/")) if part not in ("", ".")]
     parts = ["_" if part == ".." else part for part in parts]
     if parts and parts[0] == OWN_FOLDER:
         parts[0] = f"_{OWN_FOLDER}"
@@ -132,7 +133,10 @@ def _below(key: str) -> str:
 
 def _folded(name: str) -> int:
     """Return a number that is the same for names that some file system takes for one: `É` and `e´` can be one file."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    if name.isascii():
+        folded = name.lower()
+    else:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     data = folded.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
@@ -140,6 +144,8 @@ def _folded(name: str) -> int:
 def _shortened(name: str) -> str:
     """Cut the last part of a name to what a file system takes."""
     folder, slash, last = name.rpartition("/")
+    if 4 * len(last) <= _MAX_NAME_BYTES - _ROOM:  # a character has at most four bytes
+        return name
     encoded = os.fsencode(last)
     if len(encoded) <= _MAX_NAME_BYTES - _ROOM:
         return name

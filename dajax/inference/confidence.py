@@ -34,12 +34,25 @@ def flip_disagreement(estimator: DepthEstimator, image: Any) -> tuple[np.ndarray
     pixels = read_image(image)
     mirrored = np.ascontiguousarray(pixels[:, ::-1])
     depth, other = estimator([DecodedImage(pixels), DecodedImage(mirrored)])
-    other = other[:, ::-1]
-    if estimator.model.config.is_metric:
+    return depth, disagreement(depth, other[:, ::-1], is_metric=estimator.model.config.is_metric)
+
+
+def disagreement(depth: np.ndarray, other: np.ndarray, *, is_metric: bool) -> np.ndarray:
+    """Return how much two depth maps of one image differ, as `flip_disagreement` says it.
+
+    Args:
+        depth: float32 [height, width].
+        other: the depth of the mirror image, mirrored back, float32 [height, width].
+        is_metric: whether the values are metres.
+
+    Returns:
+        float32 [height, width], 0 or more.
+    """
+    if is_metric:
         size = np.maximum((depth + other) / 2, 1e-6)
     else:
         scale, shift = robust_line(thinned(other), thinned(depth))
         other = np.asarray(scale * other + shift, np.float32)
         low, high = np.percentile(depth, (5, 95))
         size = np.maximum(high - low, 1e-6 * max(float(np.abs(depth).max()), 1e-30))
-    return depth, np.asarray(np.abs(depth - other) / size, np.float32)
+    return np.asarray(np.abs(depth - other) / size, np.float32)

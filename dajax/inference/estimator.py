@@ -62,6 +62,7 @@ class DepthEstimator:
             `sharding`.
 
     Attributes:
+        name: the alias, Hub id or path that the model was loaded by; "" for a pair (model, params).
         model: the network.
         params: its params, on the devices.
         processor: the processor of images.
@@ -88,6 +89,7 @@ class DepthEstimator:
         processor: DepthImageProcessor | None = None,
         **load_options: Any,
     ) -> None:
+        self.name = "" if isinstance(model, tuple) else str(model)
         self.mesh = resolve_mesh(mesh, parallel)
         self.batch_size = data_parallel_size(self.mesh) if batch_size is None else _check_batch_size(batch_size)
         if processor is not None and input_size is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dajax.errors import ImageError
-from dajax.images.find import find_images
+from dajax.images.find import and_passed_over, search_images, unlisted_reason
 from dajax.images.urls import is_url
 from dajax.inference.outputs import OUTPUT_ENDINGS, is_color_file
 
@@ -32,9 +33,22 @@ class ImageInput:
     identity: str = ""
 
 
-def find_inputs(
-    patterns: Sequence[str | os.PathLike[str]], output: Path, *, allow_urls: bool = False
-) -> list[ImageInput]:
+@dataclass
+class Inputs:
+    """What `find_inputs` has found.
+
+    Attributes:
+        images: the images.
+        passed_over: how many files and folders were passed over, by kind.
+        unlisted: the folders that could not be listed, and why: their images are not among `images`.
+    """
+
+    images: list[ImageInput] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    unlisted: list[tuple[Source, str]] = field(default_factory=list)
+
+
+def find_inputs(patterns: Sequence[str | os.PathLike[str]], output: Path, *, allow_urls: bool = False) -> Inputs:
     """Return the images that files, folders and patterns stand for, without the outputs of earlier runs.
 
     In folders and patterns, depth maps (`*_depth.png`, `*_depth16.png` and so on) are passed over, and so is everything
@@ -52,10 +66,12 @@ def find_inputs(
     if len(urls) > 1:
         raise ImageError(f"there are {len(urls)} URLs, but only one is read at a time: download the images first")
     files = [pattern for pattern in patterns if pattern not in urls]
-    return [*(_find_files(files, output) if files or not urls else []), *(ImageInput(url) for url in urls)]
+    found = _find_files(files, output) if files or not urls else Inputs()
+    found.images += [ImageInput(url) for url in urls]
+    return found
 
 
-def _find_files(patterns: Sequence[str | os.PathLike[str]], output: Path) -> list[ImageInput]:
+def _find_files(patterns: Sequence[str | os.PathLike[str]], output: Path) -> Inputs:
     named = {Path(pattern) for pattern in patterns}
     output = (output.parent if is_color_file(output) else output).resolve()
     folders = [_searched_folder(Path(pattern)).resolve() for pattern in patterns]
@@ -65,17 +81,25 @@ def _find_files(patterns: Sequence[str | os.PathLike[str]], output: Path) -> lis
     def is_output(path: Path) -> bool:
         return path.name.endswith(OUTPUT_ENDINGS) or (is_apart and output in path.resolve().parents)
 
+    inputs = Inputs()
     found: dict[str, ImageInput] = {}
     for pattern in patterns:
         root = _searched_folder(Path(pattern))
-        for path in find_images(pattern):
+        searched = search_images(pattern)
+        inputs.passed_over += searched.passed_over
+        inputs.unlisted += [(Path(folder), unlisted_reason(error)) for folder, error in searched.unlisted.items()]
+        for path in searched.paths:
             place = os.path.abspath(path)
-            if place not in found and (path in named or not is_output(path)):
+            if path not in named and is_output(path):
+                inputs.passed_over["depth maps of earlier runs"] += 1
+            elif place not in found:
                 is_below = Path(os.path.abspath(root)) in Path(place).parents
                 found[place] = ImageInput(path, root if is_below else path.parent)
-    if not found:
-        raise ImageError(f"{', '.join(map(str, patterns))}: there are only depth maps of an earlier run")
-    return list(found.values())
+    if not found and not inputs.unlisted:
+        said = and_passed_over(inputs.passed_over)
+        raise ImageError(f"{', '.join(map(str, patterns))}: there are only depth maps of an earlier run{said}")
+    inputs.images = list(found.values())
+    return inputs
 
 
 def _searched_folder(pattern: Path) -> Path:

@@ -18,6 +18,7 @@ from dajax.depth_maps import encode
 from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.naming import digest, output_names, possible_names
 from dajax.errors import ConfigError, ImageError
+from dajax.files import in_the_way_of
 from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.images.urls import is_url
 
@@ -56,6 +57,8 @@ def check_output(output: Path, colormap: str, *, images: int) -> None:
         if images > 1:
             raise ConfigError(f"{str(output)!r} is one file, and there are {images} images: name a folder")
         output = output.parent
+    if problem := in_the_way_of(output):
+        raise ImageError(problem)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -30,6 +30,13 @@ class ProcessedImage:
     source_size: tuple[int, int]
     content: tuple[int, int]
 
+    def mirrored(self) -> ProcessedImage:
+        """Return the mirror image, left for right, at the same place of `pixels`."""
+        height, width = self.content
+        pixels = self.pixels.copy()
+        pixels[:height, :width] = self.pixels[:height, :width][:, ::-1]
+        return ProcessedImage(pixels, self.source_size, self.content)
+
 
 class Buckets:
     """Processes images to one of few sizes.

@@ -1,11 +1,14 @@
 """Decoder processes: results are in order, and no process can hold up a job."""
 
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +129,10 @@ def test_no_more_is_read_ahead_than_said(tmp_path, pool):
     assert len(list(found)) == 7
 
 
+def request(path):
+    return {"name": path, "path": path, "offset": 0, "size": None, "has_data": False, "needs_stamp": True}
+
+
 def test_warnings_for_developers_are_no_notes(monkeypatch):
     from dajax.batch import decoder_process
 
@@ -137,8 +144,42 @@ def test_warnings_for_developers_are_no_notes(monkeypatch):
     monkeypatch.setattr(decoder_process, "read_image", read)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        answer, _ = decoder_process.answered({"path": "x.jpg", "offset": 0, "size": None}, BUCKETS)
+        answer, _ = decoder_process.answered(request("x.jpg"), None, BUCKETS)
     assert answer["notes"] == ["for users"]
+
+
+def png_header(width, height):
+    """Return a PNG of this size (PNG specification, sections 5.3 and 11.2.2) without pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    found = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", b"")):
+        found += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return found
+
+
+def test_reasons_advise_nothing_that_a_job_cannot_do(tmp_path):
+    """The library's advice is for its callers: nobody passes arguments to the reader of a job."""
+    from PIL import Image
+
+    from dajax.batch.decoder_process import answered
+
+    (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
+    Image.fromarray(np.full((3, 3), 7.5, np.float32)).save(tmp_path / "float.tif")
+    (tmp_path / "folder.jpg").mkdir()
+    said = {path.name: answered(request(str(path)), None, BUCKETS)[0]["error"] for path in tmp_path.iterdir()}
+    said["missing"] = answered(request(str(tmp_path / "missing.jpg")), None, BUCKETS)[0]["error"]
+    assert said["huge.png"].endswith("400,000,000 pixels are more than the limit of 200,000,000.")
+    assert "floating-point" in said["float.tif"]
+    assert "it is a folder" in said["folder.jpg"]
+    assert said["missing"].lower().count("no such file") == 1
+    for text in said.values():
+        assert not re.search(r"[Pp]ass |\w=|find_images|_\w+\(", text), text
+
+
+def test_a_part_of_a_file_is_called_by_its_key(tmp_path, pool):
+    (tmp_path / "s.tar").write_bytes(b"no image" * 10)
+    (decoded,) = pool().read([Item("s.tar/a.jpg", Location(str(tmp_path / "s.tar"), 8, 8))])
+    assert decoded.reason.startswith("'s.tar/a.jpg': is not an image")
 
 
 def test_memory_that_is_short_for_one_image_is_that_images_fault(monkeypatch):
@@ -148,8 +189,8 @@ def test_memory_that_is_short_for_one_image_is_that_images_fault(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(decoder_process, "read_image", read)
-    answer, pixels = decoder_process.answered({"path": "x.jpg", "offset": 0, "size": None}, BUCKETS)
-    assert (answer, pixels) == ({"error": "there is not enough memory to read it", "machine": False}, None)
+    answer, pixels = decoder_process.answered(request("x.jpg"), None, BUCKETS)
+    assert (answer, pixels) == ({"error": "there is not enough memory to read it", "machine": False, "stamp": ""}, None)
 
 
 def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):
@@ -158,11 +199,11 @@ def test_a_process_that_dies_is_tried_once_more(tmp_path, pool, monkeypatch):
     real = module._Process.ask
     deaths = []
 
-    def dying(self, request, timeout):
+    def dying(self, request, data, timeout):
         if b"image 1" in request and len(deaths) < most:
             deaths.append(os.kill(self._process.pid, signal.SIGKILL))
             self._process.wait()
-        return real(self, request, timeout)
+        return real(self, request, data, timeout)
 
     monkeypatch.setattr(module._Process, "ask", dying)
     most = 1
@@ -325,6 +366,6 @@ def test_what_concerns_a_whole_bucket_is_no_images_fault(error, machine):
             raise error
 
     fsspec.register_implementation("away", Away, clobber=True)
-    answer, pixels = answered({"path": "away:///x.jpg", "offset": 0, "size": None}, BUCKETS)
+    answer, pixels = answered(request("away:///x.jpg"), None, BUCKETS)
     assert (answer["machine"], pixels) == (machine, None)
     assert answer["error"]

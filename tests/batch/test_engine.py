@@ -568,6 +568,7 @@ def test_output_and_source_apart(images):
     for output in (images, images.parent):
         with pytest.raises(ConfigError, match="is or holds the source folder"):
             do(images, output)
+        assert not (output / ".dajax").exists()
 
 
 def test_output_inside_the_source(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from batch_jobs import FORMATS, GOOD, PlainEstimator, assert_same_job, do, outputs
+from batch_jobs import FORMATS, GOOD, PlainEstimator, assert_same_job, do, make_images, outputs, rows
+from PIL import Image
 
 from dajax.batch.local_storage import LocalStorage
 from dajax.batch.manifest import read_manifest
@@ -94,6 +96,34 @@ def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, s
         do(images, output, shards=shards)
         assert_same_job(output, sharded if shards else undisturbed)
     assert crashed >= 0.9 * len(chosen)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+@pytest.mark.parametrize("shards", [None, 4])
+def test_a_crash_at_any_step_of_a_remake(tmp_path, counting, shards):
+    """One image has changed and another one became bad. Who goes on need not say that they are made again."""
+    source = make_images(tmp_path / "images", good=5, bad=1)
+    do(source, tmp_path / "before", shards=shards)
+    Image.new("RGB", (61, 47), "red").save(source / "set0" / "image 0.jpg")
+    (source / "set2" / "image 2.jpg").write_bytes(b"no image any more")
+    do(source, tmp_path / "fresh", shards=shards)
+    asked = {"shards": shards, "check_inputs": True, "remake_changed": True}
+    shutil.copytree(tmp_path / "before", tmp_path / "all")
+    counting.seen = 0
+    do(source, tmp_path / "all", **asked)
+    assert_same_job(tmp_path / "all", tmp_path / "fresh")
+    steps = [(n, when) for n in range(1, counting.seen + 1) for when in ("before", "after")]
+    counting.action = lambda: os._exit(9)
+    for number in np.random.default_rng(2).permutation(len(steps))[: faults(2)]:
+        output = tmp_path / str(number)
+        shutil.copytree(tmp_path / "before", output)
+        counting.seen, counting.at = 0, steps[number]
+        assert in_a_fork(lambda output=output: do(source, output, **asked)) in (9, 0)
+        counting.at = (10**9, "before")
+        if not any(row.status == "lost" for row in rows(output)):  # it crashed before it had begun, or at its end
+            do(source, output, **asked)
+        do(source, output, shards=shards)
+        assert_same_job(output, tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)

@@ -81,7 +81,7 @@ def test_parquet(tmp_path):
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": [1, 2, 3], "file": ["b.jpg", "a.jpg", None]}), path)
     assert keys(path, column="file") == ["a.jpg", "b.jpg"]
-    with pytest.raises(JobError, match="column 'id' has int, not text"):
+    with pytest.raises(JobError, match="column 'id' has int64, not text"):
         find_items(path, column="id")
     path.write_bytes(b"PAR1")
     with pytest.raises(JobError, match="Parquet"):
@@ -120,7 +120,7 @@ def test_tar(tmp_path):
         folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "11.jpg"
         archive.addfile(folder)
         archive.addfile(link)
-    assert find_items(f"{tmp_path}/s-*.tar") == found
+    assert [item[:2] for item in find_items(f"{tmp_path}/s-*.tar").items] == [item[:2] for item in found.items]
     assert keys(tmp_path / "s-0.tar") == ["s-0.tar/00.png", "s-0.tar/01.jpg"]
     location = found.items[3].location
     with open(location.path, "rb") as file:
@@ -129,6 +129,27 @@ def test_tar(tmp_path):
     (tmp_path / "bad.tar").write_bytes(b"x" * 1000)
     with pytest.raises(JobError, match=r"bad\.tar: cannot be read as an uncompressed tar"):
         find_items(tmp_path / "bad.tar")
+
+
+def test_system_files_in_tars_and_buckets(tmp_path):
+    """macOS's tar puts the metadata of x into ._x."""
+    members = dict.fromkeys(("a.jpg", "._a.jpg", "__MACOSX/b.jpg", "a.cls", "b.jp2"), b"1")
+    write_tar(tmp_path / "s.tar", members)
+    system = fsspec.filesystem("memory")
+    for name, data in members.items():
+        system.pipe_file(f"/nas/{name}", data)
+    counts = {"system files (._*, @eaDir, #recycle and the like)": 2, ".cls": 1, ".jp2": 1}
+    for source, key in ((tmp_path / "s.tar", "s.tar/a.jpg"), ("memory://nas", "a.jpg")):
+        found = find_items(source)
+        assert ([item.key for item in found.items], found.passed_over) == ([key], counts)
+
+
+def test_tars_of_one_name_in_two_folders(tmp_path):
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "s.tar", {"a.jpg": folder.encode()})
+    found = find_items(f"{tmp_path}/*/s.tar")
+    assert ([item.key for item in found.items], found.repeated) == (["x/s.tar/a.jpg", "y/s.tar/a.jpg"], 0)
 
 
 def test_remote():
@@ -181,8 +202,17 @@ def test_what_is_not_there(tmp_path, monkeypatch, source, error, message):
         find_items(source)
 
 
+def test_web_pages_in_a_list_are_not_fetched(tmp_path):
+    """fsspec would fetch them, if aiohttp is there."""
+    (tmp_path / "list.txt").write_text("HTTPS://example.org/a.jpg\n/data/b.jpg\n")
+    page, image = find_items(tmp_path / "list.txt").items[::-1]
+    page, image = (image, page) if image.key.startswith("HTTPS") else (page, image)
+    assert "download the image first" in page.problem
+    assert image.problem == ""
+
+
 def test_column_of_a_folder(tmp_path):
-    with pytest.raises(ConfigError, match=r"goes with a \.csv or \.parquet"):
+    with pytest.raises(ConfigError, match=r"goes with a \.csv, \.tsv or \.parquet"):
         find_items(tmp_path, column="file")
 
 

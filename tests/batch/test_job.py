@@ -42,7 +42,7 @@ def test_another_version_of_dajax_may_go_on_where_nothing_has_changed(job):
 
 
 @pytest.mark.parametrize(
-    ("form", "said"), [(None, "no format number"), (JOB_FORMAT + 1, "number 2"), ("1", 'number "1"')]
+    ("form", "said"), [(None, "no format number"), (JOB_FORMAT + 1, f"number {JOB_FORMAT + 1}"), ("1", 'number "1"')]
 )
 def test_another_job_format_is_refused(job, form, said):
     change(job[1], format=form)
@@ -60,7 +60,7 @@ def test_other_numerics_are_refused(job, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "parameters": 1, "keys": ""}']
+    "content", ["", "[]", "null", "{}", '{"format": 2}', '{"format": 2, "parameters": 1, "keys": ""}']
 )
 def test_a_damaged_job_file_is_refused(job, content):
     (job[1] / JOB).write_text(content)

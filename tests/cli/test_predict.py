@@ -100,7 +100,7 @@ def test_folder_with_options(run, checkpoint):
     save("in/x/b.png", 61, 80)
     save("in/notes.txt")
     status, out, err = run("in", "-o", "out/new", "--raw", "npy", "--colormap", "inferno", "--batch-size", "2")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "dajax predict: passed over: 1 .txt\n")
     assert out.startswith("2 of 2 images in ")
     assert out.endswith("; wrote 6 files to out/new\n")
     assert files("out/new") == {f"{name}_depth.{ending}" for name in ("a", "x/b") for ending in ("png", "npy", "json")}
@@ -318,7 +318,7 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
         (["https://host/a.jpg", "a.png", "https://host/b.jpg"], "2 URLs, but only one is read at a time"),
         (["a.png", "none.jpg"], "'none.jpg': no such file or folder"),
         (["a.png", "--colormap", "foo"], "colour map 'foo'"),
-        (["a.png", "-o", "a.png/out"], "output folder cannot be made"),
+        (["a.png", "-o", "a.png/out"], "'a.png' is a file, so 'a.png/out' cannot be a folder"),
         (["a.png", "-o", "a.png"], "'a.png' is the image itself"),
         (["a.png", "b.png", "-o", "out.png"], "'out.png' is one file, and there are 2 images"),
         (["a.png", "-o", "out.gif"], "coloured depth maps are written as .png, .jpg, .jpeg, .webp"),
@@ -365,6 +365,31 @@ def test_models_that_do_not_load_are_a_failure(run, monkeypatch, tmp_path, model
     assert err.startswith("dajax predict: --model: ")
     assert message in err
     assert not files("out")
+
+
+def test_what_a_folder_has_beside_images_is_said(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "locked").mkdir()
+    Image.new("RGB", (40, 30), "red").save(folder / "a.png")
+    for name in ("._a.png", "sub/b.tga", "c.JP2"):
+        (folder / name).touch()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(folder), "--model", "tiny", "-o", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 3
+    assert "passed over: 1 .jp2, 1 .tga, 1 system files (._*, @eaDir, #recycle and the like)\n" in err
+    assert f"left out '{folder}/locked': the folder cannot be listed (Permission denied)\n" in err
+    assert out.startswith("1 of 2 images in ")
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_help_has_every_option(capsys):

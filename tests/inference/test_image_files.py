@@ -71,11 +71,11 @@ def test_outputs_have_the_name_of_their_image_as_far_as_that_tells_them_apart(qu
 def test_paths_below_a_folder_are_kept(quick, tmp_path):
     for name in ("x.png", "attic/x.png", "attic/deep/y.png"):
         save(tmp_path / "in" / name)
-    found = find_inputs([tmp_path / "in"], tmp_path / "out")
+    found = find_inputs([tmp_path / "in"], tmp_path / "out").images
     report = predict_files(quick, found, tmp_path / "out")
     expected = {"attic/deep/y_depth.png", "attic/x_depth.png", "x_depth.png"}
     assert set(written(report, tmp_path / "out")) == set(contents(tmp_path / "out")) == expected
-    found = find_inputs([str(tmp_path / "in" / "**" / "*.png")], tmp_path / "pattern")
+    found = find_inputs([str(tmp_path / "in" / "**" / "*.png")], tmp_path / "pattern").images
     assert set(written(predict_files(quick, found, tmp_path / "pattern"), tmp_path / "pattern")) == expected
 
 
@@ -159,7 +159,7 @@ def test_long_names_that_differ_at_their_end_only(quick, tmp_path):
 
 
 def found_files(*arguments, **options):
-    return [one.source for one in find_inputs(*arguments, **options)]
+    return [one.source for one in find_inputs(*arguments, **options).images]
 
 
 def test_depth_maps_of_an_earlier_run_are_not_read_again(quick, tmp_path):
@@ -305,7 +305,7 @@ def test_bad_options_are_refused_before_anything_is_read(quick, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ImageError, match="colour map 'foo'"):
         predict_files(quick, [path], tmp_path / "out", colormap="foo")
-    with pytest.raises(ImageError, match="output folder cannot be made"):
+    with pytest.raises(ImageError, match="is a file: name another folder"):
         predict_files(quick, [path], tmp_path / "file")
     with pytest.raises((ConfigError, TypeError), match="raw"):
         predict_files(quick, [path], tmp_path / "out", raw="jpg")
