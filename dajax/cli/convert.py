@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dajax.cli.arguments import UsageError
 from dajax.cli.model_options import CheckpointOptions, loading, loading_options
+from dajax.files import in_the_way_of
 
 INTERRUPTED = "interrupted; no checkpoint was written"
 
@@ -37,7 +39,9 @@ def convert(
     from dajax.weights.conversion import convert as run
     from dajax.weights.saving import weights_name
 
-    with loading(source):
+    if problem := in_the_way_of(directory):
+        raise UsageError(problem)
+    with loading(source, "SOURCE"):
         model = run(
             source,
             directory,

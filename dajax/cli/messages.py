@@ -29,17 +29,23 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"only dajax\.pipeline and `dajax predict` read URLs", "only `dajax predict` reads URLs"),
     (r"pass a local directory", "name a local folder"),
     (r"Download the image first and pass the file or its bytes\.", "Download the image first and name the file."),
+    (r"; find_images lists the images of a folder", ""),
+    (r"\bformats (?=must|was)", "--write "),
+    (r"^(column|values) = ('[^']*')", r"--\1 \2"),
 )  # fmt: skip
 # Names of settings that are options of the same name; where a name is a word as well, it has to begin the message.
 _NAMES = (
     "batch_size", "input_size", "max_rejects", "retry_rejects", "decode_timeout", "shard_format", "process_index",
-    "process_count", "raw_size", "side_by_side", "field_of_view", "focal_length", "known_points", "local_files_only",
+    "process_count", "check_inputs", "remake_changed", "flip_disagreement", "raw_size", "side_by_side", "field_of_view",
+    "focal_length", "known_points", "local_files_only",
 )  # fmt: skip
 _WORDS = (
     "batch", "buckets", "column", "config", "dtype", "format", "kind", "limits", "output", "policy", "raw", "revision",
     "seconds", "shards", "size", "smooth", "style", "tiles", "values", "workers",
 )  # fmt: skip
 _NAME = re.compile(rf"(?<![\w.'\"-])({'|'.join(_NAMES)})(?![\w'\"])(?:=…)?")
+# In the list of what differs from an earlier run of a job.
+_DIFFERENT = re.compile(rf"(?:(?<=: )|(?<=; ))({'|'.join(_WORDS)}|model|colormap)(?= was )")
 _FIRST_WORD = re.compile(rf"^({'|'.join(_WORDS)})(?= (?:must|is|goes|was)\b)")
 
 
@@ -47,7 +53,7 @@ def in_options(message: str) -> str:
     """Return a message of the library in which advice speaks of options, not of Python."""
     for pattern, replacement in _ADVICE:
         message = re.sub(pattern, replacement, message)
-    message = _FIRST_WORD.sub(r"--\1", message)
+    message = _FIRST_WORD.sub(r"--\1", _DIFFERENT.sub(r"--\1", message))
     return _NAME.sub(lambda found: "--" + found[1].replace("_", "-"), message)
 
 

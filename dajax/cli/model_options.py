@@ -113,8 +113,12 @@ def loading_options(options: CheckpointOptions, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def loading(name: str) -> Iterator[None]:
+def loading(name: str, said_by: str = "--model") -> Iterator[None]:
     """Refuse a model that does not exist or whose kind is not known, and let messages about it begin with --model.
+
+    Args:
+        name: the model.
+        said_by: what named it: the option --model, or another part of the command line or of a file.
 
     Raises:
         UsageError: the name is no alias, no Hub id and no file; or a lone file does not say its kind.
@@ -122,7 +126,7 @@ def loading(name: str) -> Iterator[None]:
     aliases = [row.alias for row in list_models()]
     if name not in aliases and not is_hub_id(name) and not exists(name):
         raise UsageError(
-            f"--model: {name!r} is no alias (see: dajax models), no Hub id (owner/name), and no file or folder here."
+            f"{said_by}: {name!r} is no alias (see: dajax models), no Hub id (owner/name), and no file or folder here."
             f"{similar(name, aliases)}"
         )
     with warnings.catch_warnings():
@@ -131,11 +135,11 @@ def loading(name: str) -> Iterator[None]:
             yield
         except AssumedKindWarning as error:
             raise UsageError(
-                f"--model: {name!r} does not say what kind of model it is, and the tensors of all kinds look the same: "
-                f"say it with --kind ({', '.join(KINDS)}), or with --config (an alias or a config.json)"
+                f"{said_by}: {name!r} does not say what kind of model it is, and the tensors of all kinds look the "
+                f"same: say it with --kind ({', '.join(KINDS)}), or with --config (an alias or a config.json)"
             ) from error
         except (HubError, WeightsError) as error:
-            raise type(error)(f"--model: {error}") from error
+            raise type(error)(f"{said_by}: {error}" if said_by == "--model" else str(error)) from error
 
 
 def make_estimator(options: ModelOptions, *, batch_size: int, mesh: str | None = None) -> DepthEstimator:

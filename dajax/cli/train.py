@@ -56,7 +56,7 @@ def train(
         if distributed:
             _join()
         if found.model.start:
-            with loading(found.model.start):
+            with loading(found.model.start, "--model" if model.model else "model.start"):
                 result = run(found)
         else:
             result = run(found)

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dajax.errors import JobError
+from dajax.files import reason
 from dajax.progress import ProgressBar
 from dajax.training.log import CsvLog, NoLog
 from dajax.training.placement import connect_processes
@@ -76,7 +77,10 @@ def run_training_loop(
             or a log cannot be written or restored.
     """
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(f"{str(output)!r}: the output folder cannot be made ({reason(error)})") from error
     connect_processes()
     is_first_process = jax.process_index() == 0
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from dajax import losses
 from dajax.config import KINDS, Style
 from dajax.errors import ConfigError
+from dajax.files import reason
 
 
 class NamedLoss(NamedTuple):
@@ -155,9 +156,10 @@ def read_train_settings(path: str | Path, changes: Mapping[str, Any] | None = No
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors put a byte order mark first, which TOML does not have.
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+        raise ConfigError(f"{path} cannot be read as TOML: {reason(error)}") from error
     problems: list[str] = []
     settings: TrainSettings = _build(TrainSettings, merged(values, changes or {}), "", problems)
     if not problems:

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, JobError, WeightsError
+from dajax.files import in_the_way_of
 from dajax.model.depth_anything import DepthAnything
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.training.batches import SceneBatches
@@ -50,11 +51,14 @@ def train(settings: TrainSettings, *, progress: bool = True) -> Path:
         for each step), validation.csv, images/ (image, truth and prediction at each validation) and checkpoints/.
 
     Raises:
-        ConfigError: the settings do not fit each other or the devices, or orbax is not installed.
+        ConfigError: the settings do not fit each other or the devices, orbax is not installed, or there is a file where
+            the output folder has to be.
         WeightsError: the checkpoint to start from cannot be loaded.
         JobError: the loss is not finite, or a state cannot be written or read.
     """
     import_orbax()  # before anything that takes long
+    if problem := in_the_way_of(Path(settings.output)):
+        raise ConfigError(f"output: {problem}")
     config, params = starting_point(settings.model, settings.seed)
     _check_loss(settings, config)
     model = DepthAnything(config, dtype=jnp.dtype(settings.model.dtype), remat=settings.model.remat)

@@ -17,6 +17,7 @@ from dajax.depth_maps.colormap import colorize
 from dajax.depth_maps.encode import described
 from dajax.depth_maps.panels import depth_colors, side_by_side
 from dajax.errors import ConfigError, ImageError
+from dajax.files import in_the_way_of
 from dajax.images.read import DecodedImage
 from dajax.inference.estimator import DepthEstimator
 from dajax.video.raw import Ffv1Writer, NpzWriter, RawWriter
@@ -211,6 +212,8 @@ def _prepare_output(source: str | os.PathLike[str], output: Path) -> None:
     check_video_name(output)
     if os.path.exists(source) and output.exists() and os.path.samefile(source, output):
         raise ConfigError(f"{str(output)!r} is the video itself: choose another name for the output")
+    if problem := in_the_way_of(output.parent):
+        raise ImageError(problem)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

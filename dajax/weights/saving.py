@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from dajax.checkpoints import ALIASES, official_stem
 from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
-from dajax.files import flush_to_disk, replacing
+from dajax.files import flush_to_disk, in_the_way_of, replacing
 from dajax.hub import PROCESSOR_FILE
 from dajax.weights.checkpoint_files import FLAX_FILE, LONE_SUFFIXES, TRANSFORMERS_FILES, UNNAMED_FILE
 from dajax.weights.mapping import sources, targets, torch_shape
@@ -81,6 +81,8 @@ def save(
     dtypes = {dtype for dtype, _ in infos.values()}
     if len(dtypes) == 1:
         config["torch_dtype"] = dtypes.pop().name
+    if problem := in_the_way_of(directory):
+        raise WeightsError(problem)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if left := _other_weights(directory, filename):

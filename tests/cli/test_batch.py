@@ -102,6 +102,75 @@ def test_bad_usage(capsys, model, images, tmp_path, monkeypatch, arguments, said
     assert "Traceback" not in err
 
 
+@pytest.fixture
+def maps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "maps").write_text("a file")
+    (tmp_path / "gone").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("batch", "IMAGES", "maps"), "'maps' is a file: name another folder"),
+        (("batch", "IMAGES", "maps/x"), "'maps' is a file, so 'maps/x' cannot be a folder: name another folder"),
+        (("batch", "IMAGES", "gone"), "'gone' is a link to nothing: name another folder"),
+        (("batch", "IMAGES", "maps", "--verify"), "'maps' is a file: name another folder"),
+        (("predict", "IMAGES", "-o", "maps", "--model", "tiny"), "'maps' is a file: name another folder"),
+        (("predict", "IMAGES", "-o", "maps/x", "--model", "tiny"), "'maps' is a file, so 'maps/x' cannot"),
+        (("convert", "tiny", "maps"), "'maps' is a file: name another folder"),
+        (("convert", "nowhere", "x"), "SOURCE: 'nowhere' is no alias"),
+        (("batch", "IMAGES", "x", "--column", "file"), "--column 'file' goes with a .csv"),
+        (("batch", "IMAGES", "x", "--write", "color", "--values", "float16"), "--values 'float16' goes with npy"),
+    ],
+    ids=" ".join,
+)
+def test_messages_name_what_was_written(capsys, model, images, maps, command, said):
+    arguments = [str(images) if argument == "IMAGES" else argument for argument in command]
+    if command[0] == "batch":
+        arguments += ["--model", str(model), "--no-cache"]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.startswith(f"dajax {command[0]}: {said}")
+    assert ".dajax" not in err
+
+
+def test_other_options_are_named_as_options(capsys, model, images, tmp_path):
+    options = ("--model", model, "--no-cache", "--batch-size", 4)
+    run(capsys, images, tmp_path, *options, "--write", "npy")
+    status, _, err = run(capsys, images, tmp_path, *options, "--write", "npz", "--values", "float16", "--shards", 3)
+    assert status == 2
+    for text in (
+        '--write was ["npy"] and is ["npz"]; ', '; --shard-format was null and is "tar"; --shards was null and is 3; ',
+        '; --values was "float32" and is "float16"',
+    ):  # fmt: skip
+        assert text in err
+
+
+def test_what_is_passed_over_and_what_has_changed_is_said(capsys, model, images, tmp_path):
+    import shutil
+
+    source = tmp_path / "in"
+    shutil.copytree(images / "set0", source)
+    for name in ("._a.jpg", "@eaDir/b.jpg", "c.jp2", "d.jp2", ".jpg"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).touch()
+    options = (source, tmp_path / "out", "--model", model, "--no-cache", "--batch-size", 4)
+    said = "dajax batch: passed over: 2 .jp2, 2 system files (._*, @eaDir, #recycle and the like), 1 files named .jpg\n"
+    assert run(capsys, *options, "--dry-run")[::2] == (0, said)
+    status, _, err = run(capsys, *options)
+    assert (status, said in err) == (0, True)
+    os.utime(source / "image 0.jpg", ns=(0, 1))
+    changed = "1 image has changed since its depth map was made; --remake-changed makes it again"
+    for more in ((), ("--dry-run",)):
+        status, _, err = run(capsys, *options, "--check-inputs", *more)
+        assert (status, changed in err) == (0 if more else 3, True)
+    status, out, _ = run(capsys, *options, "--check-inputs", "--remake-changed")
+    assert (status, out.partition(" in ")[0]) == (0, "1 images")
+
+
 def test_stopped_on_the_way(capsys, model, images, tmp_path):
     status, _, err = run(capsys, images, tmp_path, "--model", model, "--no-cache", "--max-rejects", 1)
     assert status == 1

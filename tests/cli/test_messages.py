@@ -31,7 +31,7 @@ NOT_OF_OPTIONS = (
     "or dajax.pipeline, which take images of mixed sizes",
 )
 PYTHON = re.compile(
-    r"=…|\w=(?:True|False|None)\b|\w=['\"(]|\bdajax\.[a-z]|\bjax\.[a-z]|\bpass(?:es)? \w|\barray\.[a-z]"
+    r"=…|\w=(?:True|False|None)\b|\w=['\"(]|\bdajax\.[a-z]|\bjax\.[a-z]|\bpass(?:es)? \w|\bfind_images\b|\barray\.[a-z]"
 )
 SETTINGS = re.compile(r"(?<![\w.'-])(batch_size|input_size|max_rejects|process_index|decode_timeout|raw_size) ")
 
@@ -50,6 +50,8 @@ def texts():
                 yield f"{name}:{node.lineno}", text_of(node.args[0])
             elif returned:
                 yield f"{name}:{node.lineno}", text_of(node.value)
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hint":
+                yield f"{name}:{node.lineno}", f". {text_of(node.value)}"
 
 
 def text_of(node) -> str:

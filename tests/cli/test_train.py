@@ -89,12 +89,24 @@ def test_an_option_that_makes_no_sense(place, capsys):
     assert "give one of them" in err
 
 
+def test_a_file_where_the_output_has_to_be(place, capsys):
+    (place / "maps").write_text("a file")
+    # Notepad puts a byte order mark first.
+    (place / "run.toml").write_text(SETTINGS, encoding="utf-8-sig")
+    for output, said in (("maps", "'maps' is a file: name"), ("maps/x", "'maps' is a file, so 'maps/x' cannot be")):
+        status, out, err = run(capsys, "run.toml", "-o", output)
+        assert (status, out) == (2, "")
+        assert err.startswith(f"dajax train: output: {said}")
+    status, _, err = run(capsys, ".")
+    assert (status, err) == (2, "dajax train: . cannot be read as TOML: Is a directory\n")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("steps", "step", "run.toml: step is not a setting; did you mean steps?; steps is missing"),
         ('"depth_anything"', '"silog"', "'silog' is not for a relative model"),
-        ('"start"', '"nowhere"', "--model: 'nowhere' is no alias"),
+        ('"start"', '"nowhere"', "model.start: 'nowhere' is no alias"),
     ],
 )
 def test_bad_settings(place, capsys, old, new, message):

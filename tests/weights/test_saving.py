@@ -296,8 +296,10 @@ def test_sharded_checkpoint_in_the_folder(tmp_path):
 
 def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    assert_refused(tmp_path / "file", "file cannot be written", random_params(tiny_config()))
-    assert_refused(tmp_path / "file" / "below", "cannot be written: Not a directory", random_params(tiny_config()))
+    assert_refused(tmp_path / "file", "file' is a file: name another folder", random_params(tiny_config()))
+    assert_refused(
+        tmp_path / "file" / "below", "file' is a file, so '.*below' cannot be a folder", random_params(tiny_config())
+    )
     assert_refused("/proc/nothing/here", "cannot be written", random_params(tiny_config()))
 
 
