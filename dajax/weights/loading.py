@@ -120,6 +120,7 @@ def load(
         for file in opened:
             if isinstance(file, TorchFile):
                 file.verify_rest()
+                _say_foreign(file)
     narrowed = dtype_of is _as_in_file and not _has_float64()
     if narrowed and any(tensor.dtype == np.float64 for tensor in tensors.values()):
         warnings.warn(
@@ -186,6 +187,16 @@ def _open_all(weights: Path) -> Iterator[list[WeightsFile]]:
     """Open a file of weights, or every file that an index lists."""
     with ExitStack() as stack:
         yield [stack.enter_context(closing(open_weights(path))) for path in find_shards(weights)]
+
+
+def _say_foreign(file: TorchFile) -> None:
+    if file.foreign:
+        warnings.warn(
+            f"{file.path} holds more than tensors: values of {some_of(file.foreign)} were skipped, and nothing of them "
+            "was imported or run",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _say_licence(name: Any) -> None:
