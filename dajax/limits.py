@@ -31,6 +31,9 @@ MAX_IMAGE_BYTES = 1_200_000_000
 # 1792x1792 pixels, twelve times the 1,369 of a 518x518 image.
 MAX_TOKENS = 16_384
 
+# Programs that one estimator keeps, one for each size and batch size. On a CPU a program of Small takes about 18 MB.
+MAX_PROGRAMS = 128
+
 # Images from URLs. A 200-megapixel image of a phone is 60 to 90 MB; what is larger is better downloaded first.
 MAX_URL_BYTES = 100_000_000
 # Seconds for everything together, from the name's look-up to the last byte; and for one attempt to connect, so that

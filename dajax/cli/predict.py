@@ -19,6 +19,7 @@ from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator,
 from dajax.cli.options import Flag, unset, value_of
 from dajax.depth_maps.encode import Raw
 from dajax.geometry.point_files import CloudForm
+from dajax.preprocessing.buckets import Policy
 
 if TYPE_CHECKING:
     from dajax.geometry.cloud import Cloud
@@ -41,6 +42,8 @@ def predict(
     focal_length: Annotated[float | None, value_of(float), unset("PIXELS", "what EXIF data says")] = None,
     known_points: Annotated[Path | None, value_of(Path), unset("FILE", "none")] = None,
     tiles: Annotated[int | None, value_of(int), unset("N", "none")] = None,
+    buckets: Annotated[int | None, value_of(int), unset("N", "none")] = None,
+    policy: Policy = "resize",
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
 ) -> int:
     """Estimate the depth of images, and write a coloured depth map for each.
@@ -69,12 +72,16 @@ def predict(
         known_points: a CSV file with columns column,row,metres of at least two points of the one image; they turn a
             relative model's depth into metres.
         tiles: For large images: estimate this many overlapping parts along the longer side, for finer detail.
+        buckets: Process images at no more than this many sizes, for few compilations.
+        policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         batch_size: how many images of one size are run together.
     """
     if not images:
         raise UsageError("name at least one image, folder, pattern or URL, or - for standard input")
     if points == "none" and (field_of_view is not None or focal_length is not None or known_points is not None):
         raise UsageError("--field-of-view, --focal-length and --known-points go with --points")
+    if tiles is not None and buckets is not None:
+        raise UsageError("--tiles and --buckets cannot be used together: tiles have one size anyway")
     if tiles is not None and tiles < 1:
         raise UsageError(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
@@ -92,7 +99,7 @@ def predict(
         cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points)
         if raw != "none":
             encoded(raw, [[0.0]], kind="relative")  # what is not installed shows before a model is loaded
-        estimator = make_estimator(model, batch_size=batch_size)
+        estimator = make_estimator(model, batch_size=batch_size, buckets=buckets, policy=policy)
         if cloud is not None:
             cloud.check("metric" if estimator.model.config.is_metric else "relative", images=len(found))
         name = model.model or DEFAULT_MODEL

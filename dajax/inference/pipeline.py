@@ -40,7 +40,7 @@ class DepthEstimationPipeline:
         layout: the default of `__call__`.
         value_range: the default of `__call__`.
         allow_urls: the default of `__call__`.
-        options: options of `DepthEstimator`: `dtype`, `style`, `input_size`, `batch_size` and so on.
+        options: options of `DepthEstimator`: `dtype`, `style`, `input_size`, `buckets`, `batch_size` and so on.
 
     Attributes:
         estimator: the estimator that runs the model.
@@ -82,6 +82,8 @@ class DepthEstimationPipeline:
         *,
         images: Any = None,
         batch_size: int | None = None,
+        buckets: int | None = None,
+        policy: str | None = None,
         timeout: float | None = None,
         layout: str | None = None,
         value_range: ValueRange | None = None,
@@ -96,6 +98,8 @@ class DepthEstimationPipeline:
                 with `__len__` and `__getitem__`), or an iterable, which may be endless.
             images: Another name of `inputs`.
             batch_size: how many images of one size run together. None is the estimator's batch size.
+            buckets: the largest number of sizes to process images at; see `DepthEstimator`. None is the estimator's.
+            policy: how images become the size of their bucket. None is the estimator's.
             timeout: the limit of each download in seconds. None is 30.
             layout: the axes of arrays: "HW", "HWC" or "CHW". None accepts HW and HWC.
             value_range: (black, white), the values that become 0 and 255, for arrays and for greyscale files of 16 bits
@@ -121,15 +125,16 @@ class DepthEstimationPipeline:
         given = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
         reading = _merged(self._reading, given, parameters or {})
         many = _many(inputs)
+        running = {"batch_size": batch_size, "buckets": buckets, "policy": policy}
         if many is None:
-            return next(self._stream([inputs], batch_size, reading | {"allow_urls": True}, name=""))
-        results = self._stream(many, batch_size, reading, name="inputs")
+            return next(self._stream([inputs], running, reading | {"allow_urls": True}, name=""))
+        results = self._stream(many, running, reading, name="inputs")
         return list(results) if isinstance(inputs, list | tuple) else results
 
     def _stream(
-        self, inputs: Iterable[Any], batch_size: int | None, reading: dict[str, Any], name: str
+        self, inputs: Iterable[Any], running: dict[str, Any], reading: dict[str, Any], name: str
     ) -> Iterator[dict[str, Any]]:
-        for depth in self.estimator.stream(_read(inputs, reading, name), batch_size=batch_size):
+        for depth in self.estimator.stream(_read(inputs, reading, name), **running):
             yield _result(depth)
 
 

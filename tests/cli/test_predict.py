@@ -127,7 +127,14 @@ def test_options_reach_the_estimator(run, monkeypatch):
         raise Stop("here")
 
     monkeypatch.setattr("dajax.inference.estimator.DepthEstimator", estimator)
-    rest = {"mesh": None, "prefix": None, "revision": None, "local_files_only": False}
+    rest = {
+        "mesh": None,
+        "buckets": None,
+        "policy": "resize",
+        "prefix": None,
+        "revision": None,
+        "local_files_only": False,
+    }
     arguments = ["--dtype", "bfloat16", "--input-size", "140", "--style", "official", "--batch-size", "3", "-m", "base"]
     assert run("a.png", *arguments, "--no-cache", model=())[0] == 2
     assert seen == {
