@@ -62,6 +62,7 @@ def job_parameters(
         "column": settings.column,
         "formats": list(settings.formats),
         "values": settings.values,
+        "png_scale": settings.png_scale,
         "size": settings.size,
         "colormap": settings.colormap if "color" in settings.formats else None,
         "shards": settings.shards,

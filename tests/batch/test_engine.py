@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import fsspec
 import numpy as np
 import pytest
@@ -231,6 +232,29 @@ def test_values_that_do_not_fit_are_rejected_not_saved(images, tmp_path):
     do(images, other, PlainEstimator(np.nan))
     assert not outputs(other)
     assert len(read_rejects(other)) == GOOD + BAD
+
+
+def test_millimetres_in_png16(tmp_path):
+    """What does not fit is 0, is counted in the manifest, and in the report; another scale is another job."""
+    source = make_images(tmp_path / "images", good=2, bad=0)
+    metric = PlainEstimator(100.0, tiny_metric_config())
+    settings = {"formats": ("npy", "png16"), "png_scale": 0.001}
+    report = do(source, tmp_path / "out", metric, **settings)
+    assert report.noted == 2
+    for row in rows(tmp_path / "out"):
+        depth = np.load(tmp_path / "out" / row.output[0]).astype(np.float64)
+        stored = cv2.imread(str(tmp_path / "out" / row.output[1]), cv2.IMREAD_UNCHANGED)
+        fits = (depth >= 0.0005) & (depth < 65.5355)
+        assert 0 < fits.mean() < 1
+        np.testing.assert_array_equal(stored[~fits], 0)
+        assert np.abs(stored[fits] - 1000 * depth[fits]).max() <= 0.5 + 1e-6
+        count = f"{(~fits).sum():,} of {depth.size:,}"
+        said = (
+            f"{count} values do not fit into the 16-bit PNG, which holds 0.001 to 65.535 metres: they are stored as 0"
+        )
+        assert row.notes == [f"{said}, no value"]
+    with pytest.raises(JobError, match=r"png_scale was 0\.001 and is 0\.01"):
+        do(source, tmp_path / "out", metric, **{**settings, "png_scale": 0.01})
 
 
 @pytest.mark.parametrize("shards", [1, 4, 100])
@@ -547,7 +571,8 @@ def test_plan_writes_nothing(images, undisturbed, tmp_path):
         {"formats": ("color",), "values": "float16"}, {"colormap": "no such map"}, {"shards": 0}, {"buckets": 0},
         {"batch_size": 0}, {"workers": 0}, {"decode_timeout": 0.0}, {"max_rejects": -1},
         {"policy": "crop", "buckets": 2}, {"shards": 2, "shard_format": "zip"}, {"shards": 2, "retry_rejects": True},
-        {"column": "file"},
+        {"column": "file"}, {"png_scale": 0.001}, {"formats": ("png16",), "png_scale": 0.001},
+        {"formats": ("png16",), "png_scale": 0.0}, {"formats": ("png16",), "png_scale": float("nan")},
     ],
     ids=str,
 )  # fmt: skip

@@ -41,6 +41,13 @@ def test_another_version_of_dajax_may_go_on_where_nothing_has_changed(job):
     assert do(*job).earlier == 2
 
 
+def test_a_job_from_before_a_parameter_was_there_goes_on(job):
+    content = json.loads((job[1] / JOB).read_text())
+    assert content["parameters"].pop("png_scale") is None
+    (job[1] / JOB).write_text(json.dumps(content))
+    assert do(*job).earlier == 2
+
+
 @pytest.mark.parametrize(
     ("form", "said"), [(None, "no format number"), (JOB_FORMAT + 1, "number 2"), ("1", 'number "1"')]
 )
