@@ -177,7 +177,8 @@ def npz(depth: Any, about: dict[str, str], values: Values = "float32") -> bytes:
     are deflated.
     """
     stream = io.BytesIO()
-    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **about)
+    arrays: dict[str, Any] = {"depth": in_type(depth, values), **about}
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -300,6 +301,30 @@ def test_parquet_shards(images, undisturbed, tmp_path, shards):
         npy, png = ((undisturbed / name).read_bytes() for name in files[row["key"]].output)
         assert (row["depth_npy"], row["depth_png"]) == (npy, png)
     assert (verify(tmp_path).whole, verify(tmp_path).lost) == (GOOD, {})
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the program tar")
+def test_tar_reads_output_shards(sharded, undisturbed, tmp_path):
+    for name in sorted(outputs(sharded)):
+        subprocess.run(["tar", "-xf", sharded / name, "-C", tmp_path], check=True, capture_output=True, timeout=60)
+    done = [row for row in rows(undisturbed) if row.status == "done"]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3 * len(done)
+    for row in done:
+        npy = tmp_path / f"{row.key[:-4]}.depth.npy"
+        assert npy.read_bytes() == (undisturbed / row.output[0]).read_bytes()
+
+
+def test_duckdb_reads_parquet_shards(images, undisturbed, tmp_path):
+    import duckdb
+
+    do(images, tmp_path, shards=4, shard_format="parquet")
+    wanted = f"select key, height, width, depth_npy from read_parquet('{tmp_path}/*.parquet') order by key"
+    found = duckdb.sql(wanted).fetchall()
+    expected = [row for row in rows(undisturbed) if row.status == "done"]
+    assert found == [
+        (row.key, *row.shape, (undisturbed / row.output[0]).read_bytes())
+        for row in sorted(expected, key=lambda r: r.key)
+    ]
 
 
 def test_parquet_without_pyarrow(images, tmp_path, monkeypatch):
