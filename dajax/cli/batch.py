@@ -103,7 +103,7 @@ def batch(
 
 def _summary(report: Report) -> str:
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
-    noted = f"; {report.noted} have notes in the manifest" if report.noted else ""
+    noted = f"; notes in the manifest: {report.noted}" if report.noted else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
     return (
         f"{report.done} images in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"

@@ -48,6 +48,44 @@ def read_npy(data):
     return np.array(struct.unpack(f"<{height * width}{kind}", data[10 + length :])).reshape(height, width)
 
 
+def read_npz(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return read_npy(archive.read("depth.npy"))
+
+
+def read_png16(data):
+    entries = dict(content.split(b"\0", 1) for kind, content in png_chunks(data) if kind == b"tEXt")
+    return decoded(data) * float(entries[b"dajax.scale"]) + float(entries[b"dajax.offset"])
+
+
+def read_exr(data):
+    with av.open(io.BytesIO(data), format="exr_pipe") as file:
+        return next(file.decode(video=0)).to_ndarray()[..., 0]
+
+
+# Another reader of each format than the library that writes it: parsers by the standard, OpenCV, tifffile and FFmpeg.
+READERS = {
+    "color": decoded,
+    "npy": read_npy,
+    "npz": read_npz,
+    "png16": read_png16,
+    "tiff": lambda data: tifffile.imread(io.BytesIO(data)),
+    "pfm": decoded,
+    "exr": read_exr,
+}
+
+
+@pytest.mark.parametrize("name", encode.ENDINGS)
+@pytest.mark.parametrize("shape", [(12, 17), (1, 1), (1, 40), (40, 1)])
+def test_every_format_is_read_by_another_reader(name, shape):
+    depth = some_map(shape)
+    found = READERS[name](form(name, depth))
+    if name == "color":
+        np.testing.assert_array_equal(found[..., ::-1], colorize(-depth, "Spectral_r"))
+    else:
+        np.testing.assert_allclose(found, depth, atol=np.ptp(depth) / 65535 if name == "png16" else 0)
+
+
 def test_npz_holds_nothing_else(monkeypatch):
     """numpy before 2.2 takes allow_pickle for the name of one more array."""
     found = {}

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import plyfile
@@ -63,6 +64,10 @@ def read_glb(path):
 
 
 READ = {".ply": (read_ply, np.ones(3)), ".glb": (read_glb, np.array([1, -1, -1]))}
+
+
+def test_every_format_has_another_reader():
+    assert {Path(ending).suffix for ending in point_files.CLOUD_ENDINGS.values()} == set(READ)
 
 
 @pytest.mark.parametrize("suffix", READ)
