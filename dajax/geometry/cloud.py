@@ -16,7 +16,7 @@ from dajax.errors import ConfigError
 from dajax.geometry.camera import Intrinsics
 from dajax.geometry.point_files import CloudForm, write_mesh, write_points
 from dajax.geometry.points import depth_edges, unproject
-from dajax.geometry.scale import fit_scale_and_shift
+from dajax.geometry.scale import fit_scale_and_shift, sampled
 
 # Neighbours whose depths differ by more than this factor are taken for two surfaces.
 _CUT = 1.2
@@ -118,10 +118,13 @@ class Cloud:
             finite = np.isfinite(metres) & (metres > 0)
         else:
             fit = fit_scale_and_shift(depth, known[:, :2], known[:, 2], ransac=len(known) > 4, tolerance=_TOLERANCE)
-            if not fit.inliers.all():
+            found = fit.metres(sampled(depth, known[:, :2]))
+            agree = np.abs(found - known[:, 2]) <= _TOLERANCE * known[:, 2]
+            if not agree.all():
+                part = "have no part in them" if len(known) > 4 else "make all metres doubtful"
                 notes.append(
-                    f"{fit.inliers.sum()} of {len(known)} known points agree with the depth map within "
-                    f"{_TOLERANCE:.0%} of their depth; the others have no part in the metres"
+                    f"{agree.sum()} of {len(known)} known points agree with the metres of the depth map within "
+                    f"{_TOLERANCE:.0%}; the others {part}"
                 )
             metres = fit.metres(depth.astype(np.float64))
             finite = np.isfinite(metres)

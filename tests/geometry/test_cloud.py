@@ -67,9 +67,25 @@ def test_relative_by_known_points(tmp_path):
     metres = write(cloud, tmp_path / "a.ply", inverse, kind="relative")
     np.testing.assert_allclose(metres.values, METRES, rtol=1e-5)
     (note,) = metres.notes
-    assert note.startswith("5 of 6 known points agree with the depth map within 5%")
+    assert note == (
+        "5 of 6 known points agree with the metres of the depth map within 5%; the others have no part in them"
+    )
     thing = opened(tmp_path / "a.ply")
     np.testing.assert_allclose(thing.vertices, unproject(METRES, CAMERA).reshape(-1, 3), rtol=1e-4)
+
+
+def test_few_known_points_that_contradict_each_other():
+    """Two points always fit; of three of which one is wrong, which one cannot be known."""
+    inverse = (5 / METRES - 0.3).astype(np.float32)
+    rows, columns = np.array([12, 3, 25]), np.array([12, 5, 30])
+    known = np.stack([columns + 0.5, rows + 0.5, METRES[rows, columns]], -1)
+    cloud = Cloud("ply", field_of_view=60, known_points=known)
+    assert cloud.metres(inverse, kind="relative").notes == ()
+    known[1, 2] *= 1.3  # two that are beside each other in the depth map
+    (note,) = Cloud("ply", field_of_view=60, known_points=known).metres(inverse, kind="relative").notes
+    assert note.endswith(
+        "of 3 known points agree with the metres of the depth map within 5%; the others make all metres doubtful"
+    )
 
 
 @pytest.mark.parametrize(("max_depth", "farthest"), [(None, 80), (3.0, 3)])
