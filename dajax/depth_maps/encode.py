@@ -21,6 +21,8 @@ COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP
 # Names of the PNG text entries; the format entry is what `read_png16` looks for.
 PREFIX = "dajax."
 PNG16_FORMAT = "depth16-1"
+# All have the depth map; see `exr`.
+EXR_CHANNELS = "RGBZ"
 UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 Values = Literal["float32", "float16"]
@@ -216,7 +218,7 @@ def exr(depth: Any, about: dict[str, str]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name
         path = Path(folder) / "depth.exr"
         try:
-            OpenEXR.File(header, dict.fromkeys("RGBZ", np.ascontiguousarray(depth))).write(str(path))
+            OpenEXR.File(header, dict.fromkeys(EXR_CHANNELS, np.ascontiguousarray(depth))).write(str(path))
         except RuntimeError as error:  # a full disk, for one
             raise JobError(f"no EXR file can be made in the folder for temporary files: {error}") from error
         return path.read_bytes()
