@@ -44,6 +44,7 @@ class Report:
         rejected: how many images this run left out; the manifest has the reasons.
         seconds: how long this run took.
         interrupted: whether it was asked to stop before the end.
+        noted: how many of those that it did have notes in the manifest, such as values that do not fit into a PNG.
     """
 
     items: int
@@ -53,6 +54,7 @@ class Report:
     rejected: int
     seconds: float
     interrupted: bool
+    noted: int = 0
 
 
 def run_batch(
@@ -92,7 +94,8 @@ def run_batch(
     stop = threading.Event() if stop is None else stop
     config = estimator.model.config
     kind = "metric" if config.is_metric else "relative"
-    encoding = Encoding(settings.formats, settings.values, settings.colormap, kind, model, config.style)
+    about = (kind, model, config.style)
+    encoding = Encoding(settings.formats, settings.values, settings.colormap, *about, settings.png_scale)
     encoding.check()
     shards = make_shards(settings.shard_format) if settings.shards else None
     buckets = Buckets(estimator.processor, settings.buckets, settings.policy)
@@ -126,7 +129,7 @@ def run_batch(
         run(plan, names)
         committer.finish(complete=not stop.is_set())
         counts = (plan.items, plan.source.repeated, plan.earlier, committer.done, committer.rejected)
-        return Report(*counts, time.monotonic() - began, stop.is_set())
+        return Report(*counts, time.monotonic() - began, stop.is_set(), committer.noted)
 
 
 def _names_beside(plan: Plan, manifest: Manifest, settings: BatchSettings) -> list[str]:

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from dajax.batch.job_settings import BatchSettings
 from dajax.batch.remote import is_remote
 from dajax.batch.storage import Storage
-from dajax.depth_maps.encode import described
+from dajax.depth_maps.encode import EXR_CHANNELS, described
 from dajax.errors import JobRefusedError
 from dajax.numerics import NUMERICS
 
@@ -62,6 +62,8 @@ def job_parameters(
         "column": settings.column,
         "formats": list(settings.formats),
         "values": settings.values,
+        "png_scale": settings.png_scale,
+        "exr_channels": EXR_CHANNELS if "exr" in settings.formats else None,
         "size": settings.size,
         "colormap": settings.colormap if "color" in settings.formats else None,
         "shards": settings.shards,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dajax.depth_maps.encode import Format, Values
+from dajax.depth_maps.encode import Format, Values, check_png_scale
 from dajax.errors import ConfigError
 from dajax.preprocessing.buckets import Policy
 
@@ -22,6 +22,8 @@ class BatchSettings:
             it, png16 is a 16-bit PNG with its scale in the metadata; tiff, pfm and exr have float32 values; color is
             for people.
         values: type of the values in npy and npz.
+        png_scale: the metres of a step of png16, as RGB-D tools expect: 0.001 for millimetres. Values that do not fit
+            are stored as 0, and the manifest counts them. Without it, each PNG has a scale of its own.
         size: depth maps have the size of their image, or that of the model's output.
         colormap: Colormap of the color format: Spectral_r, inferno, turbo, gray, ... With matplotlib installed, any of
             its names.
@@ -57,6 +59,7 @@ class BatchSettings:
     column: str | None = None
     process_index: int = 0
     process_count: int = 1
+    png_scale: float | None = None
 
     def check(self) -> None:
         """Raise ConfigError if a value cannot be used. Formats, values and buckets are checked where they are used."""
@@ -75,6 +78,10 @@ class BatchSettings:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if not self.decode_timeout > 0:
             raise ConfigError(f"decode_timeout must be positive, got {self.decode_timeout!r}")
+        if self.png_scale is not None:
+            check_png_scale(self.png_scale, "metric")
+            if "png16" not in self.formats:
+                raise ConfigError(f"png_scale goes with png16, not with {', '.join(self.formats)}")
         if self.shards is not None and self.retry_rejects:
             raise ConfigError("retry_rejects goes with files: an output shard that is whole is not written again")
         if self.process_index >= self.process_count:

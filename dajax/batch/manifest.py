@@ -42,7 +42,8 @@ class Row:
         sha256: the SHA-256 of each of its files; for an output shard, of each file of this image in it.
         shape: [height, width] of the depth map.
         reason: Why it was rejected or is lost.
-        notes: what the reader said about the image, such as that it has several frames.
+        notes: what the reader said about the image, such as that it has several frames, and what its files lack, such
+            as values that do not fit into a PNG.
         time: When the row was written, in UTC.
     """
 

@@ -33,6 +33,7 @@ class Encoding:
         kind: "relative" or "metric", which is written into the files where the format allows it.
         model: the model's name, likewise.
         style: the style of preprocessing, likewise.
+        png_scale: the metres of a step of "png16"; None: each file has its own.
     """
 
     formats: tuple[encode.Format, ...]
@@ -41,6 +42,7 @@ class Encoding:
     kind: str
     model: str
     style: str
+    png_scale: float | None = None
 
     def check(self) -> None:
         """Raise ConfigError or ImageError if files cannot be made like this."""
@@ -64,7 +66,7 @@ class Encoding:
             ImageError: it has values that are not finite, or that do not fit into `values`.
         """
         about: Any = {"kind": self.kind, "model": self.model, "style": self.style}
-        options: Any = {"values": self.values, "colormap": self.colormap}
+        options: Any = {"values": self.values, "colormap": self.colormap, "png_scale": self.png_scale}
         return [(encode.ENDINGS[form], encode.encoded(form, depth, **about, **options)) for form in self.formats]
 
 
@@ -77,7 +79,7 @@ class Outcome:
         name: the name of its output, without ending.
         files: the ending and the bytes of each file; empty if the item was rejected.
         shape: (height, width) of the depth map.
-        notes: what the reader said about the image.
+        notes: what the reader said about the image, and what its files lack.
         reason: Why the item was rejected; "" if it was not.
     """
 
@@ -98,6 +100,7 @@ def encoded(encoding: Encoding, item: Item, name: str, depth: np.ndarray, notes:
     """Return the outcome of an item with this depth map; it is a reject if the depth map cannot be encoded."""
     try:
         files = encoding.files(depth)
+        notes = (*notes, *(() if encoding.png_scale is None else encode.misfits(depth, encoding.png_scale)))
     except ImageError as error:
         return rejected(item, name, str(error), notes)
     return Outcome(item, name, files, depth.shape, notes)
@@ -126,7 +129,11 @@ class Shards(ABC):
 
 
 class TarShards(Shards):
-    """WebDataset: each image has the members NAME.depth.npy (one for each format) and NAME.json."""
+    """WebDataset: each image has the members NAME.depth.npy (one for each format) and NAME.json.
+
+    By POSIX.1-2001 (pax interchange format) a member is a header of 512 bytes and its data, filled up to a multiple of
+    512; WebDataset takes members in a row with the same name before the first dot for one sample.
+    """
 
     suffix = TAR
 
@@ -157,7 +164,10 @@ def _sample_name(name: str) -> str:
 
 
 class ParquetShards(Shards):
-    """Parquet: each image has a row with key, height, width, and a column of bytes for each format."""
+    """Parquet: each image has a row with key, height, width, and a column of bytes for each format.
+
+    By the Apache Parquet format a file begins and ends with "PAR1", and a footer before the end has the schema.
+    """
 
     suffix = PARQUET
 

@@ -34,6 +34,7 @@ _SETTINGS = settings_options(
     defaults={"batch_size": 8},
     metavars={
         "formats": "FORMAT...",
+        "png_scale": "METRES",
         "colormap": "NAME",
         "shards": "N",
         "batch_size": "N",
@@ -102,10 +103,11 @@ def batch(
 
 def _summary(report: Report) -> str:
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
+    noted = f"; notes in the manifest: {report.noted}" if report.noted else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
     return (
         f"{report.done} images in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"
-        f"{earlier}, {report.rejected} left out, of {report.items}{repeated}"
+        f"{earlier}, {report.rejected} left out, of {report.items}{noted}{repeated}"
     )
 
 

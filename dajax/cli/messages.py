@@ -34,6 +34,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 _NAMES = (
     "batch_size", "input_size", "max_rejects", "retry_rejects", "decode_timeout", "shard_format", "process_index",
     "process_count", "raw_size", "side_by_side", "field_of_view", "focal_length", "known_points", "local_files_only",
+    "max_depth", "png_scale",
 )  # fmt: skip
 _WORDS = (
     "batch", "buckets", "column", "config", "dtype", "format", "kind", "limits", "output", "policy", "raw", "revision",

@@ -48,10 +48,13 @@ class FilesReport:
     Attributes:
         written: the files that were written.
         rejects: the images that were left out, and why.
+        notes: what files of the other images lack, in sentences: points of pixels that have no place, values that a PNG
+            cannot hold.
     """
 
     written: list[Path] = field(default_factory=list)
     rejects: list[tuple[Source, str]] = field(default_factory=list)
+    notes: list[tuple[Source, str]] = field(default_factory=list)
 
 
 def predict_files(
@@ -63,6 +66,7 @@ def predict_files(
     colormap: str = "Spectral_r",
     side_by_side: bool = False,
     raw: Raw = "none",
+    png_scale: float | None = None,
     cloud: Cloud | None = None,
     tiles: int | None = None,
     model: str = "",
@@ -86,14 +90,17 @@ def predict_files(
         raw: In which format to write the depth as well: "npy", "tiff", "pfm" or "exr" (float32), "npz" (float32, with
             unit and model) or "png16" (16-bit PNG with scale and offset in its metadata). npy and pfm have no room for
             unit, model and style, which are written into a .json file beside them.
-        cloud: how to write points or a surface as well. None writes none.
+        png_scale: the metres of a step of "png16", see `dajax.depth_maps.write_png16`. None: each file has its own.
+        cloud: how to write points or a surface as well. None writes none. If it has known points, `raw` has the metres
+            that they make, as far as `cloud.max_depth`.
         tiles: Into how many parts to divide large images; see `dajax.inference.tiled_depth`.
         model: the name of the model, for the metadata.
         on_done: a function that is called with each image when it is finished or left out.
 
     Raises:
         ImageError: the colour map does not exist, or the output folder cannot be made.
-        ConfigError: `raw` or `output` cannot be used, or the model does not give the metres that points need.
+        ConfigError: `raw`, `png_scale` or `output` cannot be used, or the model does not give the metres that points or
+            `png_scale` need.
     """
     output = Path(output)
     check_output(output, colormap, images=len(sources))
@@ -103,9 +110,11 @@ def predict_files(
         cloud.check(about["kind"], images=len(sources))
     if raw not in get_args(Raw):
         raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
+    if png_scale is not None and raw != "png16":
+        raise ConfigError(f"png_scale goes with the raw format png16, got {raw}")
+    files = _Files(about, colormap, side_by_side, raw, png_scale, cloud)
     if raw != "none":
-        _raw(raw, np.zeros((1, 1)), about)  # a library that is not installed shows now
-    files = _Files(about, colormap, side_by_side, raw, cloud)
+        files.raw_bytes(np.zeros((1, 1)))  # a library that is not installed shows now
     inputs = [one if isinstance(one, ImageInput) else ImageInput(one) for one in sources]
     run = _Run(estimator, files, _jobs(inputs, output, files.endings()), allow_urls, on_done)
     run.run(tiles)
@@ -166,7 +175,15 @@ class _Files:
     colormap: str
     side_by_side: bool
     raw: Raw
+    png_scale: float | None
     cloud: Cloud | None
+
+    @property
+    def about_raw(self) -> dict[str, str]:
+        """What a file of depth says: known points make metres of it."""
+        if self.cloud is None or self.cloud.known_points is None:
+            return self.about
+        return encode.described("metric", self.about["model"], self.about.get("style", ""))
 
     def endings(self) -> list[str]:
         """Return the endings of the files, the coloured depth map first."""
@@ -179,20 +196,33 @@ class _Files:
             endings.append(CLOUD_ENDINGS[self.cloud.form])
         return endings
 
-    def writers(self, job: _Job, depth: np.ndarray, image: np.ndarray | None) -> dict[Path, Callable[[Path], None]]:
-        """Return the files of one image and what writes each; values are encoded before this returns."""
-        data = [self._color(job, depth, image)]
-        if self.raw != "none":
-            data.append(_raw(self.raw, depth, self.about))
-        if self.raw in _SILENT:
-            data.append((json.dumps({**self.about, "shape": list(depth.shape)}, indent=2) + "\n").encode("ascii"))
-        writers: list[Callable[[Path], None]] = [partial(_put, data=one) for one in data]
+    def writers(
+        self, job: _Job, depth: np.ndarray, image: np.ndarray | None
+    ) -> tuple[dict[Path, Callable[[Path], None]], list[str]]:
+        """Return the files of one image and what writes each, and notes; values are encoded before this returns."""
+        data, put_cloud = [self._color(job, depth, image)], None
+        notes: list[str] = []
         if self.cloud is not None:
             assert image is not None
+            metres = self.cloud.metres(depth, kind=self.about["kind"])
+            notes += metres.notes
             image_path = "" if is_url(job.source) else job.source
-            put = partial(self.cloud.write, image=image, depth=depth, kind=self.about["kind"], image_path=image_path)
-            writers.append(put)
-        return dict(zip(map(job.path, self.endings()), writers, strict=True))
+            put_cloud = partial(self.cloud.write, image=image, metres=metres, image_path=image_path)
+            depth = depth if self.cloud.known_points is None else metres.values
+        if self.raw != "none":
+            data.append(self.raw_bytes(depth))
+            notes += [] if self.png_scale is None else encode.misfits(depth, self.png_scale)
+        if self.raw in _SILENT:
+            data.append((json.dumps({**self.about_raw, "shape": list(depth.shape)}, indent=2) + "\n").encode("ascii"))
+        writers: list[Callable[[Path], None]] = [partial(_put, data=one) for one in data]
+        writers += [] if put_cloud is None else [put_cloud]
+        return dict(zip(map(job.path, self.endings()), writers, strict=True)), notes
+
+    def raw_bytes(self, depth: np.ndarray) -> bytes:
+        """Return the file of depth."""
+        about = self.about_raw
+        kind, model, style = about["kind"], about["model"], about.get("style", "")
+        return encode.encoded(self.raw, depth, kind=kind, model=model, style=style, png_scale=self.png_scale)
 
     def _color(self, job: _Job, depth: np.ndarray, image: np.ndarray | None) -> bytes:
         if self.side_by_side:
@@ -201,10 +231,6 @@ class _Files:
             colours = Image.fromarray(depth_colors(depth, cmap=self.colormap, kind=self.about["kind"]))
         suffix = ".png" if job.color_file is None else job.color_file.suffix.lower()
         return encode.encoded_image(colours, suffix=suffix, about={**self.about, "source": job.digest})
-
-
-def _raw(raw: str, depth: np.ndarray, about: dict[str, str]) -> bytes:
-    return encode.encoded(raw, depth, kind=about["kind"], model=about["model"], style=about.get("style", ""))
 
 
 def _put(path: Path, *, data: bytes) -> None:
@@ -257,7 +283,7 @@ class _Run:
         self._on_done(job.source)
 
     def _write(self, job: _Job, image: np.ndarray | None, depth: np.ndarray) -> list[Path]:
-        writers = self._files.writers(job, depth, image)
+        writers, notes = self._files.writers(job, depth, image)
         for path in writers:
             if os.path.abspath(path) in job.images:
                 raise ImageError(f"its output {str(path)!r} would replace an image: choose another name")
@@ -272,4 +298,5 @@ class _Run:
             for path in written:
                 path.unlink()
             raise
+        self.report.notes += [(job.source, note) for note in notes]
         return list(writers)

@@ -41,6 +41,24 @@ def test_another_version_of_dajax_may_go_on_where_nothing_has_changed(job):
     assert do(*job).earlier == 2
 
 
+def test_a_job_from_before_a_parameter_was_there_goes_on(job):
+    content = json.loads((job[1] / JOB).read_text())
+    assert content["parameters"].pop("png_scale") is None
+    assert content["parameters"].pop("exr_channels") is None
+    (job[1] / JOB).write_text(json.dumps(content))
+    assert do(*job).earlier == 2
+
+
+def test_a_job_whose_exr_files_have_other_channels_is_refused(tmp_path):
+    source, output = make_images(tmp_path / "images", good=1, bad=0), tmp_path / "out"
+    do(source, output, formats=("exr",))
+    content = json.loads((output / JOB).read_text())
+    del content["parameters"]["exr_channels"]
+    (output / JOB).write_text(json.dumps(content))
+    with pytest.raises(JobRefusedError, match='exr_channels was null and is "RGBZ"'):
+        do(source, output, formats=("exr",))
+
+
 @pytest.mark.parametrize(
     ("form", "said"), [(None, "no format number"), (JOB_FORMAT + 1, "number 2"), ("1", 'number "1"')]
 )

@@ -12,7 +12,9 @@ from batch_jobs import make_images, outputs, rows
 from tiny import tiny_config
 
 import dajax
+from dajax.batch.engine import Report
 from dajax.cli import main
+from dajax.cli.batch import _summary
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.random import random_params
 
@@ -62,6 +64,11 @@ def test_a_job(capsys, model, images, tmp_path):
     status, out, err = run(capsys, images, tmp_path, *options, "--values", "float16")
     assert status == 2
     assert "values was" in err
+
+
+def test_notes_are_counted():
+    assert _summary(Report(3, 0, 0, 3, 0, 1.5, False, noted=2)).endswith("0 left out, of 3; notes in the manifest: 2")
+    assert "notes" not in _summary(Report(3, 0, 0, 3, 0, 1.5, False))
 
 
 def test_process_index_and_count(capsys, images, tmp_path):

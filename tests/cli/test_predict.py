@@ -9,8 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
+import plyfile
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
@@ -28,7 +30,8 @@ ROOT = Path(dajax.__file__).parent.parent
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
 OPTIONS = (
     "--output", "-o", "--model", "-m", "--colormap", "--side-by-side", "--raw", "--points",
-    "--field-of-view", "--focal-length", "--known-points", "--dtype", "--input-size", "--style", "--batch-size",
+    "--max-depth", "--png-scale", "--field-of-view", "--focal-length", "--known-points",
+    "--dtype", "--input-size", "--style", "--batch-size",
     "--cache", "--no-cache", "--help", "-h",
 )  # fmt: skip
 
@@ -189,6 +192,65 @@ def test_points(run, tmp_path):
         (["--field-of-view", "65"], "go with --points"),
         (["--points", "ply", "--known-points", "known.csv"], "at least two points are needed, got 1"),
         (["--points", "ply", "--focal-length", "0"], "the focal length must be positive"),
+        (["--max-depth", "20"], "--max-depth go with --points"),
+        (["--points", "ply", "--max-depth", "0"], "--max-depth must be a positive number of metres"),
+    ):
+        status, out, err = run("a.png", *arguments)
+        assert (status, out) == (2, "")
+        assert message in err
+
+
+def test_known_points_say_what_has_no_place(quick_run):
+    """The first of three columns is at 2 metres and the second at 4; the formula puts the third beyond infinity."""
+    columns = np.repeat(np.repeat(np.uint8([250, 150, 10]), 30)[None], 60, 0)
+    Image.fromarray(np.repeat(columns[:, :, None], 3, 2)).save("a.png")
+    Path("known.csv").write_text("column,row,metres\n15,30,2\n45,30,4\n")
+    known = ("--points", "ply", "--focal-length", "4.2", "--known-points", "known.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, out, err = quick_run("a.png", "--raw", "npy", *known)
+    assert status == 0
+    assert "metres by known points" in out
+    camera, lost = err.splitlines()
+    assert camera.startswith("dajax: warning: this camera shows 169.3 degrees from left to right")
+    assert "not in millimetres" in camera
+    found = re.fullmatch(
+        r"dajax predict: 'a\.png': ([\d,]+) of 5,400 pixels get no point: ([\d,]+) without a finite place, ([\d,]+) "
+        r"with one beyond 80 metres \(--max-depth\); depth files have 80 there",
+        lost,
+    )
+    left, nowhere, beyond = (int(number.replace(",", "")) for number in found.groups())
+    assert left == nowhere + beyond
+    assert nowhere >= 60 * 25
+    depth = np.load("a_depth.npy")
+    assert (depth[30, 15], depth[30, 45], depth.max()) == (pytest.approx(2, rel=1e-3), pytest.approx(4, rel=1e-3), 80)
+    assert (depth == 80).sum() == left
+    assert json.loads(Path("a_depth.json").read_text())["units"] == "metres"
+    assert len(plyfile.PlyData.read("a_points.ply")["vertex"]) == 5400 - left
+    status, _, err = quick_run("a.png", *known[:3], "60", *known[4:], "--max-depth", "3")
+    assert "with one beyond 3 metres (--max-depth)" in err
+
+
+def test_millimetres_in_a_png(run, tmp_path):
+    model = write_checkpoint(tmp_path / "metric", tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
+    metric = ("-m", str(model), "--input-size", "70", "--no-cache")
+    save("a.png")
+    assert run("a.png", "--raw", "npy", model=metric)[0] == 0
+    depth = np.load("a_depth.npy").astype(np.float64)
+    status, _, err = run("a.png", "--raw", "png16", "--png-scale", "0.001", model=metric)
+    assert (status, err) == (0, "")
+    assert np.abs(cv2.imread("a_depth16.png", cv2.IMREAD_UNCHANGED) - 1000 * depth).max() <= 0.5 + 1e-6
+    status, _, err = run("a.png", "--raw", "png16", "--png-scale", "1e-5", model=metric)
+    lost = int((depth >= 0.655355).sum())
+    assert status == 0
+    assert err == (
+        f"dajax predict: 'a.png': {lost:,} of 4,800 values do not fit into the 16-bit PNG, which holds 1e-05 to "
+        "0.65535 metres: they are stored as 0, no value\n"
+    )
+    for arguments, message in (
+        (["--png-scale", "0.001"], "--png-scale goes with --raw png16"),
+        (["--raw", "png16", "--png-scale", "0"], "--png-scale must be a positive number of metres, got 0.0"),
+        (["--raw", "png16", "--png-scale", "0.001"], "--png-scale is the metres of a step, and this depth has none"),
     ):
         status, out, err = run("a.png", *arguments)
         assert (status, out) == (2, "")
