@@ -15,7 +15,7 @@ from dajax.errors import ImageError
 Colour = tuple[int, int, int]
 ValueRange = tuple[float | int, float | int] | Literal["auto"]
 # Pixels that are converted at once, and values: some megabytes of floating point.
-_PIXELS_AT_ONCE = 1 << 19
+_PIXELS_AT_ONCE = 1 << 18
 # Whoever puts 14 bits or fewer into files of 16 uses 64 of 256 greys at most. Few images are so dim on purpose.
 _NARROW = 64
 
@@ -67,7 +67,7 @@ def rgb_from_pil(
         target = stored[top : top + rows.height]
         if levels is not None:
             values = np.asarray(rows)
-            scaled(np.broadcast_to(values[:, :, None], target.shape), *levels, out=target)
+            target[:] = scaled(values, *levels)[:, :, None]
             if isinstance(image.info.get("transparency"), int):
                 target[values == image.info["transparency"]] = background
             continue
@@ -245,7 +245,7 @@ def rgb_from_array(
             rgba = Image.fromarray(np.ascontiguousarray(scaled(rows, black, white)))
             target[:] = np.asarray(_on_background(rgba, background).convert("RGB"))
         else:
-            scaled(np.broadcast_to(rows, target.shape), black, white, out=target)
+            target[:] = scaled(rows, black, white)
     return pixels
 
 

@@ -97,7 +97,10 @@ def read_pnm(
     found = _read_text(stream, samples, header, name) if header.kind <= 3 else _read_bytes(stream, samples)
     if found < count:
         if not partial:
-            raise ImageError(f"{name}: is truncated: {found:,} of {count:,} samples are there")
+            raise ImageError(
+                f"{name}: begins as PNM, but is truncated: {found:,} of {count:,} samples are there. Pass "
+                f"allow_truncated=True to take what there is."
+            )
         notes.append("is truncated; what is missing is blank")
     largest = int(samples.max())
     if largest > header.white:

@@ -216,7 +216,8 @@ def _read_stream(stream: Stream, name: str, asked: _Asked, notes: list[str]) -> 
 
 def _read_form(stream: Stream, form: str, name: str, asked: _Asked, notes: list[str]) -> np.ndarray:
     orientation, value_range = None, asked.value_range
-    if form == "TIFF" and _is_for_tifffile(page := tiff.read_page(stream, name), value_range):
+    page = tiff.read_page(stream, name) if form == "TIFF" else None
+    if page is not None and _is_for_tifffile(page, value_range):
         _check_size(page.size, asked.max_pixels, name)
         if page.has_more:
             notes.append(_SEVERAL)
@@ -229,6 +230,8 @@ def _read_form(stream: Stream, form: str, name: str, asked: _Asked, notes: list[
     else:
         image = _decoded(stream, form, name, asked, notes)
         orientation = _orientation(image, notes)
+        if page is not None and page.old_palette and image.mode == "P":
+            image.putpalette(page.old_palette)
     return rgb_from_pil(image, name, asked.background, value_range, notes, orientation)
 
 
@@ -297,7 +300,7 @@ def _decoded(stream: Stream, form: str, name: str, asked: _Asked, notes: list[st
     image, header = _opened(stream, form, name, asked.max_pixels, notes)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(_SEVERAL)
-    image = _load(image, header.stream, asked.allow_truncated, notes)
+    image = _load(image, header.stream, form, name, asked.allow_truncated, notes)
     if form in ("WEBP", "AVIF"):
         image.fp = None  # type: ignore[attr-defined]  # it holds a second copy of all pixels
     if form == "PNG" and header.bits != 8:
@@ -371,13 +374,20 @@ def _reason(stream: Stream, form: str, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _load(image: Image.Image, stream: Stream, allow_truncated: bool, notes: list[str]) -> Image.Image:
+def _load(
+    image: Image.Image, stream: Stream, form: str, name: str, allow_truncated: bool, notes: list[str]
+) -> Image.Image:
     """Decode. Pillow's own switch for truncated files is global to the process, so it is not used."""
     try:
         image.load()
     except OSError as error:
-        if not allow_truncated or "truncated" not in str(error).lower():
+        if "truncated" not in str(error).lower():
             raise
+        if not allow_truncated:
+            raise ImageError(
+                f"{name}: begins as {_called(form)}, but is truncated ({error}). Pass allow_truncated=True to take "
+                f"what there is."
+            ) from error
         notes.append("is truncated; what is missing is blank")
         if image.format in ("JPEG", "MPO"):
             stream.seek(0)

@@ -8,6 +8,7 @@ Sections and tags are those of TIFF 6.0 (Adobe, 1992); the others are named wher
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Page:
         big_endian: whether the most significant byte comes first.
         has_more: Whether other images follow.
         subsampling: by how much YCbCr's chroma is smaller, across and down.
-        old_palette: whether the palette has 8-bit values, which some programs write.
+        old_palette: the palette, 3 bytes for each colour, if its values have 8 bits, as some programs write them.
     """
 
     size: tuple[int, int]
@@ -80,7 +81,7 @@ class Page:
     has_more: bool
     subsampling: tuple[int, ...]
     ink_set: int
-    old_palette: bool
+    old_palette: bytes
 
     @property
     def kind(self) -> str:
@@ -143,7 +144,7 @@ def read_page(stream: Stream, name: str) -> Page:
         has_more=bool(following),
         subsampling=tags.get(530, (2, 2)),
         ink_set=first(332, 1),
-        old_palette=320 in tags and max(tags[320]) < 256,
+        old_palette=_old_palette(tags.get(320, ())),
     )
 
 
@@ -188,6 +189,13 @@ def _first_tags(stream: Stream, name: str) -> tuple[dict[int, tuple[int, ...]], 
     return tags, following, order
 
 
+def _old_palette(colormap: tuple[int, ...]) -> bytes:
+    """Return the palette if it has values of 8 bits. ColorMap has 16: all red ones, then green, then blue."""
+    if not colormap or max(colormap) > 255 or not any(colormap):
+        return b""
+    return np.array(colormap, np.uint8).reshape(3, -1).T.tobytes()
+
+
 def reads_right(page: Page) -> bool:
     """Return whether Pillow (11.3 to 13) reads this kind as the standard says.
 
@@ -204,7 +212,7 @@ def reads_right(page: Page) -> bool:
     if page.photometric == 1 and page.samples == 2:
         return eight and alpha and not page.planar and page.fill_order == 1
     if page.photometric == _PALETTE:
-        return page.samples == 1 and page.form == 1 and page.bits in (1, 2, 4, 8) and not page.old_palette
+        return page.samples == 1 and page.form == 1 and page.bits in (1, 2, 4, 8)
     if page.photometric == _RGB:
         if page.samples == 3 + len(page.extra) <= 4 or (page.samples == 4 and not page.extra):
             return eight or (page.form == 1 and page.bits == 16 and not (raw and page.planar))
@@ -241,6 +249,7 @@ def read_kind(stream: Stream, page: Page, name: str, value_range: ValueRange | N
         raise ImageError(
             missing_extra("tiff", f"{name}: is a {page.kind}, which needs tifffile and imagecodecs")
         ) from error
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or it prints what is wrong with a file
     stream.seek(0)
     with tifffile.TiffFile(stream, name="image") as file:
         found: Any = file.pages.first
@@ -307,7 +316,9 @@ def _bands(
 
 def _segments(found: Any, count: int) -> Iterator[tuple[np.ndarray, int | None, tuple[int, int]]]:
     """Yield the decoded strips or tiles as [height, width, samples], with their band (None: all) and (top, left)."""
-    for data, place, _ in found.segments(maxworkers=1):
+    seen = 0
+    for data, place, _ in found.segments(maxworkers=1, buffersize=1 << 22):
+        seen += 1
         band, _, top, left, _ = place
         if found.planarconfig != 2 or found.samplesperpixel == 1:
             band = None
@@ -316,6 +327,8 @@ def _segments(found: Any, count: int) -> Iterator[tuple[np.ndarray, int | None, 
         if data is not None:  # a strip that is not in the file is black
             values = data[0, : found.imagelength - top, : found.imagewidth - left]
             yield values[..., :count], band, (top, left)
+    if seen < int(np.prod(found.chunked)):
+        raise ValueError(f"{seen} of {int(np.prod(found.chunked))} strips or tiles are there")
 
 
 def _extent(found: Any, count: int, name: str) -> tuple[float, float]:

@@ -420,6 +420,30 @@ def test_wide_integers_and_floats_need_a_range():
         read_image(Image.fromarray(np.array([[0, np.nan]], np.float32)), value_range=(0, 1))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "array", "PIL"])
+def test_a_range_that_leaves_few_greys_is_said(kind):
+    """12 bits in a file of 16 are 16 of 256 greys, and 14 bits are 64."""
+
+    def source(values):
+        pil = Image.fromarray(values)
+        return {"array": values, "PIL": pil}[kind] if kind in ("array", "PIL") else encoded(values, kind)
+
+    for white, greys in ((4095, 17), (16_383, 65)):
+        values = np.array([[0, 300, white]], np.uint16)
+        with pytest.warns(UserWarning, match=f"values from 0 to {white}, which is {greys} of 256 greys if 0 is black"):
+            read_image(source(values))
+        expected = np.rint(values[0] / white * 255).tolist()
+        for value_range in ("auto", (0, white)):
+            assert read_image(source(values), value_range=value_range)[0, :, 0].tolist() == expected
+    # Neither a wide range nor an image of one value is worth a word; a chosen range only if nothing is left.
+    for values in ([[0, 20_000]], [[5, 5]]):
+        read_image(source(np.array(values, np.uint16)))
+    read_image(source(np.array([[3000, 3100]], np.uint16)), value_range=(0, 65_535 // 2))
+    with pytest.warns(UserWarning, match="which is 1 of 256 greys if 10000 is black and 20000 white"):
+        read_image(source(np.array([[3000, 3100]], np.uint16)), value_range=(10_000, 20_000))
+    assert read_image(source(np.array([[7, 7]], np.uint16)), value_range="auto").max() == 0
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_first_frame_and_a_warning(kind):
     frames = [Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (40, 130, 220)]
