@@ -324,9 +324,11 @@ def _decoding(form: str, name: str) -> Iterator[None]:
 
 def _mend_png(image: Image.Image, bits: int, name: str, value_range: ValueRange | None, notes: list[str]) -> None:
     """Mend what Pillow makes of PNGs whose samples do not have 8 bits."""
-    if bits < 8 and image.mode == "L" and isinstance(image.info.get("transparency"), int):
-        # tRNS holds the sample as stored (PNG 1.2, 4.2.1.1), and Pillow widens samples to 8 bits.
-        image.info["transparency"] *= 255 // (2**bits - 1)
+    if bits < 8 and image.mode in ("1", "L") and isinstance(image.info.get("transparency"), int):
+        # tRNS holds the sample as stored (PNG 1.2, 4.2.1.1), and Pillow widens samples to 8 bits. Some versions know
+        # that of one bit.
+        stored = min(image.info["transparency"], 2**bits - 1)
+        image.info["transparency"] = stored * 255 // (2**bits - 1)
     if bits < 16 or image.mode.startswith("I"):
         return
     kind = "a PNG of 16 bits with colours or alpha, of which Pillow keeps 8 bits"

@@ -62,6 +62,7 @@ class Page:
         form: SampleFormat: 1 unsigned, 2 signed, 3 floating point.
         extra: what the samples beyond the colours are: 0 anything, 1 associated alpha, 2 unassociated alpha.
         big_endian: whether the most significant byte comes first.
+        big_tiff: whether it is a BigTIFF, with places of 64 bits.
         has_more: Whether other images follow.
         subsampling: by how much YCbCr's chroma is smaller, across and down.
         old_palette: the palette, 3 bytes for each colour, if its values have 8 bits, as some programs write them.
@@ -78,6 +79,7 @@ class Page:
     fill_order: int
     orientation: int
     big_endian: bool
+    big_tiff: bool
     has_more: bool
     subsampling: tuple[int, ...]
     ink_set: int
@@ -104,7 +106,7 @@ def read_page(stream: Stream, name: str) -> Page:
         ImageError: the header is damaged; or the first image is a thumbnail, as in cameras' raw files.
     """
     try:
-        tags, following, order = _first_tags(stream, name)
+        tags, following, order, is_big = _first_tags(stream, name)
     except (struct.error, KeyError, OverflowError, OSError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -141,6 +143,7 @@ def read_page(stream: Stream, name: str) -> Page:
         fill_order=first(266, 1),
         orientation=first(274, 1),
         big_endian=order == ">",
+        big_tiff=is_big,
         has_more=bool(following),
         subsampling=tags.get(530, (2, 2)),
         ink_set=first(332, 1),
@@ -148,8 +151,8 @@ def read_page(stream: Stream, name: str) -> Page:
     )
 
 
-def _first_tags(stream: Stream, name: str) -> tuple[dict[int, tuple[int, ...]], int, str]:
-    """Return the wanted tags of the first directory, the place of the next one, and the byte order (section 2)."""
+def _first_tags(stream: Stream, name: str) -> tuple[dict[int, tuple[int, ...]], int, str, bool]:
+    """Return the wanted tags of the first directory, the place of the next one, the byte order, and if it is big."""
     end = stream.seek(0, 2)
     stream.seek(0)
     head = stream.read(16)
@@ -186,7 +189,7 @@ def _first_tags(stream: Stream, name: str) -> tuple[dict[int, tuple[int, ...]], 
             stream.seek(struct.unpack(order + place_code, inline)[0])
             data = stream.read(bytes_)
         tags[tag] = struct.unpack(f"{order}{values}{_CODES[kind]}", data)
-    return tags, following, order
+    return tags, following, order, is_big
 
 
 def _old_palette(colormap: tuple[int, ...]) -> bytes:
@@ -201,6 +204,8 @@ def reads_right(page: Page) -> bool:
 
     What stands here was compared with tifffile and imagecodecs, in both byte orders, as strips and tiles.
     """
+    if page.big_tiff and page.big_endian:  # Pillow looks for its mark at the wrong byte
+        return False
     raw, eight = page.compression == 1, page.bits == 8 and page.form == 1
     alpha = page.extra[:1] in ((0,), (1,), (2,))
     if page.photometric in _GREY and page.samples == 1:
@@ -221,7 +226,7 @@ def reads_right(page: Page) -> bool:
         return eight or (page.form == 1 and page.bits == 16 and not (raw and page.planar))
     if page.photometric == _YCBCR and eight and page.samples == 3 and not page.planar:
         return not raw or page.subsampling == (1, 1)
-    return page.photometric == _LAB and eight and page.samples == 3 and not page.planar and raw
+    return page.photometric == _LAB and eight and page.samples == 3 and not page.planar
 
 
 def read_kind(stream: Stream, page: Page, name: str, value_range: ValueRange | None, notes: list[str]) -> Image.Image:

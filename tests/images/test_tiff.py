@@ -137,8 +137,10 @@ def test_palette_of_8_bits_is_scaled():
         np.testing.assert_array_equal(read_image(data)[:, :, 1], indices)
 
 
-def test_big_tiff():
-    data = tiff(stored(COLOURS, "u4"), photometric="rgb", bigtiff=True)
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["u1", "u4"])
+def test_big_tiff(order, dtype):
+    data = tiff(stored(COLOURS, dtype), photometric="rgb", bigtiff=True, byteorder=order)
     np.testing.assert_allclose(read_image(data).astype(int), COLOURS * 255, atol=1)
 
 
