@@ -33,6 +33,8 @@ DECODER_BYTES = 12
 # Pixels times scans of a JPEG. Each scan takes 0.75 ns a pixel even if it is empty, so this is about 8 seconds.
 # Programs write 10 scans, those that search for the smallest file up to 30; here 200 megapixels may have 50.
 MAX_SCAN_PIXELS = 10_000_000_000
+# Data of all scans takes 50 ns a byte. 200 megapixels of a photo are 80 MB.
+MAX_PROGRESSIVE_BYTES = 300_000_000
 # What may stand before the image in a JPEG. Pillow joins EXIF segments one by one, so its time grows with the square.
 MAX_JPEG_HEADER_BYTES = 30_000_000
 # Pillow decodes run-length encoded BMPs in Python: 50 ns a pixel and half a microsecond a run.

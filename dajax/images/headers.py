@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from dajax.errors import ImageError
 from dajax.images.formats import Stream
@@ -18,6 +19,7 @@ from dajax.limits import (
     MAX_JPEG_HEADER_BYTES,
     MAX_METADATA_BYTES,
     MAX_PNG_CHUNKS,
+    MAX_PROGRESSIVE_BYTES,
     MAX_RLE_BYTES,
     MAX_RLE_PIXELS,
     MAX_SCAN_PIXELS,
@@ -99,7 +101,9 @@ def _png(stream: Stream, name: str) -> Header:
     if len(header) < 13:
         raise ImageError(f"{name}: begins as PNG, but its header is damaged or missing")
     if left_out:
-        stream = io.BytesIO(b"".join(_part(stream, *ends) for ends in [*kept, (position, size)]))
+        whole, stream = stream, io.BytesIO()
+        for ends in [*kept, (position, size)]:
+            stream.write(_part(whole, *ends))
     width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
     return Header((width, height), header[8], stream, tuple(dict.fromkeys(left_out)))
 
@@ -182,13 +186,19 @@ def _webp(stream: Stream, name: str) -> Header:
 
 # Markers of frames (ITU-T T.81, table B.1), and why those of them are refused that no decoder here knows.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xCA}
 _HIERARCHICAL = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+_SCAN = re.compile(rb"\xff\xda")
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def _jpeg(stream: Stream, name: str) -> Header:
     """Read the frame, and count the scans: each is a pass over the whole image."""
-    data = stream.read()
+    with _content(stream) as data:
+        return Header(_jpeg_size(data, name), 8, stream)
+
+
+def _jpeg_size(data: memoryview, name: str) -> tuple[int, int]:
     frame = _jpeg_frame(data)
     if frame is None:
         raise ImageError(f"{name}: begins as JPEG, but is cut or damaged before the image begins")
@@ -211,15 +221,30 @@ def _jpeg(stream: Stream, name: str) -> Header:
     # Every scan has this marker. It also stands in thumbnails and in what follows the image, so a count that is small
     # needs no closer look.
     allowed = MAX_SCAN_PIXELS // max(1, width * height)
-    if data.count(b"\xff\xda") > allowed and (scans := _jpeg_scans(data, at, allowed)) > allowed:
+    count = sum(1 for _ in islice(_SCAN.finditer(data), allowed + 1))
+    if count > allowed and (scans := _jpeg_scans(data, at, allowed)) > allowed:
         raise ImageError(
             f"{name}: the JPEG has {scans:,} scans or more over {width * height:,} pixels, and would be decoded for "
             f"minutes; {allowed:,} are allowed at this size"
         )
-    return Header((width, height), bits, stream)
+    if kind in _PROGRESSIVE and len(data) > MAX_PROGRESSIVE_BYTES:
+        raise ImageError(
+            f"{name}: a progressive JPEG of {len(data):,} bytes would be decoded for minutes; at most "
+            f"{MAX_PROGRESSIVE_BYTES:,} are read"
+        )
+    return width, height
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
+def _content(stream: Stream) -> memoryview:
+    """Return the bytes of a file without a second copy of them. Who asks releases the view."""
+    if isinstance(stream, io.BytesIO):
+        return stream.getbuffer()
+    data = bytearray(stream.seek(0, io.SEEK_END))
+    stream.seek(0)
+    return memoryview(data)[: stream.readinto(data)]
+
+
+def _jpeg_frame(data: bytes | memoryview) -> tuple[int, int] | None:
     """Return the marker of the first frame and where its content begins."""
     at = 2
     while (found := _NEXT_MARKER.search(data, at)) is not None:
@@ -233,7 +258,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_scans(data: bytes, at: int, enough: int) -> int:
+def _jpeg_scans(data: bytes | memoryview, at: int, enough: int) -> int:
     """Return how many scans follow a frame header; counting stops above `enough`."""
     scans, at = 0, at - 2 + int.from_bytes(data[at - 2 : at])
     while scans <= enough and (found := _NEXT_MARKER.search(data, at)) is not None:

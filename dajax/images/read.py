@@ -28,8 +28,33 @@ from dajax.limits import DECODER_BYTES, MAX_IMAGE_BYTES, MAX_PIXELS
 
 _SEVERAL = "has several frames or pages; the first is used"
 
-# Pillow's own pixel limit is a global variable; ours is an argument. See `_open_image`.
-_PILLOW_LIMIT_LOCK = threading.Lock()
+
+class _LimitOfPillow:
+    """The pixels at which Pillow warns (89 million) and refuses (179 million): a global variable, and ours is asked.
+
+    The first thread that reads a file lifts it, and the last one that has finished restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._threads = threading.Lock(), 0
+        self._before: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if not self._threads:
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    Image.MAX_IMAGE_PIXELS = self._before
+
+
+_LIMIT_OF_PILLOW = _LimitOfPillow()
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,7 @@ def read_image(
     try:
         if isinstance(source, Image.Image):
             _check_size(source.size, max_pixels, name)
+            _check_kind(source, name)
             source.load()
             pixels = rgb_from_pil(source, name, background, value_range, notes, _orientation(source, notes))
         elif hasattr(source, "__array__"):
@@ -159,6 +185,17 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str, form: str = "
         )
 
 
+def _check_kind(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF that Pillow has opened, but will not decode right."""
+    file = getattr(image, "fp", None)
+    if image.format == "TIFF" and isinstance(file, io.BytesIO | io.BufferedReader):
+        place = file.tell()
+        page = tiff.read_page(file, name)
+        file.seek(place)
+        if image.tell() == 0 and not tiff.reads_right(page):
+            raise ImageError(f"{name}: is a {page.kind}, which Pillow does not read right. Pass the file itself.")
+
+
 def _as_array(source: Any, name: str) -> np.ndarray:
     if isinstance(source, np.ma.MaskedArray):
         raise ImageError(f"{name}: a masked array; say what is behind the mask: array.filled(value)")
@@ -210,7 +247,7 @@ def _check_bytes(count: int, name: str) -> None:
 def _read_stream(stream: Stream, name: str, asked: _Asked, notes: list[str]) -> np.ndarray:
     """Read a file as upright RGB. Every limit is asked before a decoder sees the file."""
     form = _format(stream, name)
-    with _decoding(form, name):
+    with _decoding(form, name), _LIMIT_OF_PILLOW.lifted():
         return _read_form(stream, form, name, asked, notes)
 
 
@@ -232,6 +269,8 @@ def _read_form(stream: Stream, form: str, name: str, asked: _Asked, notes: list[
         orientation = _orientation(image, notes)
         if page is not None and page.old_palette and image.mode == "P":
             image.putpalette(page.old_palette)
+        if page is not None and page.bits == 16:
+            _note_narrow_colours(image, notes)
     return rgb_from_pil(image, name, asked.background, value_range, notes, orientation)
 
 
@@ -277,9 +316,8 @@ def opened(source: Any, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
         form = _format(stream, name)
         if form == "TIFF":
             tiff.read_page(stream, name)
-        image, _ = _opened(stream, form, name, max_pixels, [])
-        with _decoding(form, name):
-            yield image
+        with _decoding(form, name), _LIMIT_OF_PILLOW.lifted():
+            yield _opened(stream, form, name, max_pixels, [])[0]
 
 
 def _opened(stream: Stream, form: str, name: str, max_pixels: int, notes: list[str]) -> tuple[Image.Image, Header]:
@@ -338,9 +376,16 @@ def _mend_png(image: Image.Image, bits: int, name: str, value_range: ValueRange 
         )
     if value_range is not None:
         raise ImageError(f"{name}: is {kind}, so value_range cannot be used. Convert it to TIFF or to grey first.")
+    _note_narrow_colours(image, notes)
+
+
+def _note_narrow_colours(image: Image.Image, notes: list[str]) -> None:
+    """Say so if colours of 16 bits have few values. Pillow has kept their upper 8 bits."""
+    if image.mode not in ("RGB", "RGBA"):
+        return
     ends = [band for band in image.getextrema()[:3] if isinstance(band, tuple)]
     extent = 257.0 * min(low for low, _ in ends), 257.0 * max(high for _, high in ends)
-    narrow_range(extent, (0, 65_535), notes, is_chosen=False)
+    narrow_range(extent, (0.0, 65_535.0), notes, is_chosen=False)
 
 
 def _called(form: str) -> str:
@@ -350,19 +395,13 @@ def _called(form: str) -> str:
 def _open_image(stream: Stream, form: str, name: str) -> Image.Image:
     """Read the header as Pillow does; nothing is decoded yet."""
     stream.seek(0)
-    # Image.open warns at 89 and refuses at 179 megapixels by a global limit; ours is an argument. The lock keeps
-    # threads from restoring each other's value.
-    with _PILLOW_LIMIT_LOCK:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(stream, formats=(form,))
-        except Exception as error:  # see the module's docstring
-            raise ImageError(
-                f"{name}: begins as {_called(form)}, but its header is damaged or of a kind that Pillow does not "
-                f"decode ({_reason(stream, form, error)})"
-            ) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    try:
+        return Image.open(stream, formats=(form,))
+    except Exception as error:  # see the module's docstring
+        raise ImageError(
+            f"{name}: begins as {_called(form)}, but its header is damaged or of a kind that Pillow does not decode "
+            f"({_reason(stream, form, error)})"
+        ) from error
 
 
 def _reason(stream: Stream, form: str, error: Exception) -> str:

@@ -121,6 +121,14 @@ def test_scans_are_counted_where_they_are():
         assert headers._jpeg_scans(one, at, 1000) == limit
 
 
+def test_bytes_of_a_progressive_jpeg_are_bounded(monkeypatch):
+    data = encoded("JPEG", progressive=True)
+    monkeypatch.setattr(headers, "MAX_PROGRESSIVE_BYTES", len(data))
+    assert read_image(data).shape == (48, 64, 3)
+    with pytest.raises(ImageError, match=r"progressive JPEG of .* bytes would be decoded for minutes"):
+        read_image(data + b"\0")
+
+
 def test_metadata_of_a_jpeg_is_bounded():
     exif = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\0\0" + bytes(65_527)
     data = encoded("JPEG")

@@ -304,6 +304,17 @@ def test_threads_do_not_disturb_each_other():
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "WEBP"])
+def test_the_limit_of_pillow_is_not_asked(kind, monkeypatch):
+    """It comes once more when a TIFF is decoded, and where a GIF's frame begins."""
+    data = encoded(make_image(), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_image(data).shape == (6, 8, 3)
+    with read_module.opened(data) as image:
+        image.load()
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 # --- orientation, modes, frames ------------------------------------------------------------------------------------
 
 UPRIGHT = {

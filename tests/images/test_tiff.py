@@ -244,6 +244,25 @@ def test_values_of_16_bit_colours_take_a_range():
     np.testing.assert_allclose(result.astype(int), COLOURS * 255, atol=1)
 
 
+def test_dim_colours_are_said():
+    with pytest.warns(UserWarning, match="values from 0 to 3855, which is 16 of 256 greys"):
+        read_image(tiff(np.rint(COLOURS * 4095).astype("u2"), photometric="rgb"))
+
+
+def test_an_image_that_pillow_has_opened():
+    wrong = tiff(np.moveaxis(stored(COLOURS, "u2"), 2, 0), photometric="rgb", planarconfig="separate")
+    with pytest.raises(ImageError, match=r"3 x 16 bits unsigned, planar, which Pillow does not read right"):
+        read_image(Image.open(io.BytesIO(wrong)))
+    right = tiff(stored(COLOURS, "u1"), photometric="rgb")
+    np.testing.assert_array_equal(read_image(Image.open(io.BytesIO(right))), read_image(right))
+    pages = io.BytesIO()
+    first, second = (Image.new("L", (8, 8), level) for level in (10, 200))
+    first.save(pages, "TIFF", save_all=True, append_images=[second])
+    image = Image.open(pages)
+    image.seek(1)
+    assert read_image(image).mean() == 200
+
+
 def test_damaged_files_stay_image_errors():
     rng = np.random.default_rng(0)
     files = [tiff(stored(COLOURS, "u4"), photometric="rgb", compression=c) for c in (None, "deflate")]
