@@ -339,8 +339,6 @@ def _decoded(stream: Stream, form: str, name: str, asked: _Asked, notes: list[st
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(_SEVERAL)
     image = _load(image, header.stream, form, name, asked.allow_truncated, notes)
-    if form in ("WEBP", "AVIF"):
-        image.fp = None  # type: ignore[attr-defined]  # it holds a second copy of all pixels
     if form == "PNG" and header.bits != 8:
         _mend_png(image, header.bits, name, asked.value_range, notes)
     return image

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux'
 
 HEIGHT, WIDTH = 1500, 1800
 # Parts of an image that are converted at once, and buffers of libraries.
-SLACK = 6_000_000
+SLACK = 5_000_000
 MEASURE = """
 import json, os, sys, warnings
 warnings.simplefilter("ignore")

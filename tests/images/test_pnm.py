@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import PpmImagePlugin
 
 from dajax.errors import ImageError
 from dajax.images.read import read_image
@@ -88,6 +89,19 @@ def test_partial():
     with pytest.warns(UserWarning, match="truncated"):
         result = read_image(b"P2 2 2 9\n9 9 9", allow_truncated=True)
     assert result[:, :, 0].tolist() == [[255, 255], [255, 0]]
+
+
+@pytest.mark.parametrize("white", [1, 255, 4095, 65_535])
+@pytest.mark.parametrize("kind", range(1, 7))
+def test_pillow_reads_none_of_them_in_python(kind, white, monkeypatch):
+    for decoder in (PpmImagePlugin.PpmDecoder, PpmImagePlugin.PpmPlainDecoder):
+        monkeypatch.setattr(decoder, "decode", None)
+    values = np.zeros((4, 8, 3) if kind in (3, 6) else (4, 8), int)
+    if kind == 4:
+        data = b"P4 8 4\n" + bytes(4)
+    else:
+        data = plain(values, kind, white) if kind < 4 else raw(values, kind, white)
+    assert read_image(data).shape == (4, 8, 3)
 
 
 def test_ten_megapixels_take_no_ten_seconds():
