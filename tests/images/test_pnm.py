@@ -97,10 +97,8 @@ def test_pillow_reads_none_of_them_in_python(kind, white, monkeypatch):
     for decoder in (PpmImagePlugin.PpmDecoder, PpmImagePlugin.PpmPlainDecoder):
         monkeypatch.setattr(decoder, "decode", None)
     values = np.zeros((4, 8, 3) if kind in (3, 6) else (4, 8), int)
-    if kind == 4:
-        data = b"P4 8 4\n" + bytes(4)
-    else:
-        data = plain(values, kind, white) if kind < 4 else raw(values, kind, white)
+    bitmap = b"P4 8 4\n" + bytes(4)
+    data = {1: plain, 2: plain, 3: plain, 4: lambda *_: bitmap, 5: raw, 6: raw}[kind](values, kind, white)
     assert read_image(data).shape == (4, 8, 3)
 
 
