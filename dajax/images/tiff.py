@@ -206,8 +206,9 @@ def reads_right(page: Page) -> bool:
     """
     if page.big_tiff and page.big_endian:  # Pillow looks for its mark at the wrong byte
         return False
+    if page.compression == 50000 and _mode(page) is not None:  # not every Pillow has Zstandard
+        return False
     raw, eight = page.compression == 1, page.bits == 8 and page.form == 1
-    alpha = page.extra[:1] in ((0,), (1,), (2,))
     if page.photometric in _GREY and page.samples == 1:
         if page.form == 1 and page.bits in (1, 2, 4, 8):
             return True
@@ -215,7 +216,7 @@ def reads_right(page: Page) -> bool:
         wide = (page.form, page.bits) in ((2, 16), (2, 32), (3, 32)) and (raw or not page.big_endian)
         return page.photometric == 1 and page.fill_order == 1 and (wide or (page.form, page.bits) == (1, 16))
     if page.photometric == 1 and page.samples == 2:
-        return eight and alpha and not page.planar and page.fill_order == 1
+        return eight and page.extra == (2,) and not page.planar and page.fill_order == 1
     if page.photometric == _PALETTE:
         return page.samples == 1 and page.form == 1 and page.bits in (1, 2, 4, 8)
     if page.photometric == _RGB:
