@@ -221,6 +221,8 @@ def reads_right(page: Page) -> bool:
         return page.samples == 1 and page.form == 1 and page.bits in (1, 2, 4, 8)
     if page.photometric == _RGB:
         if page.samples == 3 + len(page.extra) <= 4 or (page.samples == 4 and not page.extra):
+            if page.planar and page.extra == (0,):  # a fourth plane that is no alpha makes Pillow stumble
+                return False
             return eight or (page.form == 1 and page.bits == 16 and not (raw and page.planar))
         return eight and page.samples == 3 + len(page.extra) <= 6 and not page.planar and not any(page.extra[1:])
     if page.photometric == _CMYK and page.ink_set == 1 and page.samples == 4:

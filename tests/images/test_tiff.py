@@ -70,17 +70,18 @@ def test_signed_and_floating_point_grey_take_a_range(dtype, compression, order):
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "f4"])
-@pytest.mark.parametrize("kind", ["rgb", "separated", "rgba", "more"])
+@pytest.mark.parametrize("kind", ["rgb", "rgbx", "separated", "rgba", "more"])
 def test_colours(kind, dtype, compression, planar):
     alpha = np.full((HEIGHT, WIDTH, 1), 0.4)
     shown = {
         "rgb": COLOURS,
+        "rgbx": np.concatenate([COLOURS, alpha], axis=2),
         "separated": np.concatenate([COLOURS, alpha], axis=2),
         "rgba": np.concatenate([COLOURS, alpha], axis=2),
         "more": np.concatenate([COLOURS, RAMP[:, :, None], RAMP[:, :, None]], axis=2),
     }[kind]
     values = stored(shown, dtype)
-    options = {"extrasamples": ["unassalpha"]} if kind == "rgba" else {}
+    options = {"rgba": {"extrasamples": ["unassalpha"]}, "rgbx": {"extrasamples": ["unspecified"]}}.get(kind, {})
     data = tiff(
         values if planar == "contig" else np.moveaxis(values, 2, 0),
         photometric="rgb" if kind != "separated" else "separated",
@@ -90,6 +91,7 @@ def test_colours(kind, dtype, compression, planar):
     )
     expected = {
         "rgb": COLOURS,
+        "rgbx": COLOURS,
         "more": COLOURS,
         "rgba": COLOURS * alpha + 1 - alpha,
         "separated": (1 - COLOURS) * (1 - alpha),
