@@ -55,9 +55,19 @@ class Decoders:
         options: the options of the `Buckets` that they process images with, see `Buckets.options`.
         timeout: seconds that one image may take; after that its process is killed and the image is left out.
         ahead: how many items may be read before the first of them is taken.
+        reading: arguments of `read_image`, `value_range` and `allow_truncated`.
     """
 
-    def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        options: dict[str, Any],
+        *,
+        timeout: float,
+        ahead: int,
+        reading: dict[str, Any] | None = None,
+    ) -> None:
+        self._reading = reading or {}
         self._options, self._timeout, self._ahead = json.dumps(options), timeout, ahead
         self._tasks: SimpleQueue[tuple[Item, Future[Decoded]] | None] = SimpleQueue()
         self._workers: set[_Process] = set()
@@ -111,7 +121,8 @@ class Decoders:
 
     def _decode(self, worker: _Process | None, item: Item) -> tuple[_Process | None, Decoded]:
         location = item.location
-        request = json.dumps({"path": location.path, "offset": location.offset, "size": location.size}).encode()
+        asked = {"path": location.path, "offset": location.offset, "size": location.size, "reading": self._reading}
+        request = json.dumps(asked).encode()
         for attempt in (1, 2):
             if worker is None:
                 worker = self._start()

@@ -82,7 +82,7 @@ def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any
         warnings.simplefilter("always", UserWarning)
         try:
             source = _bytes_or_path(request)
-            taken = processor.process(read_image(source, name=repr(request["path"])))
+            taken = processor.process(read_image(source, name=repr(request["path"]), **_reading(request)))
         except ImageError as error:
             return {"error": str(error), "machine": _is_of_the_machine(error.__cause__)}, None
         except MemoryError:
@@ -99,6 +99,14 @@ def answered(request: dict[str, Any], processor: Buckets) -> tuple[dict[str, Any
 def _is_of_the_machine(error: BaseException | None) -> bool:
     """Return whether other images would have failed, too."""
     return isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _OF_THE_MACHINE
+
+
+def _reading(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `read_image`: JSON has no tuples."""
+    reading = dict(request.get("reading", {}))
+    if isinstance(reading.get("value_range"), list):
+        reading["value_range"] = tuple(reading["value_range"])
+    return reading
 
 
 def _bytes_or_path(request: dict[str, Any]) -> Any:

@@ -121,7 +121,8 @@ def run_batch(
         )
         workers = settings.workers or min(os.cpu_count() or 1, 16)
         ahead = max(2 * batch_size, 2 * workers)
-        decoders = Decoders(workers, buckets.options(), timeout=settings.decode_timeout, ahead=ahead)
+        reading = {"value_range": settings.value_range, "allow_truncated": settings.allow_truncated}
+        decoders = Decoders(workers, buckets.options(), timeout=settings.decode_timeout, ahead=ahead, reading=reading)
         stack.callback(decoders.close)
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)

@@ -71,6 +71,8 @@ def job_parameters(
         "batch_size": batch_size,
         "buckets": settings.buckets,
         "policy": settings.policy if settings.buckets else None,
+        "value_range": settings.value_range,
+        "allow_truncated": settings.allow_truncated or None,
     }
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dajax.depth_maps.encode import Format, Values, check_png_scale
-from dajax.errors import ConfigError
+from dajax.errors import ConfigError, ImageError
+from dajax.images.pixels import ValueRange, chosen_range
 from dajax.preprocessing.buckets import Policy
 
 Size = Literal["source", "model"]
@@ -33,6 +34,9 @@ class BatchSettings:
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         workers: Processes that read images. Without it, one for each core, but no more than 16.
+        value_range: The values that become black and white in images of more than 8 bits, or auto. That takes the
+            smallest and the largest value of each image. Images of 8 bits stay as they are.
+        allow_truncated: Take what there is of images that break off.
         decode_timeout: seconds that reading one image may take.
         max_rejects: Stop when a run leaves out more images than this.
         retry_rejects: Try again what an earlier run left out. Output shards do not allow it.
@@ -53,6 +57,8 @@ class BatchSettings:
     buckets: int | None = None
     policy: Policy = "resize"
     workers: int | None = None
+    value_range: ValueRange | None = None
+    allow_truncated: bool = False
     decode_timeout: float = 60.0
     max_rejects: int | None = None
     retry_rejects: bool = False
@@ -76,6 +82,10 @@ class BatchSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        try:
+            chosen_range((0.0, 1.0), "the job", self.value_range, unsigned_bits=16, what="")
+        except ImageError as error:
+            raise ConfigError(str(error)) from error
         if not self.decode_timeout > 0:
             raise ConfigError(f"decode_timeout must be positive, got {self.decode_timeout!r}")
         if self.png_scale is not None:

@@ -17,8 +17,10 @@ from dajax.cli.arguments import UsageError
 from dajax.cli.messages import say
 from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator, say_compiling
 from dajax.cli.options import Flag, unset, value_of
+from dajax.cli.options import value_range as range_of
 from dajax.depth_maps.encode import Raw
 from dajax.geometry.point_files import CloudForm
+from dajax.images.pixels import ValueRange
 from dajax.preprocessing.buckets import Policy
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def predict(
     tiles: Annotated[int | None, value_of(int), unset("N", "none")] = None,
     buckets: Annotated[int | None, value_of(int), unset("N", "none")] = None,
     policy: Policy = "resize",
+    value_range: Annotated[ValueRange | None, value_of(range_of), unset("auto|LO,HI", "what the type holds")] = None,
+    partial: Flag = False,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
 ) -> int:
     """Estimate the depth of images, and write a coloured depth map for each.
@@ -79,6 +83,9 @@ def predict(
         tiles: For large images: estimate this many overlapping parts along the longer side, for finer detail.
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
+        value_range: For files of more than 8 bits: the values that become black and white, or auto, the smallest and
+            the largest of each image. Files of 8 bits stay as they are.
+        partial: Take what there is of images that break off.
         batch_size: how many images of one size are run together.
     """
     if not images:
@@ -124,6 +131,8 @@ def predict(
                 png_scale=png_scale,
                 cloud=cloud,
                 tiles=tiles,
+                value_range=value_range,
+                allow_truncated=partial,
                 model=name,
                 on_done=lambda image: bar.advance(),
             )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import ExifTags, Image
 
 from dajax.errors import ConfigError, ImageError
+from dajax.images.read import opened
 
 # Diagonal of the 36 x 24 mm of film that "35 mm equivalent" focal lengths speak of.
 _FILM_DIAGONAL = math.hypot(36, 24)
@@ -90,13 +91,8 @@ class Intrinsics(NamedTuple):
         """
         if isinstance(image, Image.Image):
             return _of_exif(image, "the image")
-        try:
-            with Image.open(image) as opened:
-                return _of_exif(opened, repr(os.fspath(image)))
-        except ImageError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise ImageError(f"{os.fspath(image)!r}: its EXIF data cannot be read ({error})") from error
+        with opened(image) as file:
+            return _of_exif(file, repr(os.fspath(image)))
 
     def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
         """Return the camera of the same image resized from (height, width) `size` to `to`."""

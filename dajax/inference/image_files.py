@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from dajax.files import write_atomically
 from dajax.geometry.cloud import Cloud
 from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.images.image_sources import read_source
+from dajax.images.pixels import ValueRange
 from dajax.images.read import DecodedImage
 from dajax.images.urls import is_url
 from dajax.inference.estimator import DepthEstimator
@@ -69,6 +70,8 @@ def predict_files(
     png_scale: float | None = None,
     cloud: Cloud | None = None,
     tiles: int | None = None,
+    value_range: ValueRange | None = None,
+    allow_truncated: bool = False,
     model: str = "",
     on_done: Callable[[Source], None] = lambda source: None,
 ) -> FilesReport:
@@ -94,6 +97,8 @@ def predict_files(
         cloud: how to write points or a surface as well. None writes none. If it has known points, `raw` has the metres
             that they make, as far as `cloud.max_depth`.
         tiles: Into how many parts to divide large images; see `dajax.inference.tiled_depth`.
+        value_range: the values that become black and white in files of more than 8 bits, or "auto", see `read_image`.
+        allow_truncated: whether to take what there is of files that break off, with a warning.
         model: the name of the model, for the metadata.
         on_done: a function that is called with each image when it is finished or left out.
 
@@ -116,7 +121,8 @@ def predict_files(
     if raw != "none":
         files.raw_bytes(np.zeros((1, 1)))  # a library that is not installed shows now
     inputs = [one if isinstance(one, ImageInput) else ImageInput(one) for one in sources]
-    run = _Run(estimator, files, _jobs(inputs, output, files.endings()), allow_urls, on_done)
+    reading = {"allow_urls": allow_urls, "value_range": value_range, "allow_truncated": allow_truncated}
+    run = _Run(estimator, files, _jobs(inputs, output, files.endings()), reading, on_done)
     run.run(tiles)
     return run.report
 
@@ -245,12 +251,12 @@ class _Run:
         estimator: DepthEstimator,
         files: _Files,
         jobs: Sequence[_Job],
-        allow_urls: bool,
+        reading: dict[str, Any],
         on_done: Callable[[Source], None],
     ) -> None:
         self.report = FilesReport()
         self._estimator, self._files, self._jobs = estimator, files, jobs
-        self._allow_urls, self._on_done = allow_urls, on_done
+        self._reading, self._on_done = reading, on_done
         # Images that the estimator has read ahead, and their pixels if outputs need them.
         self._in_work: deque[tuple[_Job, np.ndarray | None]] = deque()
 
@@ -270,7 +276,7 @@ class _Run:
             try:
                 if job.stem is None:
                     raise ImageError("other files have all names that its outputs may have: choose another folder")
-                image = read_source(job.source, allow_urls=self._allow_urls)
+                image = read_source(job.source, **self._reading)
                 self._estimator.processor.target_size(image.shape[0], image.shape[1])
             except ImageError as error:
                 self._reject(job, error)

@@ -140,8 +140,9 @@ def test_what_the_readers_and_the_network_are_asked_for(images, tmp_path, monkey
 
     monkeypatch.setattr(engine, "Decoders", Recording)
     estimator = PlainEstimator()
-    do(images, tmp_path, estimator, workers=1, decode_timeout=7.0, batch_size=3, buckets=2)
-    assert asked == {"count": 1, "timeout": 7.0, "ahead": 6, "buckets": 2}
+    do(images, tmp_path, estimator, workers=1, decode_timeout=7.0, batch_size=3, buckets=2, value_range="auto")
+    reading = {"value_range": "auto", "allow_truncated": False}
+    assert asked == {"count": 1, "timeout": 7.0, "ahead": 6, "buckets": 2, "reading": reading}
     assert estimator.asked_batch_size == 3
 
 

@@ -7,8 +7,9 @@ import pytest
 from batch_jobs import PlainEstimator, do, make_images, outputs, rows
 
 from dajax.batch.job import JOB, JOB_FORMAT, claim, keys_digest, weights_digest
+from dajax.batch.job_settings import BatchSettings
 from dajax.batch.local_storage import LocalStorage
-from dajax.errors import JobRefusedError
+from dajax.errors import ConfigError, JobRefusedError
 from dajax.numerics import NUMERICS
 
 
@@ -114,3 +115,9 @@ def test_digests_depend_on_everything():
     ]
     assert len({weights_digest(other) for other in [params, *others]}) == 5
     assert len({keys_digest(keys) for keys in ([], ["ab"], ["a", "b"], ["b", "a"], ["a"])}) == 5
+
+
+@pytest.mark.parametrize("value_range", [(2, 1), (1, 1), (0, float("nan"))])
+def test_value_ranges_that_are_none(value_range):
+    with pytest.raises(ConfigError, match=r"value_range must be \(black, white\)"):
+        BatchSettings(value_range=value_range).check()

@@ -81,6 +81,18 @@ def test_process_index_and_count(capsys, images, tmp_path):
         assert "process" in err
 
 
+def test_how_images_are_read_belongs_to_the_job(capsys, model, images, tmp_path):
+    options = (images, tmp_path / "out", "--model", model, "--no-cache", "--batch-size", 4)
+    assert run(capsys, *options, "--value-range", "0,4095", "--partial")[0] == 3
+    assert run(capsys, *options, "--value-range", "0,4095", "--partial")[0] == 3
+    status, _, err = run(capsys, *options, "--value-range", "auto", "--partial")
+    assert status == 2
+    assert '--value-range was [0.0, 4095.0] and is "auto"' in err
+    status, _, err = run(capsys, *options, "--value-range", "9,1")
+    assert status == 2
+    assert "--value-range: expected auto or two numbers LO,HI" in err
+
+
 def test_dry_run_loads_no_model(capsys, images, tmp_path):
     status, out, err = run(capsys, images, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
     assert (status, err) == (0, "")

@@ -32,7 +32,7 @@ OPTIONS = (
     "--output", "-o", "--model", "-m", "--colormap", "--side-by-side", "--raw", "--points",
     "--max-depth", "--png-scale", "--field-of-view", "--focal-length", "--known-points",
     "--dtype", "--input-size", "--style", "--batch-size",
-    "--cache", "--no-cache", "--help", "-h",
+    "--value-range", "--partial", "--buckets", "--policy", "--cache", "--no-cache", "--help", "-h",
 )  # fmt: skip
 
 
@@ -300,6 +300,48 @@ def test_standard_input(quick_run, monkeypatch, tmp_path):
     assert quick_run("-", "-")[0] == 2
 
 
+def shown(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.filterwarnings("always")
+def test_values_of_more_than_8_bits(quick_run):
+    """The range is said; with --value-range the network sees what it would see of the same image in 8 bits."""
+    levels = make_image(60, 80)[:, :, 0]
+    levels[0, :2] = 0, 255
+    Image.fromarray(levels).save("grey.png")
+    Image.fromarray(levels.astype(np.uint16) + 3000).save("thermal.png")
+    status, _, err = quick_run("thermal.png", "-o", "plain")
+    assert status == 0
+    assert "'thermal.png' has values from 3000 to 3255, which is 2 of 256 greys" in err
+    assert "give --value-range auto, or --value-range LO,HI" in err
+    quick_run("grey.png", "-o", "expected.png")
+    for name, value in (("auto.png", "auto"), ("given.png", "3000,3255")):
+        assert quick_run("thermal.png", "-o", name, "--value-range", value)[::2] == (0, "")
+        np.testing.assert_array_equal(shown(name), shown("expected.png"))
+    Image.fromarray((levels - 128.0).astype(np.float32)).save("signed.tif")
+    status, _, err = quick_run("signed.tif", "-o", "x")
+    assert status == 3
+    assert "Give --value-range auto, or --value-range -128,127." in err
+    assert quick_run("signed.tif", "-o", "signed.png", "--value-range", "-128,127")[::2] == (0, "")
+    np.testing.assert_array_equal(shown("signed.png"), shown("expected.png"))
+
+
+@pytest.mark.filterwarnings("always")
+def test_partial(quick_run):
+    data = io.BytesIO()
+    Image.fromarray(make_image(60, 80)).save(data, "JPEG")
+    Path("a.jpg").write_bytes(data.getvalue()[: len(data.getvalue()) * 2 // 3])
+    status, _, err = quick_run("a.jpg", "-o", "out")
+    assert status == 3
+    assert "is truncated" in err
+    assert "Give --partial to take what there is." in err
+    status, _, err = quick_run("a.jpg", "-o", "out", "--partial")
+    assert status == 0
+    assert err == "dajax: warning: 'a.jpg' is truncated; what is missing is blank\n"
+
+
 # --- partly done ---------------------------------------------------------------------------------------------------
 
 
@@ -399,6 +441,8 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
         (["a.png", "--raw", "jpg"], "--raw"),
         (["a.png", "--raw"], "--raw"),
         (["a.png", "--style", "offical"], "--style"),
+        (["a.png", "--value-range", "3,1"], "expected auto or two numbers LO,HI, the smaller first, got '3,1'"),
+        (["a.png", "--value-range", "all"], "expected auto or two numbers LO,HI"),
         (["a.png", "--colour", "gray"], "no option --colour. Did you mean '--colormap'?"),
         (["a.png", "-m", "smal"], "Did you mean 'small'?"),
         (["a.png", "-m", "nothing"], "--model: 'nothing' is no alias"),
