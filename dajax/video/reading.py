@@ -1,4 +1,4 @@
-"""Reads the frames of a video or a camera, upright and with their exact times, by PyAV (FFmpeg's libraries)."""
+"""Reads the frames of a video or a camera, as they are displayed and with their times, by PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,36 @@ import numpy as np
 from dajax.errors import ConfigError, ImageError, missing_extra
 from dajax.images.urls import is_url
 from dajax.limits import MAX_PIXELS
+from dajax.video.clock import Clock
+from dajax.video.displayed import displayed, pixel_aspect, shown_size
+from dajax.video.ending import is_cut_off
 
-# Containers that hold frames themselves. Playlists and lists of files (hls, dash, concat, image sequences) would open
-# other files, which nobody has named.
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,nut,asf,mxf,yuv4mpegpipe,mjpeg,h264,hevc,ivf"
-)
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-# So many seconds may be missing at the end of the stated length: it is rounded, and the last frame has no length.
-_TOLERANCE = 1.0
+# Containers that hold frames themselves, by FFmpeg's names. Playlists and lists of files (hls, dash, concat, image
+# sequences) would open other files, which nobody has named.
+_CONTAINERS = {
+    "MP4, MOV, 3GP": "mov,mp4,m4a,3gp,3g2,mj2",
+    "Matroska, WebM": "matroska,webm",
+    "AVI": "avi",
+    "MPEG": "mpegts,mpeg",
+    "Ogg": "ogg",
+    "FLV": "flv",
+    "GIF": "gif",
+    "NUT": "nut",
+    "ASF (WMV)": "asf",
+    "MXF": "mxf",
+    "Y4M": "yuv4mpegpipe",
+    "IVF": "ivf",
+    "raw MJPEG, H.264 and HEVC": "mjpeg,h264,hevc",
+}
+_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"}
+# The stated length of a video is rounded, and the last frame has no length: it may be wrong by so much, in seconds or
+# as a share.
+_TOLERANCE = (1.0, 0.02)
+# Frames that are decoded, at most, from where a search ends to the frame that is searched for. Encoders put a frame
+# that can be decoded alone after 250 others, if nobody asks for something else.
+_SEARCHED = 300
+# FFmpeg's own decoders of VP8 and VP9 leave out the transparency that WebM keeps beside the colours; these do not.
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _CAMERA = re.compile(r"webcam:(\d+)")
 
 
@@ -33,8 +54,8 @@ class Frame:
     """A frame as players show it.
 
     Attributes:
-        pixels: the image, uint8 [height, width, 3], RGB, upright.
-        pts: the time at which it is shown, in units of `time_base`.
+        pixels: the image, uint8 [height, width, 3], RGB for an SDR display, upright, with square pixels.
+        pts: the time at which it is shown, in units of `time_base`, see `VideoReader`.
         time_base: the unit of `pts`, in seconds.
     """
 
@@ -49,18 +70,26 @@ class Frame:
 
 
 class VideoReader:
-    """Reads the frames of a video, in order, one at a time.
+    """Reads the frames of a video as players show them, in order, one at a time.
+
+    A frame is turned and mirrored as the file asks, its pixels are made square, transparency is laid on white, and HDR
+    becomes SDR (ITU-R BT.2390). A video that states no colour matrix is read by BT.601 up to 1279x576 pixels, and else
+    by BT.709. `notes` says what of this could not be done.
 
     It does not rely on the counts and lengths that a file states. If the video breaks off or changes its size, the
     iteration ends there and `problem` says why. Damaged frames are skipped, as players do, and `problem` counts them.
 
+    Times are those of the file. If its clock begins later than after one second, or before 0, as those of recorded
+    broadcasts do, times are counted from the first frame, or from the first audio where `on_audio` is given and the
+    audio is earlier.
+
     Args:
         source: a video file, or "webcam:0" for the first camera.
-        on_audio: called with each packet of the first audio stream.
+        on_audio: called with each packet of the first audio stream. The times in it are counted as those of the frames.
 
     Attributes:
         source: the same as the argument.
-        size: (height, width) of the upright frames.
+        size: (height, width) of the frames as they are shown.
         time_base: the unit of `Frame.pts`, in seconds.
         rate: the mean number of frames per second.
         expected: the number of frames that the file states, which may be wrong; 0 if it is unknown.
@@ -68,6 +97,7 @@ class VideoReader:
         audio: the first audio stream, or None.
         count: the number of frames that were read so far.
         problem: After the last frame: what the video lacks; empty if it is whole.
+        notes: what of the video is not shown as it asks, a sentence each.
 
     Raises:
         ImageError: the file cannot be read as a video, or has no frames.
@@ -82,7 +112,9 @@ class VideoReader:
         self.is_live = camera is not None
         self.count = 0
         self.problem = ""
+        self.notes: set[str] = set()
         self._on_audio = on_audio
+        self._early_audio: list[Any] = []  # packets that come before it is known when the video begins
         if is_url(source):
             raise ImageError(f"{self._name}: videos are not read from URLs; download it first")
         if not camera and not os.path.isfile(source):
@@ -95,6 +127,13 @@ class VideoReader:
             else:
                 # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
                 self._container = av.open(f"file:{os.path.abspath(source)}", options=dict(_OPTIONS))
+        except av.error.ArgumentError as error:
+            if camera:
+                raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
+            raise ImageError(
+                f"{self._name}: cannot be opened as a video. It is in none of the formats that are read, which are "
+                f"{', '.join(_CONTAINERS)}; playlists and lists of files are not followed"
+            ) from error
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
         try:
@@ -110,10 +149,12 @@ class VideoReader:
         if not videos:
             raise ImageError(f"{self._name}: has no video")
         self._stream = videos[0]
-        self._stream.thread_type = "AUTO"
+        self._decoder = self._decoder_of(av, self._stream)
         self.audio = streams.audio[0] if streams.audio else None
         self.time_base: Fraction = self._stream.time_base
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
+        self._aspect = pixel_aspect(self._stream.sample_aspect_ratio, self.notes)
+        self._clock = Clock(self.time_base, self.rate, self.audio if self._on_audio else None, self.notes)
         self._frames = self._decoded(av)
         self._ahead: Frame | None = next(self._frames, None)
         if self._ahead is None:
@@ -143,30 +184,58 @@ class VideoReader:
         self.count += 1
         return frame
 
-    def samples(self, count: int) -> list[Frame]:
+    def samples(self, count: int, seconds: float | None = None) -> list[Frame]:
         """Return up to `count` frames that are spread over the video. The position of this reader does not change.
 
-        There are fewer where the video cannot be searched, and none for a camera.
+        There are none for a camera, and none where the frames that are found do not span the video, because the file
+        states a wrong length or none, or cannot be searched.
+
+        Args:
+            count: the number of frames.
+            seconds: Only the beginning of the video is meant, of this length.
         """
         if self.is_live:
             return []
-        av = import_av()
-        found: list[Frame] = []
         length = self._length()
-        start = float((self._stream.start_time or 0) * self.time_base)
+        reach = min((span for span in (length, seconds) if span), default=0.0)
+        if not reach:
+            return []
+        av = import_av()
+        found: dict[int, Frame] = {}
         with av.open(self._container.name, options=dict(_OPTIONS)) as container:
             stream = container.streams[self._stream.index]
-            for place in range(count):
-                at = int((start + length * (place + 0.5) / count) / self.time_base)
-                try:
-                    container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
-                    decoded = container.decode(stream)
-                    frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= at), None)
-                except av.error.FFmpegError:
-                    continue
-                if frame is not None and frame.pts not in {seen.pts for seen in found}:
-                    found.append(Frame(_upright(frame), frame.pts, self.time_base))
-        return found
+            decoder = self._decoder_of(av, stream)
+            places = [reach * (place + 0.5) / count for place in range(count)]
+            for place in places:
+                if (frame := self._searched(container, stream, decoder, place)) is not None:
+                    found[frame.pts] = Frame(self._shown(frame), frame.pts - self._clock.shift, self.time_base)
+            if reach == length:
+                # The video has another length if it goes on after its end.
+                beyond = length + max(_TOLERANCE[0], _TOLERANCE[1] * length)
+                if self._searched(container, stream, decoder, beyond) is not None:
+                    return []
+        frames = [found[pts] for pts in sorted(found)]
+        spans = len(frames) > 1 and frames[0].seconds <= 0.25 * reach and frames[-1].seconds >= 0.75 * reach
+        return frames if spans else []
+
+    def _searched(self, container: Any, stream: Any, decoder: Any, seconds: float) -> Any | None:
+        """Return the first frame that is shown at a time or later; None if there is none, or if it is far away."""
+        av = import_av()
+        at = self._clock.shift + int(seconds / self.time_base)
+        passed = 0
+        try:
+            container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
+            decoder.flush_buffers()
+            for packet in container.demux(stream):
+                for frame in decoder.decode(packet):
+                    if frame.pts is not None and frame.pts >= at:
+                        return frame
+                    passed += 1
+                if passed > _SEARCHED:
+                    return None
+        except (av.error.FFmpegError, OSError):
+            pass
+        return None
 
     def _length(self) -> float:
         """Return how many seconds of video the file states; 0 if it states none."""
@@ -179,55 +248,78 @@ class VideoReader:
             return float(self._container.duration / 1e6)
         return 0.0
 
+    def _decoder_of(self, av: Any, stream: Any) -> Any:
+        """Return what decodes a stream."""
+        name = _WITH_ALPHA.get(stream.codec_context.name) if stream.codec_context is not None else None
+        decoder = stream.codec_context
+        if name is not None and stream.metadata.get("alpha_mode") == "1":
+            try:
+                decoder = av.CodecContext.create(name, "r")
+            except av.error.FFmpegError:
+                self.notes.add(f"its transparency was ignored, because this PyAV has no decoder {name}")
+        if decoder is None:
+            raise ImageError(f"{self._name}: this PyAV has no decoder for its video")
+        decoder.thread_type = "AUTO"
+        return decoder
+
     def _decoded(self, av: Any) -> Iterator[Frame]:
-        last: int | None = None
         size: tuple[int, int] | None = None
-        first = 0.0
-        ticks = max(round(1 / (self.rate * self.time_base)), 1)
-        listened = [self._stream] + ([self.audio] if self.audio is not None and self._on_audio else [])
-        damaged = 0
+        self._damaged = 0
         try:
-            for packet in self._container.demux(listened):
-                if packet.stream is not self._stream:
-                    if packet.dts is not None and self._on_audio is not None:
-                        self._on_audio(packet)
-                    continue
-                try:
-                    decoded = packet.decode()
-                except av.error.InvalidDataError:
-                    # The following frames may be whole again.
-                    damaged, decoded = damaged + 1, []
-                for frame in decoded:
-                    damaged += frame.is_corrupt
-                    pixels = _upright(frame)
-                    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-                        raise ImageError(f"{self._name}: its frames have more than {MAX_PIXELS:,} pixels")
-                    if size not in (None, pixels.shape[:2]):
-                        now = f"{pixels.shape[0]}x{pixels.shape[1]}"
-                        self.problem = f"from frame {self.count} on, frames are {now} (height x width), not {_by(size)}"
-                        return
-                    size = pixels.shape[:2]
-                    pts = frame.pts if frame.pts is not None else (0 if last is None else last + ticks)
-                    if last is None:
-                        first = float(pts * self.time_base)
-                    else:  # of two frames at one time the second comes one tick later
-                        pts = max(pts, last + 1)
-                    last = pts
-                    yield Frame(pixels, pts, self.time_base)
-        except av.error.EOFError:
-            pass
+            for frame in self._read(av):
+                pixels = self._shown(frame)
+                if size not in (None, pixels.shape[:2]):
+                    now = f"{pixels.shape[0]}x{pixels.shape[1]}"
+                    self.problem = f"from frame {self.count} on, frames are {now} (height x width), not {_by(size)}"
+                    return
+                size = pixels.shape[:2]
+                time = self._clock.of_frame(frame.pts)
+                self._pass_audio()
+                yield Frame(pixels, time, self.time_base)
+            cut_off = not self.is_live and is_cut_off(self.source)
         except (av.error.FFmpegError, OSError) as error:
             self.problem = f"it cannot be read after frame {self.count} ({_said(error)})"
             return
-        if damaged:
-            self.problem = f"{damaged} of its frames are damaged"
-        if last is None or self.is_live:
-            return
-        end = float(last * self.time_base) - first + float(1 / self.rate)
-        length = self._length()
-        if length - end > max(_TOLERANCE, 0.02 * length):
-            ended = f"it ends after {end:.1f} seconds, but the file states {length:.1f}"
-            self.problem = f"{ended}; {self.problem}" if self.problem else ended
+        problems = [f"{self._damaged} of its frames are damaged"] if self._damaged else []
+        if cut_off:
+            problems.append(f"it ends after {self.count} frames, because the file is cut off")
+        self.problem = "; ".join(problems)
+
+    def _read(self, av: Any) -> Iterator[Any]:
+        """Yield the decoded frames, and pass audio on."""
+        listened = [self._stream] + ([self.audio] if self.audio is not None and self._on_audio else [])
+        try:
+            for packet in self._container.demux(listened):
+                if packet.stream is not self._stream:
+                    if packet.dts is not None:
+                        self._early_audio.append(packet)
+                        self._pass_audio()
+                    continue
+                try:
+                    decoded = self._decoder.decode(packet)
+                except av.error.InvalidDataError:
+                    # The following frames may be whole again.
+                    self._damaged, decoded = self._damaged + 1, []
+                for frame in decoded:
+                    self._damaged += frame.is_corrupt
+                    yield frame
+        except av.error.EOFError:
+            pass
+
+    def _shown(self, frame: Any) -> np.ndarray:
+        height, width = shown_size(frame.height, frame.width, self._aspect)
+        if height * width > MAX_PIXELS:
+            raise ImageError(f"{self._name}: its frames have more than {MAX_PIXELS:,} pixels")
+        try:
+            return displayed(frame, self._aspect, self.notes)
+        except ImageError as error:
+            raise ImageError(f"{self._name}: {error}") from error
+
+    def _pass_audio(self) -> None:
+        while self._early_audio and self._clock.runs and self._on_audio is not None:
+            packet = self._early_audio.pop(0)
+            self._clock.set_packet(packet)
+            self._on_audio(packet)
 
 
 def camera_device(number: int) -> tuple[str, str]:
@@ -256,13 +348,6 @@ def import_av() -> Any:
     except ImportError as error:
         raise ConfigError(missing_extra("video", "videos need PyAV")) from error
     return av
-
-
-def _upright(frame: Any) -> np.ndarray:
-    pixels = frame.to_ndarray(format="rgb24")
-    # The rotation is counterclockwise, in degrees; phones write multiples of 90.
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _clock(text: str) -> float:
