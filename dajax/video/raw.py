@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 
 from dajax.errors import ImageError
 from dajax.video.reading import Frame, import_av
-from dajax.video.writing import Whole, faults, partial_name, url_of
+from dajax.video.writing import COLOUR_SUFFIXES, Whole, faults, partial_name, url_of
 
+RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}
 _LEVELS = 65535
 
 
@@ -91,6 +92,7 @@ class Ffv1Writer(RawWriter):
         self._stream = self._container.add_stream("ffv1", rate=self._rate)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "gray16le"
+        self._stream.codec_context.color_range = 2  # the full range, so that no player stretches the levels
         self._stream.time_base = self._stream.codec_context.time_base = time_base
 
     def close(self, *, partial: bool = False) -> list[Path]:
@@ -210,6 +212,47 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
                 scale = scales.pop(0)
             depth = frame.to_ndarray().astype(np.float64) * scale["step"] + scale["offset"]
             yield float(pts * base), depth.astype(np.float32)
+
+
+def remove_older(output: Path, written: Iterable[Path], *, partial: bool) -> list[Path]:
+    """Remove the raw depth that an earlier run wrote for a video of the same name, and return its files.
+
+    A file that `dajax video` did not write stays. All stay if a coloured video of this name and another kind is there,
+    to which they may belong.
+
+    Args:
+        output: the coloured video that was asked for.
+        written: the files of this run, which stay.
+        partial: The video of this run is not whole. Only older files that are not whole either are removed.
+    """
+    others = [suffix for suffix in COLOUR_SUFFIXES if suffix != output.suffix.lower()]
+    if any(output.with_suffix(suffix).exists() for suffix in others):
+        return []
+    bases = [output.with_name(output.stem + ending) for ending in RAW_ENDINGS.values()]
+    names = [partial_name(base) for base in bases] + ([] if partial else bases)
+    older = [
+        file
+        for name in names
+        if _is_raw(name)
+        for file in (name, name.with_suffix(".json"))
+        if file.exists() and file not in written and (file == name or name.suffix == ".mkv")
+    ]
+    for file in older:
+        file.unlink()
+    return older
+
+
+def _is_raw(path: Path) -> bool:
+    """Say whether `dajax video` wrote this file of raw depth."""
+    if path.suffix == ".mkv":
+        with suppress(ImageError):
+            return bool(read_depth_video_index(path))
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"pts.npy", "time_base.npy", "whole.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def read_depth_video_index(path: str | os.PathLike[str]) -> dict[str, Any]:

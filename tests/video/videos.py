@@ -63,10 +63,13 @@ def make_images(path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def write_frames(path, frames, codec, *, pts=None, matrix=None, aspect=None, options=None, time_base=Fraction(1, 30)):
+def write_frames(
+    path, frames, codec, *, pts=None, matrix=None, aspect=None, options=None, container=None,
+    time_base=Fraction(1, 30),
+):  # fmt: skip
     """Write frames as they are, with the colour tags of the first; `matrix`: the nine numbers of a display matrix."""
     first = frames[0]
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container or {}) as container:
         stream = container.add_stream(codec, rate=30, options=options or {})
         stream.height, stream.width, stream.pix_fmt = first.height, first.width, first.format.name
         for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
