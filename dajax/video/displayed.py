@@ -15,6 +15,8 @@ from dajax.images.pixels import rgb_from_array
 # The colour codes are those of ITU-T H.273, which containers and codecs share.
 BT709, BT601, BT2020 = 1, 6, 9
 _PQ, _HLG = 16, 18
+# The tags of a frame, and the number of each that says nothing.
+_TAGS = {"colorspace": 2, "color_primaries": 2, "color_trc": 2, "color_range": 0}
 _OTHER_CURVES = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428-1"}
 # Matrices that FFmpeg's libswscale knows (BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020), and those that it does not.
 _MATRICES = {BT709, 4, 5, BT601, 7, BT2020}
@@ -45,7 +47,7 @@ _TO_709 = np.array(
 )  # fmt: skip
 
 
-def displayed(frame: Any, aspect: Fraction, notes: set[str]) -> UInt8[np.ndarray, "height width 3"]:
+def displayed(frame: Any, aspect: Fraction, notes: set[str], like: Any = None) -> UInt8[np.ndarray, "height width 3"]:
     """Return what a player shows of a decoded frame.
 
     The colours are RGB for an SDR display. Those of HDR (PQ and HLG) are tone-mapped as ITU-R BT.2390 says, to a white
@@ -56,16 +58,21 @@ def displayed(frame: Any, aspect: Fraction, notes: set[str]) -> UInt8[np.ndarray
         frame: av.VideoFrame.
         aspect: width of a pixel / height of a pixel, as `pixel_aspect` gives it.
         notes: gets what is not shown as the file asks, one sentence each.
+        like: a frame of the same video that has the colour tags and the display matrix, where this one lacks them.
 
     Raises:
         ImageError: the frame has a colour matrix that cannot be converted. The message does not name the file.
     """
+    if like is not None:
+        for tag, unstated in _TAGS.items():
+            if getattr(frame, tag) == unstated:
+                setattr(frame, tag, getattr(like, tag))
     pixels = _opaque_rgb(frame, notes)
     height, width = pixels.shape[:2]
     if aspect != 1:
         size = shown_size(height, width, aspect)
         pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    return _oriented(pixels, frame, notes)
+    return _oriented(pixels, frame if like is None else like, notes)
 
 
 def pixel_aspect(stated: Fraction | None, notes: set[str]) -> Fraction:

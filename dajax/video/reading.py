@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
@@ -37,10 +39,16 @@ _CONTAINERS = {
     "IVF": "ivf",
     "raw MJPEG, H.264 and HEVC": "mjpeg,h264,hevc",
 }
-_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"}
+# Texts such as titles need not be in UTF-8.
+_OPEN: dict[str, Any] = {
+    "options": {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"},
+    "metadata_errors": "replace",
+}
 # The stated length of a video is rounded, and the last frame has no length: it may be wrong by so much, in seconds or
 # as a share.
 _TOLERANCE = (1.0, 0.02)
+# What lies outside is no number of frames per second. Encoders refuse some of that.
+_RATES = (Fraction(1, 1000), Fraction(1000))
 # Frames that are decoded, at most, from where a search ends to the frame that is searched for. Encoders put a frame
 # that can be decoded alone after 250 others, if nobody asks for something else.
 _SEARCHED = 300
@@ -126,7 +134,7 @@ class VideoReader:
                 self._container = av.open(device, format=form)
             else:
                 # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
-                self._container = av.open(f"file:{os.path.abspath(source)}", options=dict(_OPTIONS))
+                self._container = av.open(f"file:{os.path.abspath(source)}", **_OPEN)
         except av.error.ArgumentError as error:
             if camera:
                 raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
@@ -150,9 +158,14 @@ class VideoReader:
             raise ImageError(f"{self._name}: has no video")
         self._stream = videos[0]
         self._decoder = self._decoder_of(av, self._stream)
+        self._like = None
+        if self._decoder is not self._stream.codec_context:  # Only that one passes on what the container says.
+            with suppress(av.error.FFmpegError), av.open(self._container.name, **_OPEN) as container:
+                self._like = next(container.decode(container.streams[self._stream.index]), None)
         self.audio = streams.audio[0] if streams.audio else None
         self.time_base: Fraction = self._stream.time_base
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
+        rates = self._stream.average_rate, self._stream.guessed_rate
+        self.rate = next((rate for rate in rates if rate and _RATES[0] <= rate <= _RATES[1]), Fraction(30))
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio, self.notes)
         self._clock = Clock(self.time_base, self.rate, self.audio if self._on_audio else None, self.notes)
         self._frames = self._decoded(av)
@@ -202,7 +215,7 @@ class VideoReader:
             return []
         av = import_av()
         found: dict[int, Frame] = {}
-        with av.open(self._container.name, options=dict(_OPTIONS)) as container:
+        with av.open(self._container.name, **_OPEN) as container:
             stream = container.streams[self._stream.index]
             decoder = self._decoder_of(av, stream)
             places = [reach * (place + 0.5) / count for place in range(count)]
@@ -215,13 +228,13 @@ class VideoReader:
                 if self._searched(container, stream, decoder, beyond) is not None:
                     return []
         frames = [found[pts] for pts in sorted(found)]
-        spans = len(frames) > 1 and frames[0].seconds <= 0.25 * reach and frames[-1].seconds >= 0.75 * reach
+        spans = len(frames) >= min(count, 2) and frames[-1].seconds >= 0.75 * places[-1]
         return frames if spans else []
 
     def _searched(self, container: Any, stream: Any, decoder: Any, seconds: float) -> Any | None:
         """Return the first frame that is shown at a time or later; None if there is none, or if it is far away."""
         av = import_av()
-        at = self._clock.shift + int(seconds / self.time_base)
+        at = self._clock.shift + math.ceil(seconds / self.time_base)
         passed = 0
         try:
             container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
@@ -311,7 +324,7 @@ class VideoReader:
         if height * width > MAX_PIXELS:
             raise ImageError(f"{self._name}: its frames have more than {MAX_PIXELS:,} pixels")
         try:
-            return displayed(frame, self._aspect, self.notes)
+            return displayed(frame, self._aspect, self.notes, self._like)
         except ImageError as error:
             raise ImageError(f"{self._name}: {error}") from error
 

@@ -111,6 +111,8 @@ class VideoWriter:
             quality = {"crf": "30", "b": "0", "cpu-used": "4"}
             if codec == "libx264":
                 quality = {"crf": "18", "preset": "veryfast"}
+            # The rate says how to spend bits; frames have their own times. Encoders refuse what these cannot have.
+            rate = min(max(rate, Fraction(1)), 1 / time_base)
             self._stream = self._container.add_stream(codec, rate=rate, options=quality)
             self._stream.height, self._stream.width = size[0] + self._odd[0], size[1] + self._odd[1]
             self._stream.pix_fmt = "yuv420p"

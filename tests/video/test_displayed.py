@@ -197,6 +197,25 @@ def test_transparency_is_laid_on_white(tmp_path, name, codec, form, options, err
     assert (len(shown), reader.notes) == (2, set())
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_a_transparent_webm_that_is_turned_and_hdr(tmp_path, codec):
+    """Only the container says so, and another decoder than FFmpeg's own reads the transparency."""
+    image = with_hidden_noise()
+    image[:, 32:, :3] = 150
+    frame = rgb_frames(image, "rgba")[0].reformat(format="yuva420p")
+    frame.colorspace, frame.color_primaries, frame.color_trc = 5, 9, 16
+    matrix = matrix_of(0, ONE, -ONE, 0)
+    options = {"auto-alt-ref": "0", "crf": "4", "b": "4M"}
+    path = write_frames(tmp_path / "a.webm", [frame], codec, matrix=matrix, options=options)
+    shown, reader = read(path)
+    assert reader.size == (96, 64)
+    level = tone_mapped(pq_light(np.array(150 / 255)))
+    assert level > 200
+    expected = np.rot90(np.r_[[255.0] * 32, [level] * 32, [(255 * 127 + level * 128) / 255] * 32][None], -1)
+    difference = np.abs(shown[0].pixels - expected[..., None])
+    assert difference[np.r_[4:28, 36:60, 68:92]].max() <= 8
+
+
 def test_a_transparent_gif(tmp_path):
     import PIL.Image
 
@@ -303,6 +322,22 @@ def tone_mapped(light):
     return 255 * (pq_light(np.where(signal < knee, signal, spline) * top) / 203) ** (1 / 2.4)
 
 
+def tone_mapped_colours(signal, curve):
+    """RGB of BT.2020, 0 to 1, [..., 3]: BT.2100 and BT.2390 where the curve is PQ or HLG; then BT.2087 and BT.1886."""
+    if curve == 16:
+        light = pq_light(signal)
+    elif curve == 18:
+        scene = (hlg_light(signal) / 1000) ** (1 / 1.2)
+        light = 1000 * (scene @ [0.2627, 0.6780, 0.0593])[..., None] ** 0.2 * scene
+    else:
+        light = 203 * signal**2.4
+    if curve in (16, 18):
+        most = light.max(axis=-1, keepdims=True)
+        light = light * 203 * (tone_mapped(most) / 255) ** 2.4 / most
+    to_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+    return 255 * np.clip(light @ to_709.T / 203, 0, 1) ** (1 / 2.4)
+
+
 def greys(path, curve):
     """A row of all greys of ten bits, in a video with this curve."""
     luma = np.arange(64, 941, dtype=np.uint16)
@@ -335,19 +370,11 @@ def dark_colours(curve):
 
 @pytest.mark.parametrize("curve", [16, 18], ids=["PQ", "HLG"])
 def test_dark_colours_of_hdr(tmp_path, curve):
-    """BT.2100, tables 4 and 5, and the matrix of BT.2087."""
     frame, code = dark_colours(curve)
-    signal = np.clip(rgb_of_yuv(*code.astype(float), 9, bits=10), 0, 1)
-    if curve == 16:
-        light = pq_light(signal)
-    else:
-        scene = signal**2 / 3  # all below half of the signal
-        light = 1000 * (np.array([0.2627, 0.6780, 0.0593]) @ scene) ** 0.2 * scene
-    to_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
-    expected = 255 * np.clip(to_709 @ light / 203, 0, 1) ** (1 / 2.4)
-    assert light.max() < 90
+    signal = np.clip(rgb_of_yuv(*code.astype(float), 9, bits=10), 0, 1).T
+    expected = tone_mapped_colours(signal, curve)
     frames, _ = read(write_frames(tmp_path / "a.mkv", [frame], "ffv1"))
-    assert np.abs(frames[0].pixels[0] - expected.T).max() < 2
+    assert np.abs(frames[0].pixels[0] - expected).max() < 2
 
 
 def test_dark_colours_of_hdr_as_ffmpeg_shows_them(tmp_path):

@@ -191,6 +191,16 @@ def test_no_frames(tmp_path):
         VideoReader(tmp_path / "b.mkv")
 
 
+def test_titles_that_are_not_utf8(tmp_path):
+    """As old programs wrote them."""
+    pts, base = list(range(5)), Fraction(1, 30)
+    path = make_video(tmp_path / "a.avi", codec="mpeg4", pts=pts, time_base=base, metadata={"title": "xGrusse"})
+    path.write_bytes(path.read_bytes().replace(b"xGrusse", b"Gr\xfc\xdfe!!"))
+    frames, reader = read(path)
+    assert (len(frames), reader.problem) == (5, "")
+    assert len(reader.samples(2)) == 2
+
+
 def test_playlists_open_nothing(tmp_path):
     make_video(tmp_path / "a.mp4")
     for name, text in {

@@ -56,6 +56,18 @@ def test_matroska_counts_milliseconds(tmp_path, name):
     assert max(abs(ours - at * TICKS) for ours, at in zip(found, UNEVEN, strict=True)) <= Fraction(1, 1000)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+@pytest.mark.parametrize("rate", [Fraction(1, 1000), Fraction(1000)])
+@pytest.mark.parametrize("time_base", [Fraction(1, 14), Fraction(1, 12345678)])
+def test_rates_that_no_encoder_takes(tmp_path, name, rate, time_base):
+    writer = VideoWriter(tmp_path / name, (64, 96), time_base, rate)
+    ticks = [0, round(1 / time_base), round(2 / time_base)]
+    for number, pts in enumerate(ticks):
+        writer.write(frame_image(number), pts)
+    writer.close()
+    assert times(tmp_path / name) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("time_base", [Fraction(1, 30), Fraction(1001, 30000), Fraction(1, 1000), Fraction(1, 24)])
 def test_other_clocks(tmp_path, time_base):
     writer = VideoWriter(tmp_path / "a.mp4", (64, 96), time_base, RATE)

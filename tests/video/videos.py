@@ -19,10 +19,14 @@ def frame_image(number: int, size=(64, 96)) -> np.ndarray:
     return image
 
 
-def make_video(path, *, pts=UNEVEN, size=(64, 96), time_base=TICKS, turn=0, audio=None, codec="libx264", options=None):
+def make_video(
+    path, *, pts=UNEVEN, size=(64, 96), time_base=TICKS, turn=0, audio=None, codec="libx264", options=None,
+    metadata=None,
+):  # fmt: skip
     """Write a video with a frame at each of `pts`; `turn`: degrees counterclockwise that players turn it by."""
     options = {"movie_timescale": "90000"} | (options or {}) if str(path).endswith((".mp4", ".mov")) else options or {}
     with av.open(str(path), "w", options=options) as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=30, options={"crf": "5"})
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
