@@ -112,7 +112,7 @@ def test_lengths_that_lie(tmp_path):
     """The frames are all there, so the video is whole, whatever a tag says."""
     data = make_video(tmp_path / "a.mkv", pts=[3000 * i for i in range(100)], options={"g": "10"}).read_bytes()
     assert data.count(b"00:00:03.333000000") == 1
-    for text in (b"00:20:03.333000000", b"00:00:00.400000000"):
+    for text in (b"00:20:03.333000000", b"00:00:06.600000000", b"00:00:00.400000000"):
         (tmp_path / "b.mkv").write_bytes(data.replace(b"00:00:03.333000000", text))
         with VideoReader(tmp_path / "b.mkv") as reader:
             assert reader.samples(12) == []
