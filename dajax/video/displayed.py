@@ -103,8 +103,9 @@ def _opaque_rgb(frame: Any, notes: set[str]) -> np.ndarray:
     alpha = form.has_palette or any(part.is_alpha for part in form.components)
     if frame.color_trc in (_PQ, _HLG) or frame.color_primaries == BT2020:
         wide = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
-        # libswscale makes white of YUV to 255 * 256.
-        pixels = _sdr(wide[..., :3], frame.color_trc, 65535 if form.is_rgb else 65280)
+        white = 65535 if form.is_rgb else 65280  # libswscale makes white of YUV to 255 * 256
+        strips = np.array_split(wide[..., :3], max(frame.width * frame.height >> 20, 1))
+        pixels = np.concatenate([_sdr(strip, frame.color_trc, white) for strip in strips])
         if alpha:
             pixels = np.dstack([pixels, (wide[..., 3] >> 8).astype(np.uint8)])
     else:

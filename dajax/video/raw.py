@@ -6,16 +6,18 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from dajax.errors import ImageError
+from dajax.errors import DajaxError, ImageError
 from dajax.video.reading import Frame, import_av
 from dajax.video.writing import COLOUR_SUFFIXES, Whole, faults, partial_name, url_of
 
@@ -191,27 +193,42 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
         The time in seconds and the depth, float32 [height, width]: metres, or inverse depth of a relative model.
 
     Raises:
-        ImageError: the .json is missing or is not one that `dajax video` wrote.
+        ImageError: the file or the .json is missing or damaged, or is not one that `dajax video` wrote.
         ConfigError: the file is a .mkv and PyAV is not installed.
     """
     path = Path(path)
-    if path.suffix == ".npz":
-        with np.load(path) as archive:
-            base = Fraction(*(int(n) for n in archive["time_base"]))
-            for number, pts in enumerate(archive["pts"].tolist()):
-                yield float(pts * base), archive[f"{number:06}"]
-        return
+    try:
+        yield from (_read_npz if path.suffix == ".npz" else _read_ffv1)(path)
+    except DajaxError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, BadZipFile, zlib.error) as error:
+        raise ImageError(
+            f"{str(path)!r}: cannot be read as depth that `dajax video --raw` wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_npz(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    with path.open("rb") as file, np.load(file) as archive:
+        base = Fraction(*(int(n) for n in archive["time_base"]))
+        for number, pts in enumerate(archive["pts"].tolist()):
+            yield float(pts * base), archive[f"{number:06}"]
+
+
+def _read_ffv1(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     index = read_depth_video_index(path)
     base = Fraction(*index["time_base"])
     scales = list(index["scales"])
     av = import_av()
-    with av.open(url_of(path)) as container:
-        scale = scales.pop(0)
-        for number, (frame, pts) in enumerate(zip(container.decode(video=0), index["pts"], strict=True)):
-            if scales and scales[0]["frame"] == number:
-                scale = scales.pop(0)
-            depth = frame.to_ndarray().astype(np.float64) * scale["step"] + scale["offset"]
-            yield float(pts * base), depth.astype(np.float32)
+    try:
+        with av.open(url_of(path)) as container:
+            scale = scales.pop(0)
+            for number, (frame, pts) in enumerate(zip(container.decode(video=0), index["pts"], strict=True)):
+                if scales and scales[0]["frame"] == number:
+                    scale = scales.pop(0)
+                depth = frame.to_ndarray().astype(np.float64) * scale["step"] + scale["offset"]
+                yield float(pts * base), depth.astype(np.float32)
+    except av.error.FFmpegError as error:
+        raise OSError(str(error)) from error
 
 
 def remove_older(output: Path, written: Iterable[Path], *, partial: bool) -> list[Path]:
@@ -251,7 +268,7 @@ def _is_raw(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return {"pts.npy", "time_base.npy", "whole.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, BadZipFile):
         return False
 
 

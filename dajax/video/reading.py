@@ -310,7 +310,7 @@ class VideoReader:
                     continue
                 try:
                     decoded = self._decoder.decode(packet)
-                except av.error.InvalidDataError:
+                except (av.error.InvalidDataError, av.error.ExternalError):
                     # The following frames may be whole again.
                     self._damaged, decoded = self._damaged + 1, []
                 for frame in decoded:

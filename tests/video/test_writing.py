@@ -254,6 +254,21 @@ def test_depth_without_its_index(tmp_path):
             list(read_depth_video(tmp_path / "a.mkv"))
 
 
+def test_depth_that_is_damaged_or_foreign(tmp_path):
+    np.savez(tmp_path / "foreign.npz", depth=np.zeros(3))
+    (tmp_path / "text.npz").write_text("text")
+    for writer in (NpzWriter(tmp_path / "a.npz", ABOUT), Ffv1Writer(tmp_path / "b.mkv", ABOUT, lo=0, hi=9, rate=RATE)):
+        for depth, frame in zip(maps(5), frames_of()[:5], strict=True):
+            writer.write(depth, frame)
+        writer.close()
+    for name in ("a.npz", "b.mkv"):  # the index says more frames than there are
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+    for name in ("foreign.npz", "text.npz", "none.npz", "a.npz", "b.mkv"):
+        with pytest.raises(ImageError, match=rf"{name[:-4]}\.{name[-3:]}.: cannot be read as depth that `dajax video"):
+            list(read_depth_video(tmp_path / name))
+
+
 def test_a_folder_with_a_colon(tmp_path, monkeypatch):
     """For FFmpeg what stands before the first colon of a relative path is a protocol."""
     monkeypatch.chdir(tmp_path)
