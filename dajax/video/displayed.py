@@ -98,14 +98,15 @@ def matrix_of_size(height: int, width: int) -> int:
 
 def _opaque_rgb(frame: Any, notes: set[str]) -> np.ndarray:
     """Return the colours, uint8 [height, width, 3], in the stored shape."""
+    curve, primaries = frame.color_trc, frame.color_primaries
     _state_colours(frame, notes)
     form = frame.format
     alpha = form.has_palette or any(part.is_alpha for part in form.components)
-    if frame.color_trc in (_PQ, _HLG) or frame.color_primaries == BT2020:
+    if curve in (_PQ, _HLG) or primaries == BT2020:
         wide = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le")
         white = 65535 if form.is_rgb else 65280  # libswscale makes white of YUV to 255 * 256
         strips = np.array_split(wide[..., :3], max(frame.width * frame.height >> 20, 1))
-        pixels = np.concatenate([_sdr(strip, frame.color_trc, white) for strip in strips])
+        pixels = np.concatenate([_sdr(strip, curve, white) for strip in strips])
         if alpha:
             pixels = np.dstack([pixels, (wide[..., 3] >> 8).astype(np.uint8)])
     else:
@@ -117,6 +118,8 @@ def _state_colours(frame: Any, notes: set[str]) -> None:
     """Give a frame without a colour matrix that of its size; refuse matrices that FFmpeg would take for another."""
     if frame.color_trc in _OTHER_CURVES:
         notes.add(f"its transfer curve ({_OTHER_CURVES[frame.color_trc]}) was not converted: colours are as stored")
+    # PyAV 17 refuses frames with curves that libswscale does not know.
+    frame.color_trc = frame.color_primaries = _TAGS["color_trc"]
     if frame.format.is_rgb or len(frame.format.components) < 3:
         return
     if frame.colorspace in _OTHER_MATRICES:

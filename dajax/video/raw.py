@@ -13,7 +13,6 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +22,10 @@ from dajax.video.writing import COLOUR_SUFFIXES, Whole, faults, partial_name, ur
 
 RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}
 _LEVELS = 65535
+# What numpy, zipfile, zlib and json say of files that are damaged or made by somebody else.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class RawWriter(ABC):
@@ -201,7 +204,7 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
         yield from (_read_npz if path.suffix == ".npz" else _read_ffv1)(path)
     except DajaxError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise ImageError(
             f"{str(path)!r}: cannot be read as depth that `dajax video --raw` wrote ({type(error).__name__}: {error})"
         ) from error
@@ -268,7 +271,7 @@ def _is_raw(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return {"pts.npy", "time_base.npy", "whole.npy"} <= set(archive.namelist())
-    except (OSError, BadZipFile):
+    except (OSError, zipfile.BadZipFile):
         return False
 
 

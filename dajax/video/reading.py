@@ -157,13 +157,15 @@ class VideoReader:
         if not videos:
             raise ImageError(f"{self._name}: has no video")
         self._stream = videos[0]
+        self.time_base: Fraction = self._stream.time_base
+        # After close, a stream must not be asked for anything: PyAV would read memory that was given back.
+        self._index, self._length = self._stream.index, max(self._stated_length(), 0.0)
         self._decoder = self._decoder_of(av, self._stream)
         self._like = None
         if self._decoder is not self._stream.codec_context:  # Only that one passes on what the container says.
             with suppress(av.error.FFmpegError), av.open(self._container.name, **_OPEN) as container:
-                self._like = next(container.decode(container.streams[self._stream.index]), None)
+                self._like = next(container.decode(container.streams[self._index]), None)
         self.audio = streams.audio[0] if streams.audio else None
-        self.time_base: Fraction = self._stream.time_base
         rates = self._stream.average_rate, self._stream.guessed_rate
         self.rate = next((rate for rate in rates if rate and _RATES[0] <= rate <= _RATES[1]), Fraction(30))
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio, self.notes)
@@ -173,7 +175,7 @@ class VideoReader:
         if self._ahead is None:
             raise ImageError(f"{self._name}: has no frames{f' ({self.problem})' if self.problem else ''}")
         self.size = (self._ahead.pixels.shape[0], self._ahead.pixels.shape[1])
-        self.expected = int(self._stream.frames or round(self._length() * self.rate))
+        self.expected = int(self._stream.frames or round(self._length * self.rate))
 
     def __enter__(self) -> VideoReader:
         return self
@@ -209,14 +211,14 @@ class VideoReader:
         """
         if self.is_live:
             return []
-        length = self._length()
+        length = self._length
         reach = min((span for span in (length, seconds) if span), default=0.0)
         if not reach:
             return []
         av = import_av()
         found: dict[int, Frame] = {}
         with av.open(self._container.name, **_OPEN) as container:
-            stream = container.streams[self._stream.index]
+            stream = container.streams[self._index]
             decoder = self._decoder_of(av, stream)
             places = [reach * (place + 0.5) / count for place in range(count)]
             for place in places:
@@ -250,7 +252,7 @@ class VideoReader:
             pass
         return None
 
-    def _length(self) -> float:
+    def _stated_length(self) -> float:
         """Return how many seconds of video the file states; 0 if it states none."""
         stream = self._stream
         if stream.duration:
