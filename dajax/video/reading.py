@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ _RATES = (Fraction(1, 1000), Fraction(1000))
 # Frames that are decoded, at most, from where a search ends to the frame that is searched for. Encoders put a frame
 # that can be decoded alone after 250 others, if nobody asks for something else.
 _SEARCHED = 300
+# Audio packets that wait, at most, for a frame that says what their times are: twenty seconds.
+_WAITING = 1000
 # FFmpeg's own decoders of VP8 and VP9 leave out the transparency that WebM keeps beside the colours; these do not.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _CAMERA = re.compile(r"webcam:(\d+)")
@@ -122,7 +125,7 @@ class VideoReader:
         self.problem = ""
         self.notes: set[str] = set()
         self._on_audio = on_audio
-        self._early_audio: list[Any] = []  # packets that come before it is known when the video begins
+        self._early_audio: deque[Any] = deque()  # packets that come before the frames of their time
         if is_url(source):
             raise ImageError(f"{self._name}: videos are not read from URLs; download it first")
         if not camera and not os.path.isfile(source):
@@ -291,6 +294,7 @@ class VideoReader:
                 time = self._clock.of_frame(frame.pts)
                 self._pass_audio()
                 yield Frame(pixels, time, self.time_base)
+            self._pass_audio(ended=True)
             cut_off = not self.is_live and is_cut_off(self.source)
         except (av.error.FFmpegError, OSError) as error:
             self.problem = f"it cannot be read after frame {self.count} ({_said(error)})"
@@ -330,11 +334,13 @@ class VideoReader:
         except ImageError as error:
             raise ImageError(f"{self._name}: {error}") from error
 
-    def _pass_audio(self) -> None:
+    def _pass_audio(self, *, ended: bool = False) -> None:
+        """Pass on the audio packets of which the times are known."""
         while self._early_audio and self._clock.runs and self._on_audio is not None:
-            packet = self._early_audio.pop(0)
-            self._clock.set_packet(packet)
-            self._on_audio(packet)
+            wait = not ended and len(self._early_audio) < _WAITING
+            if not self._clock.set_packet(self._early_audio[0], wait=wait):
+                return
+            self._on_audio(self._early_audio.popleft())
 
 
 def camera_device(number: int) -> tuple[str, str]:
