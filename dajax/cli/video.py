@@ -53,7 +53,7 @@ def video(
     """
     start = time.perf_counter()
     from dajax.progress import ProgressBar
-    from dajax.video.reading import import_av
+    from dajax.video.opening import import_av
     from dajax.video.run import depth_video
 
     import_av()

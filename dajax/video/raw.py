@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from dajax.errors import DajaxError, ImageError
-from dajax.video.reading import Frame, import_av
+from dajax.video.opening import import_av
+from dajax.video.reading import Frame
 from dajax.video.writing import COLOUR_SUFFIXES, Whole, faults, partial_name, url_of
 
 RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}

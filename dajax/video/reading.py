@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,35 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dajax.errors import ConfigError, ImageError, missing_extra
-from dajax.images.urls import is_url
+from dajax.errors import ImageError
 from dajax.limits import MAX_PIXELS
 from dajax.video.clock import Clock
 from dajax.video.displayed import displayed, pixel_aspect, shown_size
 from dajax.video.ending import is_cut_off
+from dajax.video.opening import OPEN, decoder_of, import_av, open_video, said
 
-# Containers that hold frames themselves, by FFmpeg's names. Playlists and lists of files (hls, dash, concat, image
-# sequences) would open other files, which nobody has named.
-_CONTAINERS = {
-    "MP4, MOV, 3GP": "mov,mp4,m4a,3gp,3g2,mj2",
-    "Matroska, WebM": "matroska,webm",
-    "AVI": "avi",
-    "MPEG": "mpegts,mpeg",
-    "Ogg": "ogg",
-    "FLV": "flv",
-    "GIF": "gif",
-    "NUT": "nut",
-    "ASF (WMV)": "asf",
-    "MXF": "mxf",
-    "Y4M": "yuv4mpegpipe",
-    "IVF": "ivf",
-    "raw MJPEG, H.264 and HEVC": "mjpeg,h264,hevc",
-}
-# Texts such as titles need not be in UTF-8.
-_OPEN: dict[str, Any] = {
-    "options": {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"},
-    "metadata_errors": "replace",
-}
 # The stated length of a video is rounded, and the last frame has no length: it may be wrong by so much, in seconds or
 # as a share.
 _TOLERANCE = (1.0, 0.02)
@@ -55,9 +32,6 @@ _RATES = (Fraction(1, 1000), Fraction(1000))
 _SEARCHED = 300
 # Audio packets that wait, at most, for a frame that says what their times are: twenty seconds.
 _WAITING = 1000
-# FFmpeg's own decoders of VP8 and VP9 leave out the transparency that WebM keeps beside the colours; these do not.
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_CAMERA = re.compile(r"webcam:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -119,34 +93,12 @@ class VideoReader:
         av = import_av()
         self.source = os.fspath(source)
         self._name = repr(self.source)
-        camera = _CAMERA.fullmatch(os.fspath(source))
-        self.is_live = camera is not None
         self.count = 0
         self.problem = ""
         self.notes: set[str] = set()
         self._on_audio = on_audio
         self._early_audio: deque[Any] = deque()  # packets that come before the frames of their time
-        if is_url(source):
-            raise ImageError(f"{self._name}: videos are not read from URLs; download it first")
-        if not camera and not os.path.isfile(source):
-            reason = "is not a file" if os.path.exists(source) else "does not exist"
-            raise ImageError(f"{self._name} {reason}")
-        try:
-            if camera:
-                device, form = camera_device(int(camera[1]))
-                self._container = av.open(device, format=form)
-            else:
-                # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
-                self._container = av.open(f"file:{os.path.abspath(source)}", **_OPEN)
-        except av.error.ArgumentError as error:
-            if camera:
-                raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
-            raise ImageError(
-                f"{self._name}: cannot be opened as a video. It is in none of the formats that are read, which are "
-                f"{', '.join(_CONTAINERS)}; playlists and lists of files are not followed"
-            ) from error
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
+        self._container, self.is_live = open_video(self.source)
         try:
             self._start(av)
         except BaseException:
@@ -163,10 +115,10 @@ class VideoReader:
         self.time_base: Fraction = self._stream.time_base
         # After close, a stream must not be asked for anything: PyAV would read memory that was given back.
         self._index, self._length = self._stream.index, max(self._stated_length(), 0.0)
-        self._decoder = self._decoder_of(av, self._stream)
+        self._decoder = decoder_of(self._stream, self._name, self.notes)
         self._like = None
         if self._decoder is not self._stream.codec_context:  # Only that one passes on what the container says.
-            with suppress(av.error.FFmpegError), av.open(self._container.name, **_OPEN) as container:
+            with suppress(av.error.FFmpegError), av.open(self._container.name, **OPEN) as container:
                 self._like = next(container.decode(container.streams[self._index]), None)
         self.audio = streams.audio[0] if streams.audio else None
         rates = self._stream.average_rate, self._stream.guessed_rate
@@ -220,9 +172,9 @@ class VideoReader:
             return []
         av = import_av()
         found: dict[int, Frame] = {}
-        with av.open(self._container.name, **_OPEN) as container:
+        with av.open(self._container.name, **OPEN) as container:
             stream = container.streams[self._index]
-            decoder = self._decoder_of(av, stream)
+            decoder = decoder_of(stream, self._name, self.notes)
             places = [reach * (place + 0.5) / count for place in range(count)]
             for place in places:
                 if (frame := self._searched(container, stream, decoder, place)) is not None:
@@ -266,20 +218,6 @@ class VideoReader:
             return float(self._container.duration / 1e6)
         return 0.0
 
-    def _decoder_of(self, av: Any, stream: Any) -> Any:
-        """Return what decodes a stream."""
-        name = _WITH_ALPHA.get(stream.codec_context.name) if stream.codec_context is not None else None
-        decoder = stream.codec_context
-        if name is not None and stream.metadata.get("alpha_mode") == "1":
-            try:
-                decoder = av.CodecContext.create(name, "r")
-            except av.error.FFmpegError:
-                self.notes.add(f"its transparency was ignored, because this PyAV has no decoder {name}")
-        if decoder is None:
-            raise ImageError(f"{self._name}: this PyAV has no decoder for its video")
-        decoder.thread_type = "AUTO"
-        return decoder
-
     def _decoded(self, av: Any) -> Iterator[Frame]:
         size: tuple[int, int] | None = None
         self._damaged = 0
@@ -297,7 +235,7 @@ class VideoReader:
             self._pass_audio(ended=True)
             cut_off = not self.is_live and is_cut_off(self.source)
         except (av.error.FFmpegError, OSError) as error:
-            self.problem = f"it cannot be read after frame {self.count} ({_said(error)})"
+            self.problem = f"it cannot be read after frame {self.count} ({said(error)})"
             return
         problems = [f"{self._damaged} of its frames are damaged"] if self._damaged else []
         if cut_off:
@@ -343,34 +281,6 @@ class VideoReader:
             self._on_audio(self._early_audio.popleft())
 
 
-def camera_device(number: int) -> tuple[str, str]:
-    """Return the name of a camera on this system, and its format in FFmpeg.
-
-    Raises:
-        ConfigError: Cameras have no numbers on this system.
-    """
-    if sys.platform == "darwin":
-        return str(number), "avfoundation"
-    if sys.platform == "win32":
-        raise ConfigError("cameras can be read on Linux and macOS only")
-    return f"/dev/video{number}", "v4l2"
-
-
-def import_av() -> Any:
-    """Return PyAV.
-
-    Raises:
-        ConfigError: PyAV is not installed.
-    """
-    try:
-        import av
-        import av.error
-        import av.stream
-    except ImportError as error:
-        raise ConfigError(missing_extra("video", "videos need PyAV")) from error
-    return av
-
-
 def _clock(text: str) -> float:
     """Return the seconds in a text "hours:minutes:seconds"; 0 for any other text."""
     match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
@@ -379,7 +289,3 @@ def _clock(text: str) -> float:
 
 def _by(size: tuple[int, ...] | None) -> str:
     return "x".join(map(str, size or ()))
-
-
-def _said(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -18,7 +18,7 @@ import numpy as np
 from dajax.errors import ConfigError, ImageError
 from dajax.files import temporary_path
 from dajax.video.displayed import BT601, BT709, matrix_of_size
-from dajax.video.reading import import_av
+from dajax.video.opening import import_av
 
 # The codec of each container.
 _CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}

@@ -10,6 +10,7 @@ import pytest
 from videos import frame_image, make_video, write_frames, yuv_frame
 
 from dajax.errors import ImageError
+from dajax.video import opening
 from dajax.video.displayed import matrix_of_size
 from dajax.video.reading import VideoReader
 
@@ -213,6 +214,14 @@ def test_a_transparent_webm_that_is_turned_and_hdr(tmp_path, codec):
     expected = np.rot90(np.r_[[255.0] * 32, [level] * 32, [(255 * 127 + level * 128) / 255] * 32][None], -1)
     difference = np.abs(shown[0].pixels - expected[..., None])
     assert difference[np.r_[4:28, 36:60, 68:92]].max() <= 8
+
+
+def test_transparency_without_its_decoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "_WITH_ALPHA", {"vp8": "nothing"})
+    frame = rgb_frames(with_hidden_noise(), "rgba")[0].reformat(format="yuva420p")
+    frames, reader = read(write_frames(tmp_path / "a.webm", [frame], "libvpx", options={"auto-alt-ref": "0"}))
+    assert len(frames) == 1
+    assert reader.notes == {"its transparency was ignored, because this PyAV has no decoder nothing"}
 
 
 def test_a_transparent_gif(tmp_path):

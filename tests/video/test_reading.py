@@ -11,7 +11,7 @@ import pytest
 from videos import TICKS, UNEVEN, frame_image, make_video
 
 from dajax.errors import ConfigError, ImageError
-from dajax.video import reading
+from dajax.video import opening
 from dajax.video.ending import is_cut_off
 from dajax.video.reading import VideoReader
 
@@ -300,7 +300,7 @@ def test_audio_that_begins_before_the_frames(tmp_path):
 def test_a_camera(monkeypatch):
     """FFmpeg's test image in its place: there is none here."""
     monkeypatch.setattr(
-        reading, "camera_device", lambda number: (f"testsrc=size=64x48:rate=10:duration={number}", "lavfi")
+        opening, "camera_device", lambda number: (f"testsrc=size=64x48:rate=10:duration={number}", "lavfi")
     )
     frames, reader = read("webcam:2")
     assert (len(frames), reader.size, reader.is_live, reader.problem) == (20, (48, 64), True, "")
@@ -310,10 +310,10 @@ def test_a_camera(monkeypatch):
 def test_cameras_of_systems(monkeypatch):
     for system, expected in {"linux": ("/dev/video1", "v4l2"), "darwin": ("1", "avfoundation")}.items():
         monkeypatch.setattr(sys, "platform", system)
-        assert reading.camera_device(1) == expected
+        assert opening.camera_device(1) == expected
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(ConfigError, match="Linux and macOS"):
-        reading.camera_device(0)
+        opening.camera_device(0)
 
 
 def test_no_camera():

@@ -154,7 +154,7 @@ def test_the_first_seconds(estimator, tmp_path):
 
 
 def test_a_camera_until_it_is_stopped(estimator, tmp_path, monkeypatch):
-    monkeypatch.setattr("dajax.video.reading.camera_device", lambda number: ("testsrc=size=64x48:rate=10", "lavfi"))
+    monkeypatch.setattr("dajax.video.opening.camera_device", lambda number: ("testsrc=size=64x48:rate=10", "lavfi"))
     stop = threading.Event()
     done = []
     report = depth_video(
