@@ -112,7 +112,7 @@ def _opaque_rgb(frame: Any, notes: set[str]) -> np.ndarray:
             pixels = np.dstack([pixels, (wide[..., 3] >> 8).astype(np.uint8)])
     else:
         pixels = frame.to_ndarray(format="rgba" if alpha else "rgb24")
-    return rgb_from_array(pixels, "frame", (255, 255, 255), None) if alpha else pixels
+    return rgb_from_array(pixels, "frame", (255, 255, 255), None, []) if alpha else pixels
 
 
 def _state_colours(frame: Any, notes: set[str]) -> None:
