@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -91,12 +91,12 @@ def wrong_download(head: bytes, expected: str) -> str:
     return ""
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes, *, error: type[DajaxError]) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes | Iterable[bytes], *, error: type[DajaxError]) -> None:
     """Write a file that appears whole or not at all; an existing file is replaced.
 
     Args:
         path: the file.
-        data: its content.
+        data: its content, or the parts of it one after the other.
         error: the class of the error to raise.
 
     Raises:
@@ -104,7 +104,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, error: type[D
     """
     try:
         with replacing(Path(path)) as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         raise error(f"{str(path)!r}: cannot be written ({reason(problem)}). Does the folder exist?") from problem
 

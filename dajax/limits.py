@@ -27,9 +27,31 @@ MAX_MESSAGE_BYTES = 1800
 MAX_PIXELS = 200_000_000
 # Encoded bytes of one image: 200 megapixels of 16-bit RGB, uncompressed.
 MAX_IMAGE_BYTES = 1_200_000_000
+# Bytes that decoding takes at its peak for each pixel, besides the file: the coefficients of a progressive CMYK JPEG
+# and the decoded image. An image whose decoder needs more has to be so much smaller than `max_pixels`.
+DECODER_BYTES = 12
+# Pixels times scans of a JPEG. Each scan takes 0.75 ns a pixel even if it is empty, so this is about 8 seconds.
+# Programs write 10 scans, those that search for the smallest file up to 30; here 200 megapixels may have 50.
+MAX_SCAN_PIXELS = 10_000_000_000
+# Data of all scans takes 50 ns a byte. 200 megapixels of a photo are 80 MB.
+MAX_PROGRESSIVE_BYTES = 300_000_000
+# What may stand before the image in a JPEG. Pillow joins EXIF segments one by one, so its time grows with the square.
+MAX_JPEG_HEADER_BYTES = 30_000_000
+# Pillow decodes run-length encoded BMPs in Python: 50 ns a pixel and half a microsecond a run.
+MAX_RLE_PIXELS = 50_000_000
+MAX_RLE_BYTES = 30_000_000
+# Text and colour profiles of a PNG, unpacked: Pillow refuses an image for more. libpng writes chunks of 8 kB, so an
+# image of MAX_IMAGE_BYTES has 150,000.
+MAX_METADATA_BYTES = 1_000_000
+MAX_PNG_CHUNKS = 1_000_000
+# Values of one tag of a TIFF: one strip for each row of the tallest image that 200 megapixels can be, and four planes.
+MAX_TIFF_VALUES = 4_000_000
 # Tokens (patches of 14x14) that one processed image may have. Attention is quadratic in them: 16,384 tokens are
 # 1792x1792 pixels, twelve times the 1,369 of a 518x518 image.
 MAX_TOKENS = 16_384
+
+# Programs that one estimator keeps, one for each size and batch size. On a CPU a program of Small takes about 18 MB.
+MAX_PROGRAMS = 128
 
 # Images from URLs. A 200-megapixel image of a phone is 60 to 90 MB; what is larger is better downloaded first.
 MAX_URL_BYTES = 100_000_000

@@ -33,9 +33,6 @@ SOURCE = ".."  # @param {type:"string"}
 if importlib.util.find_spec("dajax") is None:
     # %pip install --quiet $SOURCE
     importlib.invalidate_caches()
-if importlib.util.find_spec("trimesh") is None:
-    # %pip install --quiet trimesh
-    importlib.invalidate_caches()
 
 # %% [markdown]
 # ## An image

@@ -13,7 +13,7 @@ from dajax.errors import ConfigError, missing_extra
 ROOT = Path(__file__).parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 # Extras for users; the others are for tests and tools.
-FOR_USERS = {"exr", "gs", "heif", "parquet", "plots", "points", "s3", "train", "video"}
+FOR_USERS = {"exr", "gs", "heif", "parquet", "plots", "s3", "tiff", "train", "video"}
 
 
 def hints():

@@ -1,5 +1,7 @@
 """PyTorch files put together by hand, part by part, so that each part can be wrong."""
 
+import io
+import pickle
 import struct
 import zlib
 from contextlib import contextmanager
@@ -53,6 +55,16 @@ def mapping(items: dict[str, bytes], start=b"}") -> bytes:
 
 def pickled(body: bytes) -> bytes:
     return b"\x80\x02" + body + b"."
+
+
+def unmemoised(value: object, protocol: int) -> bytes:
+    """What Python's pickle makes of a value, without beginning, end, frames and memo: a part of another pickle."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol)
+    pickler.fast = True
+    pickler.dump(value)
+    content = buffer.getvalue()[2:-1]
+    return content[9:] if protocol >= 4 and content.startswith(b"\x95") else content
 
 
 NUMBERS = np.arange(6, dtype=np.float32).tobytes()

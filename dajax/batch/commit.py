@@ -30,12 +30,13 @@ class Committer(ABC):
     Attributes:
         done: how many outputs this run has committed.
         rejected: how many images this run has left out.
+        noted: how many outputs of this run have notes in the manifest.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, progress: Progress, max_rejects: int | None) -> None:
         self._storage, self._manifest, self._progress = storage, manifest, progress
         self._max_rejects = max_rejects
-        self.done = self.rejected = 0
+        self.done = self.rejected = self.noted = 0
 
     @abstractmethod
     def stage(self, outcome: Outcome) -> Any:
@@ -63,6 +64,7 @@ class Committer(ABC):
         rejected = sum(row.status == "rejected" for row in rows)
         self.rejected += rejected
         self.done += len(rows) - rejected
+        self.noted += sum(row.status == "done" and bool(row.notes) for row in rows)
         self._progress.advance(len(rows), rejected)
         if self._max_rejects is not None and self.rejected > self._max_rejects:
             last = next(row for row in reversed(rows) if row.status == "rejected")

@@ -59,9 +59,19 @@ class Decoders:
         options: the options of the `Buckets` that they process images with, see `Buckets.options`.
         timeout: seconds that one image may take; after that its process is killed and the image is left out.
         ahead: how many items may be read before the first of them is taken.
+        reading: arguments of `read_image`, `value_range` and `allow_truncated`.
     """
 
-    def __init__(self, count: int, options: dict[str, Any], *, timeout: float, ahead: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        options: dict[str, Any],
+        *,
+        timeout: float,
+        ahead: int,
+        reading: dict[str, Any] | None = None,
+    ) -> None:
+        self._reading = reading or {}
         self._options, self._timeout, self._ahead = json.dumps(options), timeout, ahead
         self._tasks: SimpleQueue[tuple[Item, bytes | None, Future[Decoded]] | None] = SimpleQueue()
         self._in_parquet = ParquetImages()
@@ -142,7 +152,7 @@ class Decoders:
         # A part of a file has no path of its own.
         name = location.path if location.size is None and not location.column else item.key
         request = {"name": name, "path": location.path, "offset": location.offset, "size": location.size}
-        request |= {"has_data": data is not None, "needs_stamp": not item.stamp}
+        request |= {"has_data": data is not None, "needs_stamp": not item.stamp, "reading": self._reading}
         for attempt in (1, 2):
             if worker is None:
                 worker = self._start()

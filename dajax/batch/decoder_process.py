@@ -29,7 +29,8 @@ from dajax.preprocessing.buckets import Buckets
 
 # The message that says that the process takes requests.
 READY = b"ready"
-_ADVICE = re.compile(r"\b(?:[Pp]ass|find_images)\b")
+# What a job's settings do not have.
+_ADVICE = re.compile(r"\bfind_images\b|\b[Pp]ass (?!value_range|allow_truncated)")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -79,7 +80,7 @@ def _read(request: dict[str, Any], data: bytes | None, processor: Buckets) -> tu
         warnings.simplefilter("always", UserWarning)
         try:
             source = _bytes_or_path(request) if data is None else data
-            taken = processor.process(read_image(source, name=repr(request["name"])))
+            taken = processor.process(read_image(source, name=repr(request["name"]), **_reading(request)))
         except ImageError as error:
             return {"error": _of_jobs(str(error)), "machine": is_of_the_machine(error.__cause__)}, None
         except MemoryError:
@@ -94,9 +95,17 @@ def _read(request: dict[str, Any], data: bytes | None, processor: Buckets) -> tu
 
 
 def _of_jobs(message: str) -> str:
-    """Return a message of `read_image` without what it advises to pass to it: a job passes nothing but the image."""
+    """Return a message of `read_image` without the advice to pass what a job does not pass on."""
     sentences = re.split(r"(?<=[.;]) ", message.replace("max_pixels=", "the limit of "))
     return " ".join(one for one in sentences if not _ADVICE.search(one)).rstrip("; ")
+
+
+def _reading(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `read_image`: JSON has no tuples."""
+    reading = dict(request.get("reading", {}))
+    if isinstance(reading.get("value_range"), list):
+        reading["value_range"] = tuple(reading["value_range"])
+    return reading
 
 
 def _bytes_or_path(request: dict[str, Any]) -> Any:

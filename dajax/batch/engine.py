@@ -47,6 +47,7 @@ class Report:
         interrupted: whether it was asked to stop before the end.
         changed: how many images have changed since their depth maps were made, and were not made again.
         passed_over: how many files and folders of the source were passed over, by kind.
+        noted: how many of those that it did have notes in the manifest, such as values that do not fit into a PNG.
     """
 
     items: int
@@ -58,6 +59,7 @@ class Report:
     interrupted: bool
     changed: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    noted: int = 0
 
 
 def run_batch(
@@ -125,7 +127,8 @@ def run_batch(
         )
         workers = settings.workers or min(os.cpu_count() or 1, 16)
         ahead = max(2 * batch_size, 2 * workers)
-        decoders = Decoders(workers, buckets.options(), timeout=settings.decode_timeout, ahead=ahead)
+        reading = {"value_range": settings.value_range, "allow_truncated": settings.allow_truncated}
+        decoders = Decoders(workers, buckets.options(), timeout=settings.decode_timeout, ahead=ahead, reading=reading)
         stack.callback(decoders.close)
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -134,13 +137,16 @@ def run_batch(
         committer.finish(complete=not stop.is_set())
         counts = (plan.items, plan.source.repeated, plan.earlier, committer.done, committer.rejected)
         changed = int(plan.changed.sum())
-        return Report(*counts, time.monotonic() - began, stop.is_set(), changed, plan.source.passed_over)
+        return Report(
+            *counts, time.monotonic() - began, stop.is_set(), changed, plan.source.passed_over, committer.noted
+        )
 
 
 def _encoding(estimator: DepthEstimator, settings: BatchSettings, model: str) -> Encoding:
     config = estimator.model.config
     kind, end = ("metric", float(config.max_depth)) if config.is_metric else ("relative", None)
-    return Encoding(settings.formats, settings.values, settings.colormap, kind, model, config.style, end)
+    about = (kind, model, config.style)
+    return Encoding(settings.formats, settings.values, settings.colormap, *about, settings.png_scale, end)
 
 
 def _rows_of_what_is_known(plan: Plan, earlier: Mapping[str, list[str]]) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from dajax.batch.job_settings import BatchSettings
 from dajax.batch.remote import is_remote
 from dajax.batch.storage import Storage
 from dajax.checkpoints import licence_of
-from dajax.depth_maps.encode import described
+from dajax.depth_maps.encode import EXR_CHANNELS, described
 from dajax.errors import JobRefusedError
 from dajax.numerics import NUMERICS
 
@@ -63,6 +63,8 @@ def job_parameters(
         "column": settings.column,
         "formats": list(settings.formats),
         "values": settings.values,
+        "png_scale": settings.png_scale,
+        "exr_channels": EXR_CHANNELS if "exr" in settings.formats else None,
         "size": settings.size,
         "colormap": settings.colormap if "color" in settings.formats else None,
         "shards": settings.shards,
@@ -71,6 +73,8 @@ def job_parameters(
         "buckets": settings.buckets,
         "policy": settings.policy if settings.buckets else None,
         "flip_disagreement": settings.flip_disagreement,
+        "value_range": settings.value_range,
+        "allow_truncated": settings.allow_truncated or None,
     }
 
 

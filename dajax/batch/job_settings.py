@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dajax.depth_maps.encode import Format, Values
-from dajax.errors import ConfigError
+from dajax.depth_maps.encode import Format, Values, check_png_scale
+from dajax.errors import ConfigError, ImageError
+from dajax.images.pixels import ValueRange, chosen_range
 from dajax.preprocessing.buckets import Policy
 
 Size = Literal["source", "model"]
@@ -22,6 +23,8 @@ class BatchSettings:
             it, png16 is a 16-bit PNG with its scale in the metadata; tiff, pfm and exr have float32 values; color is
             for people.
         values: type of the values in npy and npz.
+        png_scale: the metres of a step of png16, as RGB-D tools expect: 0.001 for millimetres. Values that do not fit
+            are stored as 0, and the manifest counts them. Without it, each PNG has a scale of its own.
         size: depth maps have the size of their image, or that of the model's output.
         colormap: Colormap of the color format: Spectral_r, inferno, turbo, gray, ... With matplotlib installed, any of
             its names.
@@ -31,6 +34,9 @@ class BatchSettings:
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         workers: Processes that read images. Without it, one for each core, but no more than 16.
+        value_range: The values that become black and white in images of more than 8 bits, or auto. That takes the
+            smallest and the largest value of each image. Images of 8 bits stay as they are.
+        allow_truncated: Take what there is of images that break off.
         decode_timeout: seconds that reading one image may take.
         max_rejects: Stop when a run leaves out more images than this.
         retry_rejects: Try again what an earlier run left out. Output shards do not allow it.
@@ -55,6 +61,8 @@ class BatchSettings:
     buckets: int | None = None
     policy: Policy = "resize"
     workers: int | None = None
+    value_range: ValueRange | None = None
+    allow_truncated: bool = False
     decode_timeout: float = 60.0
     max_rejects: int | None = None
     retry_rejects: bool = False
@@ -64,6 +72,7 @@ class BatchSettings:
     column: str | None = None
     process_index: int = 0
     process_count: int = 1
+    png_scale: float | None = None
 
     def check(self) -> None:
         """Raise ConfigError if a value cannot be used. Formats, values and buckets are checked where they are used."""
@@ -80,8 +89,16 @@ class BatchSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        try:
+            chosen_range((0.0, 1.0), "the job", self.value_range, unsigned_bits=16, what="")
+        except ImageError as error:
+            raise ConfigError(str(error)) from error
         if not self.decode_timeout > 0:
             raise ConfigError(f"decode_timeout must be positive, got {self.decode_timeout!r}")
+        if self.png_scale is not None:
+            check_png_scale(self.png_scale, "metric")
+            if "png16" not in self.formats:
+                raise ConfigError(f"png_scale goes with png16, not with {', '.join(self.formats)}")
         if self.shards is not None and self.retry_rejects:
             raise ConfigError("retry_rejects goes with files: an output shard that is whole is not written again")
         if self.process_index >= self.process_count:

@@ -46,7 +46,8 @@ class Row:
         sha256: the SHA-256 of each of its files; for an output shard, of each file of this image in it.
         shape: [height, width] of the depth map.
         reason: Why it was rejected or is lost.
-        notes: what the reader said about the image, such as that it has several frames.
+        notes: what the reader said about the image, such as that it has several frames, and what its files lack, such
+            as values that do not fit into a PNG.
         quality: what tells good depth maps from bad ones, see `dajax.batch.quality.quality`; empty without depth map.
         stamp: what tells whether the image has changed since it was read, see `dajax.batch.stamps`; "" if not known.
         time: When the row was written, in UTC.

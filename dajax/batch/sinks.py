@@ -36,6 +36,7 @@ class Encoding:
         kind: "relative" or "metric", which is written into the files where the format allows it.
         model: the model's name, likewise.
         style: the style of preprocessing, likewise.
+        png_scale: the metres of a step of "png16"; None: each file has its own.
         max_depth: the largest depth of a metric model, in metres; None for relative models.
     """
 
@@ -45,6 +46,7 @@ class Encoding:
     kind: str
     model: str
     style: str
+    png_scale: float | None = None
     max_depth: float | None = None
 
     def about(self) -> dict[str, str]:
@@ -73,7 +75,7 @@ class Encoding:
             ImageError: it has values that are not finite, or that do not fit into `values`.
         """
         about: Any = {"kind": self.kind, "model": self.model, "style": self.style}
-        options: Any = {"values": self.values, "colormap": self.colormap}
+        options: Any = {"values": self.values, "colormap": self.colormap, "png_scale": self.png_scale}
         return [(encode.ENDINGS[form], encode.encoded(form, depth, **about, **options)) for form in self.formats]
 
 
@@ -86,7 +88,7 @@ class Outcome:
         name: the name of its output, without ending.
         files: the ending and the bytes of each file; empty if the item was rejected.
         shape: (height, width) of the depth map.
-        notes: what the reader said about the image.
+        notes: what the reader said about the image, and what its files lack.
         reason: Why the item was rejected; "" if it was not.
         quality: see `dajax.batch.quality.quality`.
         stamp: what tells whether the image changes later; "" if not known.
@@ -119,10 +121,11 @@ def encoded(encoding: Encoding, decoded: Decoded, name: str, depth: np.ndarray, 
     """
     try:
         files = encoding.files(depth)
+        notes = (*decoded.notes, *(() if encoding.png_scale is None else encode.misfits(depth, encoding.png_scale)))
     except ImageError as error:
         return rejected(decoded, name, str(error))
     figures = quality(depth, encoding.max_depth, flip)
-    return Outcome(decoded.item, name, files, depth.shape, decoded.notes, "", figures, decoded.stamp)
+    return Outcome(decoded.item, name, files, depth.shape, notes, "", figures, decoded.stamp)
 
 
 def row_of(outcome: Outcome, output: list[str]) -> Row:
@@ -157,7 +160,11 @@ class Shards(ABC):
 
 
 class TarShards(Shards):
-    """WebDataset: each image has the members NAME.depth.npy (one for each format) and NAME.json."""
+    """WebDataset: each image has the members NAME.depth.npy (one for each format) and NAME.json.
+
+    By POSIX.1-2001 (pax interchange format) a member is a header of 512 bytes and its data, filled up to a multiple of
+    512; WebDataset takes members in a row with the same name before the first dot for one sample.
+    """
 
     suffix = TAR
 
@@ -191,7 +198,8 @@ def _sample_name(name: str) -> str:
 class ParquetShards(Shards):
     """Parquet: each image has a row with key, size and quality, and a column of bytes for each format.
 
-    The metadata of the schema says what holds for all rows.
+    The metadata of the schema says what holds for all rows. By the Apache Parquet format a file begins and ends with
+    "PAR1", and a footer before the end has the schema.
     """
 
     suffix = PARQUET

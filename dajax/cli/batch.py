@@ -13,9 +13,10 @@ import tyro
 from dajax.batch.job_settings import BatchSettings
 from dajax.cli.messages import say
 from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator
-from dajax.cli.options import Flag, settings_options
+from dajax.cli.options import Flag, settings_options, value_of, value_range
 from dajax.cli.stopping import stopping
 from dajax.depth_maps.encode import Format
+from dajax.images.pixels import ValueRange
 
 if TYPE_CHECKING:
     from dajax.batch.engine import Report
@@ -29,23 +30,30 @@ _GRACE = 8.0
 
 _SETTINGS = settings_options(
     BatchSettings,
-    names={"formats": "write"},
-    types={"formats": tuple[Format, ...]},
+    names={"formats": "write", "allow_truncated": "partial"},
+    types={"formats": tuple[Format, ...], "value_range": Annotated[ValueRange | None, value_of(value_range)]},
     defaults={"batch_size": 8},
     metavars={
         "formats": "FORMAT...",
+        "png_scale": "METRES",
         "colormap": "NAME",
         "shards": "N",
         "batch_size": "N",
         "buckets": "N",
         "workers": "N",
+        "value_range": "auto|LO,HI",
         "decode_timeout": "SECONDS",
         "max_rejects": "N",
         "column": "NAME",
         "process_index": "K",
         "process_count": "N",
     },
-    unset_hints={"batch_size": "8", "max_rejects": "any number", "column": "the only one"},
+    unset_hints={
+        "batch_size": "8",
+        "max_rejects": "any number",
+        "value_range": "what the type holds",
+        "column": "the only one",
+    },
 )
 
 
@@ -104,10 +112,11 @@ def batch(
 
 def _summary(report: Report) -> str:
     earlier = f", {report.earlier} by earlier runs" if report.earlier else ""
+    noted = f"; notes in the manifest: {report.noted}" if report.noted else ""
     repeated = f"; {report.repeated} entries of the source were repetitions" if report.repeated else ""
     return (
         f"{report.done} images in {report.seconds:.1f} s ({report.done / max(report.seconds, 1e-9):.1f} a second)"
-        f"{earlier}, {report.rejected} left out, of {report.items}{repeated}"
+        f"{earlier}, {report.rejected} left out, of {report.items}{noted}{repeated}"
     )
 
 

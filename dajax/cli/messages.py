@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 
 # What a message advises to do in Python -> what does the same here, or what to do where no option does it.
-_ADVICE: tuple[tuple[str, str], ...] = (
+_ADVICE: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"dajax\.list_models\(\)", "`dajax models`"),
     (r"DepthAnythingConfig\.v1\('base'\)", "v1-base"),
     (r"[Pp]ass config=… to replace it", "Name the right one with --config"),
@@ -20,8 +21,14 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"say with prefix=… which", "say with --prefix which"),
     (r"; check_finite=False loads them all the same", ""),
     (r": jax keeps them with jax\.config\.update\([^)]*\); dtype=\"float32\" says", "; --dtype float32 says"),
-    (r"Pass value_range=\(black, white\)(?:, for example value_range=\([^)]*\))?\.",
-     "Convert it to 8 or 16 bits first."),
+    (r"Pass value_range=\(black, white\)(?:, for example value_range=\(([^ )]*), ([^)]*)\))?\.",
+     lambda found: f"Give --value-range auto, or --value-range {found[1] or 'LO'},{found[2] or 'HI'}."),
+    (r"Pass allow_truncated=True to take what there is\.", "Give --partial to take what there is."),
+    (r"\ballow_truncated was", "--partial was"),
+    (r"give value_range=\"auto\", or the values that are black and white",
+     "give --value-range auto, or --value-range LO,HI"),
+    (r"more than \d+ bytes for each of max_pixels=.*?\. Pass a larger max_pixels if you trust the image\.",
+     "more than is allowed. Make the image smaller first."),
     (r"are more than max_pixels=(.*?)\. Pass a larger max_pixels if you trust the image\.",
      r"are more than the limit of \1. Make the image smaller first."),
     (r"Download it first and pass the file\.", "Download it first and name the file."),
@@ -30,6 +37,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"pass a local directory", "name a local folder"),
     (r"Download the image first and pass the file or its bytes\.", "Download the image first and name the file."),
     (r"; find_images lists the images of a folder", ""),
+    (r"; buckets=… bounds the number of sizes", ""),  # --buckets is an option of one command alone
     (r"\bformats (?=must|was)", "--write "),
     (r"^(column|values) = ('[^']*')", r"--\1 \2"),
 )  # fmt: skip
@@ -38,6 +46,7 @@ _NAMES = (
     "batch_size", "input_size", "max_rejects", "retry_rejects", "decode_timeout", "shard_format", "process_index",
     "process_count", "check_inputs", "remake_changed", "flip_disagreement", "raw_size", "side_by_side", "field_of_view",
     "focal_length", "known_points", "local_files_only",
+    "max_depth", "png_scale", "value_range",
 )  # fmt: skip
 _WORDS = (
     "batch", "buckets", "column", "config", "dtype", "format", "kind", "limits", "output", "policy", "raw", "revision",

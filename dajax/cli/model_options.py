@@ -142,13 +142,16 @@ def loading(name: str, said_by: str = "--model") -> Iterator[None]:
             raise type(error)(f"{said_by}: {error}" if said_by == "--model" else str(error)) from error
 
 
-def make_estimator(options: ModelOptions, *, batch_size: int, mesh: str | None = None) -> DepthEstimator:
+def make_estimator(
+    options: ModelOptions, *, batch_size: int, mesh: str | None = None, **running: Any
+) -> DepthEstimator:
     """Return the estimator that the options describe, and switch the compilation cache on unless they say otherwise.
 
     Args:
         options: the model, and how it runs.
         batch_size: how many images of one size are run together.
         mesh: see `dajax.DepthEstimator`.
+        running: its other options.
 
     Raises:
         UsageError: the model has no such name, or its kind is not known.
@@ -168,6 +171,7 @@ def make_estimator(options: ModelOptions, *, batch_size: int, mesh: str | None =
             input_size=options.input_size,
             batch_size=batch_size,
             mesh=mesh,
+            **running,
             **loading_options(options, name),
         )
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dajax.images.pixels import ValueRange
+
 # An option without a value: given or not.
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
@@ -49,11 +51,30 @@ def value_of(kind: Callable[[str], Any], *, choices: tuple[str, ...] | None = No
     )
 
 
+def value_range(text: str) -> ValueRange:
+    """Return the value of --value-range: "auto", or two numbers with a comma between them.
+
+    Raises:
+        ValueError: the text is neither, or the first number is not the smaller one.
+    """
+    if text == "auto":
+        return "auto"
+    low, high = (float(part) for part in text.split(","))
+    if not low < high:
+        raise ValueError
+    return low, high
+
+
 def _read(kind: Callable[[str], Any], text: str) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        expected = {int: "a whole number", float: "a number"}.get(kind, "another value")  # type: ignore[call-overload]
+        known: dict[Any, str] = {
+            int: "a whole number",
+            float: "a number",
+            value_range: "auto or two numbers LO,HI, the smaller first",
+        }
+        expected = known.get(kind, "another value")
         raise ValueError(f"expected {expected}, got {text!r}") from error
 
 
@@ -89,9 +110,9 @@ def settings_options(
             choices = get_args(inner) if get_origin(inner) is Literal else None
             if choices or inner in (int, float, str):
                 metadata.append(value_of(str if choices else inner, choices=choices))
-            hint = f"(default: {unset_hints[name]})" if name in unset_hints else ""
+            hint: str | None = f"(default: {unset_hints[name]})" if name in unset_hints else ""
         else:
-            hint = None
+            hint = f"(default: {unset_hints[name]})" if name in unset_hints else None
         if kind is bool and not defaults.get(name, field.default):
             hint = ""
             metadata.append(tyro.conf.FlagCreatePairsOff)

@@ -17,8 +17,11 @@ from dajax.cli.arguments import UsageError
 from dajax.cli.messages import say
 from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator, say_compiling
 from dajax.cli.options import Flag, unset, value_of
+from dajax.cli.options import value_range as range_of
 from dajax.depth_maps.encode import Raw
 from dajax.geometry.point_files import CloudForm
+from dajax.images.pixels import ValueRange
+from dajax.preprocessing.buckets import Policy
 
 if TYPE_CHECKING:
     from dajax.geometry.cloud import Cloud
@@ -36,11 +39,17 @@ def predict(
     colormap: Annotated[str, tyro.conf.arg(metavar="NAME")] = "Spectral_r",
     side_by_side: Flag = False,
     raw: Raw = "none",
+    png_scale: Annotated[float | None, value_of(float), unset("METRES", "each file has its own")] = None,
     points: Literal["none", CloudForm] = "none",
     field_of_view: Annotated[float | None, value_of(float), unset("DEGREES", "what EXIF data says")] = None,
     focal_length: Annotated[float | None, value_of(float), unset("PIXELS", "what EXIF data says")] = None,
     known_points: Annotated[Path | None, value_of(Path), unset("FILE", "none")] = None,
+    max_depth: Annotated[float | None, value_of(float), unset("METRES", "80 with --known-points")] = None,
     tiles: Annotated[int | None, value_of(int), unset("N", "none")] = None,
+    buckets: Annotated[int | None, value_of(int), unset("N", "none")] = None,
+    policy: Policy = "resize",
+    value_range: Annotated[ValueRange | None, value_of(range_of), unset("auto|LO,HI", "what the type holds")] = None,
+    partial: Flag = False,
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
 ) -> int:
     """Estimate the depth of images, and write a coloured depth map for each.
@@ -62,19 +71,31 @@ def predict(
         side_by_side: Put the image left of its depth map.
         raw: also write the depth: npy, tiff, pfm or exr (float32), npz (float32, with unit and model) or png16 (16-bit
             PNG with its scale in the metadata). Beside npy and pfm, a .json file says unit and model.
+        png_scale: the metres of a step of --raw png16, as RGB-D tools expect: 0.001 for millimetres. Values that do not
+            fit are stored as 0 and counted.
         points: also write a point cloud (ply, glb) or a surface (mesh, a .glb file), in metres. It needs a metric
             model, or --known-points.
         field_of_view: what the camera shows from left to right.
         focal_length: the focal length of the camera.
         known_points: a CSV file with columns column,row,metres of at least two points of the one image; they turn a
-            relative model's depth into metres.
+            relative model's depth into metres, also that of --raw.
+        max_depth: Leave farther points out of --points.
         tiles: For large images: estimate this many overlapping parts along the longer side, for finer detail.
+        buckets: Process images at no more than this many sizes, for few compilations.
+        policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
+        value_range: For files of more than 8 bits: the values that become black and white, or auto, the smallest and
+            the largest of each image. Files of 8 bits stay as they are.
+        partial: Take what there is of images that break off.
         batch_size: how many images of one size are run together.
     """
     if not images:
         raise UsageError("name at least one image, folder, pattern or URL, or - for standard input")
-    if points == "none" and (field_of_view is not None or focal_length is not None or known_points is not None):
-        raise UsageError("--field-of-view, --focal-length and --known-points go with --points")
+    if points == "none" and (field_of_view, focal_length, known_points, max_depth) != (None,) * 4:
+        raise UsageError("--field-of-view, --focal-length, --known-points and --max-depth go with --points")
+    if png_scale is not None and raw != "png16":
+        raise UsageError("--png-scale goes with --raw png16")
+    if tiles is not None and buckets is not None:
+        raise UsageError("--tiles and --buckets cannot be used together: tiles have one size anyway")
     if tiles is not None and tiles < 1:
         raise UsageError(f"--tiles must be at least 1, got {tiles}")
     start = time.perf_counter()
@@ -92,10 +113,11 @@ def predict(
         # The file of standard input has another place in every run, but its outputs are replaced.
         found = [replace(one, identity="-") if str(one.source) == standard_input else one for one in inputs.images]
         check_output(output, colormap, images=len(found))
-        cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points)
+        cloud = None if points == "none" else _cloud(points, field_of_view, focal_length, known_points, max_depth)
         if raw != "none":
-            encoded(raw, [[0.0]], kind="relative")  # what is not installed shows before a model is loaded
-        estimator = make_estimator(model, batch_size=batch_size)
+            # What is not installed, or cannot be used, shows before a model is loaded.
+            encoded(raw, [[0.0]], kind="metric", png_scale=png_scale)
+        estimator = make_estimator(model, batch_size=batch_size, buckets=buckets, policy=policy)
         if cloud is not None:
             cloud.check("metric" if estimator.model.config.is_metric else "relative", images=len(found))
         name = model.model or DEFAULT_MODEL
@@ -109,26 +131,33 @@ def predict(
                 colormap=colormap,
                 side_by_side=side_by_side,
                 raw=raw,
+                png_scale=png_scale,
                 cloud=cloud,
                 tiles=tiles,
+                value_range=value_range,
+                allow_truncated=partial,
                 model=name,
                 on_done=lambda image: bar.advance(),
             )
     report.rejects[:0] = inputs.unlisted
-    _say_rejects(report.rejects, Path(named[images.index("-")]) if "-" in images else None)
-    print(_summary(report, len(found) + len(inputs.unlisted), name, output, estimator, time.perf_counter() - start))
+    standard_input_file = Path(named[images.index("-")]) if "-" in images else None
+    _say("", report.notes, standard_input_file)
+    _say("left out ", report.rejects, standard_input_file)
+    unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
+    unit += "; metres by known points" if known_points else ""
+    count = len(found) + len(inputs.unlisted)
+    print(_summary(report, count, f"{_printable(name)} ({unit})", output, estimator, time.perf_counter() - start))
     return 3 if report.rejects else 0
 
 
 def _summary(
     report: FilesReport, images: int, model: str, output: Path, estimator: DepthEstimator, seconds: float
 ) -> str:
-    unit = "metres" if estimator.model.config.is_metric else "inverse depth, bigger is nearer"
     count = len(report.written)
     files = _printable(report.written[0]) if count == 1 else f"{count} files to {_printable(output)}"
     return (
         f"{images - len(report.rejects)} of {images} image{'s' * (images != 1)} in {seconds:.1f} s, "
-        f"{_printable(model)} ({unit}), {estimator.dtype} on {estimator.device}; wrote {files if count else 'nothing'}"
+        f"{model}, {estimator.dtype} on {estimator.device}; wrote {files if count else 'nothing'}"
     )
 
 
@@ -155,21 +184,27 @@ def _standard_input(images: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         yield tuple(str(path) if image == "-" else image for image in images), str(path)
 
 
-def _cloud(points: CloudForm, field_of_view: float | None, focal_length: float | None, known: Path | None) -> Cloud:
+def _cloud(
+    points: CloudForm,
+    field_of_view: float | None,
+    focal_length: float | None,
+    known: Path | None,
+    max_depth: float | None,
+) -> Cloud:
     from dajax.geometry.cloud import Cloud, read_known_points
 
-    return Cloud(points, field_of_view, focal_length, None if known is None else read_known_points(known))
+    return Cloud(points, field_of_view, focal_length, None if known is None else read_known_points(known), max_depth)
 
 
-def _say_rejects(rejects: list[tuple[Path | str, str]], standard_input: Path | None) -> None:
+def _say(what: str, sentences: list[tuple[Path | str, str]], standard_input: Path | None) -> None:
     from dajax.images.urls import is_url, redacted
 
-    for image, reason in rejects:
+    for image, reason in sentences:
         quoted = redacted(image) if is_url(image) else repr(str(image))
         named = reason if reason.startswith(quoted) else f"{quoted}: {reason}"
         if image == standard_input:
             named = named.replace(quoted, "standard input", 1)
-        say("predict", f"left out {named}")
+        say("predict", what + named)
 
 
 def _printable(name: str | Path) -> str:

@@ -38,8 +38,9 @@ def video(
 
     Example: dajax video walk.mp4 walk_depth.mp4 --side-by-side
 
-    Near is red and far is blue. Frames are turned upright. Where the video breaks off, what there was is kept as OUT
-    with .partial in its name; a first Ctrl-C does the same, a second one ends at once.
+    Near is red and far is blue. Frames are taken as players show them: upright, with square pixels, opaque, and not
+    HDR. Where the video breaks off, what there was is kept as OUT with .partial in its name; a first Ctrl-C does the
+    same, a second one ends at once.
 
     Exit status: 0 all done, 1 failed, 2 bad usage, 3 partly done (standard error says why), 130 interrupted.
 
@@ -52,7 +53,7 @@ def video(
     """
     start = time.perf_counter()
     from dajax.progress import ProgressBar
-    from dajax.video.reading import import_av
+    from dajax.video.opening import import_av
     from dajax.video.run import depth_video
 
     import_av()
@@ -79,6 +80,8 @@ def video(
         f"{estimator.dtype} on {estimator.device}; colours from {report.limits[0]:.4g} to {report.limits[1]:.4g}; "
         f"wrote {files}"
     )
+    for note in report.notes:
+        say("video", note)
     if report.problem:
         say("video", f"the video is not whole: {report.problem}")
         return 3

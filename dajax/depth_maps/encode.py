@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ COLOUR_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP
 # Names of the PNG text entries; the format entry is what `read_png16` looks for.
 PREFIX = "dajax."
 PNG16_FORMAT = "depth16-1"
+# All have the depth map; see `exr`.
+EXR_CHANNELS = "RGBZ"
 UNITS = {"relative": "affine-invariant inverse depth (bigger is nearer)", "metric": "metres"}
 
 Values = Literal["float32", "float16"]
@@ -48,12 +51,13 @@ def encoded(
     style: str = "",
     values: Values = "float32",
     colormap: str = "Spectral_r",
+    png_scale: float | None = None,
 ) -> bytes:
     """Return the bytes of a depth map in one of the formats; which of the options count depends on it.
 
     Raises:
         ImageError: the map has values that are not finite or do not fit into `values`, or an option is not known.
-        ConfigError: the format needs a library that is not installed.
+        ConfigError: the format needs a library that is not installed, or `png_scale` cannot be used.
     """
     about = described(kind, model, style)
     if form == "color":
@@ -64,7 +68,7 @@ def encoded(
     if form == "npz":
         return npz(depth, about, values)
     if form == "png16":
-        return png16(depth, about)
+        return png16(depth, about, png_scale)
     if form == "tiff":
         return tiff(depth, about)
     if form == "pfm":
@@ -90,7 +94,12 @@ def color(
 
 
 def encoded_image(image: Image.Image, *, suffix: str = ".png", about: dict[str, str] | None = None) -> bytes:
-    """Return an 8-bit image as a file: PNG says what it is in text entries, JPEG and WebP in their description."""
+    """Return an 8-bit image as a file: PNG says what it is in text entries, JPEG and WebP in their description.
+
+    By Exif 2.32 (CIPA DC-008), section 4.6.4, tag 270 ImageDescription is ASCII; JPEG keeps Exif in an APP1 segment
+    (section 4.7.2), and WebP (RFC 9649, section 2.7.1.5) in a chunk "EXIF". No file has a colour profile: the colours
+    are sRGB.
+    """
     form = COLOUR_FORMATS[suffix]
     if about is None:
         return _saved(image, form)
@@ -101,41 +110,99 @@ def encoded_image(image: Image.Image, *, suffix: str = ".png", about: dict[str, 
     return _saved(image, form, exif=exif)
 
 
-def png16(depth: Any, about: dict[str, str]) -> bytes:
-    """Return a 16-bit greyscale PNG with its scale, see `dajax.depth_maps.write_png16`."""
+def png16(depth: Any, about: dict[str, str], scale: float | None = None) -> bytes:
+    """Return a 16-bit greyscale PNG with its scale, see `dajax.depth_maps.write_png16`.
+
+    By PNG (ISO/IEC 15948), sections 11.2.2 and 11.3.4: colour type 0 with bit depth 16 is one number from 0 to 65535 a
+    pixel, and text entries (tEXt, iTXt) have a keyword and a text.
+    """
     depth = finite_map(depth)
-    offset = float(depth.min())
-    scale = (float(depth.max()) - offset) / 65535
-    # A constant map has no step; it is all offset.
-    steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
-    stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
-    entries = _entries({"format": PNG16_FORMAT, "scale": repr(scale), "offset": repr(offset), **about})
+    if scale is None:
+        offset = float(depth.min())
+        scale = (float(depth.max()) - offset) / 65535
+        # A constant map has no step; it is all offset.
+        steps = np.zeros(depth.shape) if scale == 0 else (depth.astype(np.float64) - offset) / scale
+        stored = np.clip(np.rint(steps), 0, 65535).astype(np.uint16)
+    else:
+        check_png_scale(scale, about.get("kind", ""))
+        offset, (stored, _) = 0.0, _fixed_steps(depth, scale)
+    entries = _entries({"format": PNG16_FORMAT, "scale": repr(float(scale)), "offset": repr(offset), **about})
     return _saved(Image.fromarray(stored), "PNG", pnginfo=entries)
 
 
+def check_png_scale(scale: float, kind: str) -> None:
+    """Raise ConfigError if depth of this kind cannot be written with a fixed scale."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float | np.floating) or not 0 < scale < math.inf:
+        raise ConfigError(f"png_scale must be a positive number of metres, got {scale!r}")
+    if kind != "metric":
+        raise ConfigError(
+            "png_scale is the metres of a step, and this depth has none: it is affine-invariant inverse depth. Use a "
+            "metric model, or leave png_scale out: each file then has a scale of its own"
+        )
+
+
+def misfits(depth: Any, png_scale: float) -> tuple[str, ...]:
+    """Return a sentence about the values that a PNG with a fixed scale cannot hold, or nothing."""
+    depth = finite_map(depth)
+    _, count = _fixed_steps(depth, png_scale)
+    if not count:
+        return ()
+    return (
+        f"{count:,} of {depth.size:,} values do not fit into the 16-bit PNG, which holds {png_scale:g} to "
+        f"{65535 * png_scale:g} metres: they are stored as 0, no value",
+    )
+
+
+def _fixed_steps(depth: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
+    """Return the numbers of steps as uint16, 0 for those that are not 1 to 65535, and how many those are."""
+    with np.errstate(over="ignore"):
+        steps = np.rint(depth.astype(np.float64) / scale)
+    fits = (steps >= 1) & (steps <= 65535)
+    return np.where(fits, steps, 0).astype(np.uint16), depth.size - int(np.count_nonzero(fits))
+
+
 def npy(depth: Any, values: Values = "float32") -> bytes:
-    """Return a .npy file of float32 or float16; nothing in it says whether it is relative or metric."""
+    """Return a .npy file of float32 or float16; nothing in it says whether it is relative or metric.
+
+    By NumPy Enhancement Proposal 1 (numpy.lib.format): a magic number, a version, the length of a header, the header as
+    a Python literal with descr, fortran_order and shape, and then the values, little-endian here.
+    """
     stream = io.BytesIO()
     np.save(stream, in_type(depth, values), allow_pickle=False)
     return stream.getvalue()
 
 
 def npz(depth: Any, about: dict[str, str], values: Values = "float32") -> bytes:
-    """Return a compressed .npz file: "depth", and as text "kind", "units", "model", "style" and "version"."""
+    """Return a compressed .npz file: "depth", and as text "kind", "units", "model", "style" and "version".
+
+    By the documentation of numpy.savez an .npz is a ZIP archive of .npy files, each named after its array; here they
+    are deflated.
+    """
     stream = io.BytesIO()
-    np.savez_compressed(stream, depth=in_type(depth, values), allow_pickle=False, **about)
+    arrays: dict[str, Any] = {"depth": in_type(depth, values), **about}
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 
 def tiff(depth: Any, about: dict[str, str]) -> bytes:
-    """Return a float32 TIFF, deflated; its ImageDescription is "kind: …; units: …; model: …; style: …; version: …"."""
+    """Return a float32 TIFF, deflated; its ImageDescription is "kind: …; units: …; model: …; style: …; version: …".
+
+    By TIFF 6.0, section 19, SampleFormat 3 is IEEE floating point; Compression 8 is the deflate of Adobe Photoshop's
+    TIFF technical notes (2002). By section 8 PhotometricInterpretation 1 (BlackIsZero) says that larger values are
+    brighter, and no more: a viewer may take them for sRGB.
+    """
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[TiffImagePlugin.IMAGEDESCRIPTION] = _sentence(about)
     return _saved(Image.fromarray(finite_map(depth)), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
 
 
 def exr(depth: Any, about: dict[str, str]) -> bytes:
-    """Return an OpenEXR file: float32 in channel Z, losslessly compressed; kind, units and so on are attributes.
+    """Return an OpenEXR file, float32, losslessly compressed; kind, units and so on are attributes.
+
+    Channels are found by their names. The "Technical Introduction to OpenEXR" gives R, G and B to the intensities of an
+    image, linear in light, and "Interpreting OpenEXR Deep Pixels" gives Z to depth. R, G, B and Z all have the depth
+    map: OpenCV and FFmpeg read nothing but colours, and Blender shows them, while compositors look for Z. The copies
+    cost a tenth more bytes, since the same row of each channel lies side by side in the file.
 
     Raises:
         ConfigError: OpenEXR is not installed.
@@ -151,14 +218,18 @@ def exr(depth: Any, about: dict[str, str]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:  # it only writes files with a name
         path = Path(folder) / "depth.exr"
         try:
-            OpenEXR.File(header, {"Z": np.ascontiguousarray(depth)}).write(str(path))
+            OpenEXR.File(header, dict.fromkeys(EXR_CHANNELS, np.ascontiguousarray(depth))).write(str(path))
         except RuntimeError as error:  # a full disk, for one
             raise JobError(f"no EXR file can be made in the folder for temporary files: {error}") from error
         return path.read_bytes()
 
 
 def pfm(depth: Any) -> bytes:
-    """Return a Portable Float Map: float32, the lowest row first; it has no room to say what it holds."""
+    """Return a Portable Float Map: float32, the lowest row first; it has no room to say what it holds.
+
+    By Paul Debevec's description of the format: "Pf" is one channel, then width and height, then a scale that is
+    negative for little-endian values, and rows from bottom to top.
+    """
     depth = finite_map(depth)
     header = f"Pf\n{depth.shape[1]} {depth.shape[0]}\n-1.0\n".encode("ascii")
     return header + np.ascontiguousarray(depth[::-1], "<f4").tobytes()

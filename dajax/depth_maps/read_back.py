@@ -21,7 +21,7 @@ def read_png16(path: str | os.PathLike[str]) -> tuple[Float32[np.ndarray, "heigh
 
     Returns:
         depth: float32 [height, width], within half a step (`metadata["scale"]` / 2) of what was written, besides
-            float32's own rounding.
+            float32's own rounding. In a file with a fixed scale 0 says that there is no value.
         metadata: "scale" and "offset" as floats; "kind" ("relative" or "metric"), "units", "model", "version", and
             "style" where it was known.
 

@@ -1,6 +1,7 @@
 """Depth maps to files. A file appears whole or not at all, and values that are not finite never do."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,24 @@ def write_color(
     write_atomically(path, data, error=ImageError)
 
 
-def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: str = "", style: str = "") -> None:
+def write_png16(
+    path: str | os.PathLike[str],
+    depth: Any,
+    *,
+    kind: str,
+    model: str = "",
+    style: str = "",
+    scale: float | None = None,
+) -> None:
     """Write a depth map as a 16-bit greyscale PNG from which `read_png16` gets the values back.
 
-    The map's own smallest and largest value become 0 and 65535, for relative and for metric depth alike, so the step is
-    (max - min) / 65535 and differs from file to file: values are stored * scale + offset. Scale, offset, kind, units,
-    model, style and dajax version are text entries of the PNG, named `dajax.*`.
+    Without `scale` the map's own smallest and largest value become 0 and 65535, for relative and for metric depth
+    alike, so the step is (max - min) / 65535 and differs from file to file: values are stored * scale + offset. Scale,
+    offset, kind, units, model, style and dajax version are text entries of the PNG, named `dajax.*`.
+
+    With `scale` values are stored * scale, as tools for RGB-D data expect: 0.001 gives millimetres, 0.0002 the files of
+    the TUM RGB-D benchmark. There 0 means that there is no value. Values that round to 0 or less, or to more than
+    65535 steps, are stored as 0, and a warning says how many.
 
     Args:
         path: the file to write.
@@ -44,12 +57,16 @@ def write_png16(path: str | os.PathLike[str], depth: Any, *, kind: str, model: s
         kind: "relative" or "metric".
         model: name of the model that made the map.
         style: "huggingface" or "official", of the preprocessing.
+        scale: the metres of a step, for metric depth; None: a scale and an offset of this map's own.
 
     Raises:
         ImageError: the depth is not a finite map, the kind is unknown, or the file cannot be written.
+        ConfigError: the scale is not positive, or the depth is relative.
     """
-    data = encode.png16(depth, encode.described(kind, model, style))
+    data = encode.png16(depth, encode.described(kind, model, style), scale)
     write_atomically(path, data, error=ImageError)
+    for note in () if scale is None else encode.misfits(depth, scale):
+        warnings.warn(f"{os.fspath(path)!r}: {note}", stacklevel=2)
 
 
 def write_npy(path: str | os.PathLike[str], depth: Any) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image
 
 from dajax.errors import ConfigError, ImageError
+from dajax.images.read import opened
 
 # Diagonal of the 36 x 24 mm of film that "35 mm equivalent" focal lengths speak of.
 _FILM_DIAGONAL = math.hypot(36, 24)
+# Degrees from left to right. Lenses that do not distort show at most about 120; a focal length in millimetres that is
+# taken for pixels shows 170 and more.
+_WIDE = 150
 
 
 class Intrinsics(NamedTuple):
@@ -35,6 +40,8 @@ class Intrinsics(NamedTuple):
     def of_focal_length(cls, size: tuple[int, int], focal: float) -> Intrinsics:
         """Return a camera with square pixels and the principal point in the middle.
 
+        A camera that shows more than 150 degrees from left to right is warned of.
+
         Args:
             size: (height, width) of the image.
             focal: in pixels.
@@ -44,6 +51,13 @@ class Intrinsics(NamedTuple):
         """
         if not 0 < focal < math.inf:
             raise ConfigError(f"the focal length must be positive and finite, got {focal}")
+        degrees = 2 * math.degrees(math.atan(size[1] / 2 / focal))
+        if degrees > _WIDE:
+            warnings.warn(
+                f"this camera shows {degrees:.1f} degrees from left to right: a focal length of {focal:.4g} for a "
+                f"width of {size[1]} pixels. The focal length has to be in pixels, not in millimetres",
+                stacklevel=2,
+            )
         return cls(float(focal), float(focal), size[1] / 2, size[0] / 2)
 
     @classmethod
@@ -77,13 +91,8 @@ class Intrinsics(NamedTuple):
         """
         if isinstance(image, Image.Image):
             return _of_exif(image, "the image")
-        try:
-            with Image.open(image) as opened:
-                return _of_exif(opened, repr(os.fspath(image)))
-        except ImageError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise ImageError(f"{os.fspath(image)!r}: its EXIF data cannot be read ({error})") from error
+        with opened(image) as file:
+            return _of_exif(file, repr(os.fspath(image)))
 
     def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
         """Return the camera of the same image resized from (height, width) `size` to `to`."""

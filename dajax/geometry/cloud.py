@@ -5,20 +5,40 @@ from __future__ import annotations
 import csv
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from dajax.errors import ConfigError
 from dajax.geometry.camera import Intrinsics
-from dajax.geometry.point_files import CloudForm, check_available, write_mesh, write_points
+from dajax.geometry.point_files import CloudForm, write_mesh, write_points
 from dajax.geometry.points import depth_edges, unproject
-from dajax.geometry.scale import fit_scale_and_shift
+from dajax.geometry.scale import fit_scale_and_shift, sampled
 
 # Neighbours whose depths differ by more than this factor are taken for two surfaces.
 _CUT = 1.2
+# Metres, the farthest that the released metric models give. Known points put all of the sky's pixels beyond.
+MAX_DEPTH = 80.0
+# Which difference from its depth, as a share of it, a known point may have where there are enough to judge by.
+_TOLERANCE = 0.05
+
+
+class Metres(NamedTuple):
+    """A depth map in metres, and which pixels it gives a place.
+
+    Attributes:
+        values: float32 [height, width]. Where the metres come from known points, finite everywhere: what has no finite
+            place, or one that is too far, has the largest depth that is allowed.
+        placed: bool [height, width]: which pixels have a finite place that is near enough.
+        notes: what was left out, in sentences.
+    """
+
+    values: np.ndarray
+    placed: np.ndarray
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,15 +50,18 @@ class Cloud:
         field_of_view: what the images show from left to right, in degrees.
         focal_length: of the images, in pixels. With neither, each image's EXIF data has to say it.
         known_points: (column, row, metres) of points [n, 3] of the one image, which make metres of relative depth.
+        max_depth: in metres. What is farther gets no point. None: 80 where known points make the metres, and no bound
+            for a metric model.
 
     Raises:
-        ConfigError: the options contradict each other or cannot be used, or trimesh is not installed.
+        ConfigError: the options contradict each other or cannot be used.
     """
 
     form: CloudForm
     field_of_view: float | None = None
     focal_length: float | None = None
     known_points: np.ndarray | None = None
+    max_depth: float | None = None
 
     def __post_init__(self) -> None:
         if self.form not in get_args(CloudForm):
@@ -46,8 +69,10 @@ class Cloud:
         if self.field_of_view is not None and self.focal_length is not None:
             raise ConfigError("the field of view and the focal length say the same: give one of them")
         if self.field_of_view is not None or self.focal_length is not None:
-            self.camera("", (1, 1))  # sees that it makes one
-        check_available()
+            with warnings.catch_warnings(action="ignore"):  # each image says for its own size how wide that is
+                self.camera("", (1, 1))
+        if self.max_depth is not None and not 0 < self.max_depth < math.inf:
+            raise ConfigError(f"max_depth must be a positive number of metres, got {self.max_depth}")
 
     def check(self, kind: str, *, images: int) -> None:
         """See that depth of this kind, of so many images, can become points.
@@ -79,26 +104,45 @@ class Cloud:
             return Intrinsics.of_focal_length(size, self.focal_length)
         return Intrinsics.of_exif(image_path)
 
-    def metres(self, depth: np.ndarray, *, kind: str) -> np.ndarray:
-        """Return the depth map in metres; not finite where there are none.
+    def metres(self, depth: np.ndarray, *, kind: str) -> Metres:
+        """Return a depth map of `kind` in metres.
 
         Raises:
             ConfigError: see `check`; or the points do not fit the depth map.
         """
         self.check(kind, images=1)
-        known = self.known_points
+        known, notes = self.known_points, []
+        farthest = self.max_depth or (math.inf if known is None else MAX_DEPTH)
         if known is None:
-            return np.where(depth > 0, depth, np.inf)
-        fit = fit_scale_and_shift(depth, known[:, :2], known[:, 2], ransac=len(known) > 4)
-        return np.asarray(fit.metres(depth.astype(np.float64)), np.float32)
+            values = metres = np.asarray(depth, np.float32)
+            finite = np.isfinite(metres) & (metres > 0)
+        else:
+            fit = fit_scale_and_shift(depth, known[:, :2], known[:, 2], ransac=len(known) > 4, tolerance=_TOLERANCE)
+            found = fit.metres(sampled(depth, known[:, :2]))
+            agree = np.abs(found - known[:, 2]) <= _TOLERANCE * known[:, 2]
+            if not agree.all():
+                part = "have no part in them" if len(known) > 4 else "make all metres doubtful"
+                notes.append(
+                    f"{agree.sum()} of {len(known)} known points agree with the metres of the depth map within "
+                    f"{_TOLERANCE:.0%}; the others {part}"
+                )
+            metres = fit.metres(depth.astype(np.float64))
+            finite = np.isfinite(metres)
+            values = np.minimum(metres, farthest).astype(np.float32)
+        placed = finite & (metres <= farthest)
+        if not placed.all():
+            notes.append(
+                _left_out(finite, placed, farthest)
+                + ("" if known is None else f"; depth files have {farthest:g} there")
+            )
+        return Metres(values, placed, tuple(notes))
 
     def write(
         self,
         path: str | os.PathLike[str],
         image: np.ndarray,
-        depth: np.ndarray,
+        metres: Metres,
         *,
-        kind: str,
         image_path: str | os.PathLike[str] = "",
     ) -> None:
         """Write the points of one image.
@@ -106,22 +150,27 @@ class Cloud:
         Args:
             path: file to write, with the ending that `CLOUD_ENDINGS` has for `form`.
             image: uint8 [height, width, 3].
-            depth: [height, width], of that image.
-            kind: "relative" or "metric".
+            metres: of that image.
             image_path: file of the image. Its EXIF data is read where neither field of view nor focal length is
                 given.
 
         Raises:
-            ConfigError, ImageError: see `camera` and `metres`; or no point is left.
+            ConfigError, ImageError: see `camera`; or no point is left.
         """
-        metres = self.metres(depth, kind=kind)
-        usable = np.isfinite(metres)
-        points = unproject(np.where(usable, metres, 1).astype(np.float32), self.camera(image_path, depth.shape))
+        values, placed = metres.values, metres.placed
+        points = unproject(np.where(placed, values, np.float32(1)), self.camera(image_path, values.shape))
         if self.form == "mesh":
-            smooth = ~np.asarray(depth_edges(np.where(usable, metres, np.float32(1e9)), ratio=_CUT))
-            write_mesh(path, points, image, mask=usable & smooth)
+            smooth = ~np.asarray(depth_edges(np.where(placed, values, np.float32(1e9)), ratio=_CUT))
+            write_mesh(path, points, image, mask=placed & smooth)
         else:
-            write_points(path, points, image, mask=usable)
+            write_points(path, points, image, mask=placed)
+
+
+def _left_out(finite: np.ndarray, placed: np.ndarray, farthest: float) -> str:
+    nowhere, far = finite.size - np.count_nonzero(finite), np.count_nonzero(finite) - np.count_nonzero(placed)
+    beyond = f", {far:,} with one beyond {farthest:g} metres (max_depth)" if farthest < math.inf else ""
+    left = f"{nowhere + far:,} of {placed.size:,} pixels get no point"
+    return f"{left}: {nowhere:,} without a finite place{beyond}"
 
 
 def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:

@@ -99,7 +99,7 @@ def fit_scale_and_shift(
     usable = np.isfinite(metres) & (metres > 0) & np.isfinite(weights) & (weights > 0)
     if usable.sum() < 2:
         raise ConfigError(f"two points of positive depth and weight are needed, got {usable.sum()} of {len(metres)}")
-    x, y, w = _sampled(inverse, pixels[usable]), 1 / metres[usable], weights[usable]
+    x, y, w = sampled(inverse, pixels[usable]), 1 / metres[usable], weights[usable]
     chosen = np.ones(len(x), bool)
     if ransac:
         chosen = _consensus(x, y, w, tolerance, trials, seed)
@@ -193,8 +193,11 @@ def _consensus(x: np.ndarray, y: np.ndarray, w: np.ndarray, tolerance: float, tr
     return best
 
 
-def _sampled(inverse: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Interpolate bilinearly; beyond the middle of the outermost pixels their value holds."""
+def sampled(inverse: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the values at (column, row) places [n, 2] between pixels, [n], interpolated bilinearly.
+
+    Beyond the middle of the outermost pixels their value holds.
+    """
     height, width = inverse.shape
     column = np.clip(pixels[:, 0] - 0.5, 0, width - 1)
     row = np.clip(pixels[:, 1] - 0.5, 0, height - 1)

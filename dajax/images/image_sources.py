@@ -10,16 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dajax.errors import ImageError, shown
+from dajax.images.formats import HEAD_BYTES, format_of
 from dajax.images.pixels import ValueRange
 from dajax.images.read import read_image
 from dajax.images.urls import is_url, redacted
 from dajax.limits import MAX_IMAGE_BYTES, MIN_BASE64_LENGTH
 
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
-# How the files begin that `read_image` reads.
-_SIGNATURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|P[1-6]\s|....ftyp", re.DOTALL
-)
 
 
 def read_source(
@@ -29,6 +26,7 @@ def read_source(
     timeout: float | None = None,
     layout: str | None = None,
     value_range: ValueRange | None = None,
+    allow_truncated: bool = False,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read one image as `read_image` does, and from text that is a URL, a data URL or base64.
 
@@ -41,7 +39,8 @@ def read_source(
         allow_urls: Download what is a URL, see `dajax.images.fetch.fetch`.
         timeout: seconds for a download.
         layout: Axes of an array, see `read_image`.
-        value_range: the values that become 0 and 255, see `read_image`.
+        value_range: the values that become 0 and 255, or "auto", see `read_image`.
+        allow_truncated: Take what there is of a file that breaks off, see `read_image`.
 
     Returns:
         uint8 [height, width, 3], RGB.
@@ -65,7 +64,7 @@ def read_source(
         elif not os.path.lexists(source):
             name = f"{shown(source)}: no such file; taken as base64"
             source = _from_base64_image(source)
-    return read_image(source, layout=layout, value_range=value_range, name=name)
+    return read_image(source, layout=layout, value_range=value_range, allow_truncated=allow_truncated, name=name)
 
 
 def _from_data_url(text: str, name: str) -> bytes:
@@ -80,7 +79,7 @@ def _from_data_url(text: str, name: str) -> bytes:
 
 def _from_base64_image(text: str) -> bytes:
     data = _from_base64(text) if len(text) >= MIN_BASE64_LENGTH else None
-    if data is None or not _SIGNATURE.match(data):
+    if data is None or format_of(data[:HEAD_BYTES]) is None:
         raise ImageError(
             f"{shown(text)}: no such file, and not a URL (http://, https://), a data URL (data:image/…;base64,…) or "
             f"the base64 text of an image. Check the path."

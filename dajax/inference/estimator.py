@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +17,9 @@ from flax.traverse_util import path_aware_map
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from dajax import limits
 from dajax.errors import ConfigError
-from dajax.hub import hub_options_in
+from dajax.hub import HubOptions, hub_options_in
 from dajax.images.read import read_image
 from dajax.inference.parallel import (
     are_whole,
@@ -38,8 +42,9 @@ from dajax.weights.loading import load
 class DepthEstimator:
     """Estimates the depth of images, and returns depth maps in the images' own sizes.
 
-    An estimator compiles the network once for each combination of processed size and batch size. It runs images of one
-    processed size in batches, and returns results in the order of the images.
+    An estimator compiles the network once for each combination of processed size and batch size, and keeps up to 128
+    of these programs. It runs images of one processed size in batches, and returns results in the order of the images.
+    Several threads may use one estimator. Another process has to make its own, because an estimator cannot be pickled.
 
     Args:
         model: Anything that `dajax.load` takes (an alias, a Hub id or a path), or a pair (model, params).
@@ -49,6 +54,10 @@ class DepthEstimator:
             the style of the given pair or processor, otherwise "huggingface".
         input_size: the approximate length in pixels that the sides of images are scaled to, as one number or (height,
             width). Sides become multiples of 14. None takes the length from the checkpoint's processor, 518.
+        buckets: the largest number of sizes to process images at, which limits the number of programs. It costs
+            accuracy for images whose aspect ratio differs from that of every bucket. None processes each image at its
+            own size.
+        policy: "resize" stretches images to their bucket. "pad" keeps their aspect ratio and fills the bucket up.
         batch_size: how many images of one size run together, on all devices. Every device gets the same number of
             images, so a multiple of the number of devices is best. None is one image for each device.
         mesh: the devices: a `jax.sharding.Mesh`, or "local" for all devices of this process. None is the default
@@ -58,8 +67,8 @@ class DepthEstimator:
             `dajax.inference.param_shardings`). With "pmap", `jax.pmap` runs the network and every device has all
             params.
         processor: a processor to use instead of the checkpoint's own.
-        load_options: options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config` and
-            `sharding`.
+        load_options: options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config`, `prefix`,
+            `sharding`, `param_dtype` and `check_finite`.
 
     Attributes:
         name: the alias, Hub id or path that the model was loaded by; "" for a pair (model, params).
@@ -83,6 +92,8 @@ class DepthEstimator:
         dtype: Any = None,
         style: str | None = None,
         input_size: int | tuple[int, int] | None = None,
+        buckets: int | None = None,
+        policy: str = "resize",
         batch_size: int | None = None,
         mesh: Mesh | str | None = None,
         parallel: str = "jit",
@@ -90,6 +101,7 @@ class DepthEstimator:
         **load_options: Any,
     ) -> None:
         self.name = "" if isinstance(model, tuple) else str(model)
+        _check_names(load_options)
         self.mesh = resolve_mesh(mesh, parallel)
         self.batch_size = data_parallel_size(self.mesh) if batch_size is None else _check_batch_size(batch_size)
         if processor is not None and input_size is not None:
@@ -120,16 +132,30 @@ class DepthEstimator:
             self.model, params = load(model, dtype=dtype, style=style, **load_options)
         _check_sizes(processor, self.model.config.patch_size)
         self.processor = processor
+        self._bucketing: tuple[int | None, str] = (buckets, policy)
+        Buckets(processor, buckets, policy)  # refuses what cannot be used
         self.params = place_params(params, self.mesh, parallel)
         leaf = jax.tree.leaves(self.params)[0]
         self._devices = list(leaf.devices() if self.mesh is None else self.mesh.devices.flat)
         self.on_new_shape: Callable[[tuple[int, ...]], None] = lambda shape: None
-        self._shapes: set[tuple[int, ...]] = set()
-        self._apply = distribute(self._depth, self.mesh, parallel, self.params)
+        self._parallel = parallel
+        self._forget_programs()
 
-    def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
-        output: Any = self.model.apply({"params": params}, pixels)
-        return output.predicted_depth
+    def _forget_programs(self) -> None:
+        # jax keeps programs as long as the function that they are compiled from, so that a new function begins without
+        # any. A thread that runs a program keeps the old one until it is done.
+        def depth(params: Mapping[str, Any], pixels: Array) -> Array:
+            output: Any = self.model.apply({"params": params}, pixels)
+            return output.predicted_depth
+
+        self._shapes: set[tuple[int, ...]] = set()
+        self._apply = distribute(depth, self.mesh, self._parallel, self.params)
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            "an estimator has compiled programs and arrays on devices, and cannot be pickled or copied: make one in "
+            "each process, for example in the initializer of a pool"
+        )
 
     @property
     def device(self) -> str:
@@ -143,7 +169,13 @@ class DepthEstimator:
         return str(jnp.dtype(self.model.dtype))
 
     def __call__(
-        self, images: Any, *, batch_size: int | None = None, tiles: int | tuple[int, int] | None = None
+        self,
+        images: Any,
+        *,
+        batch_size: int | None = None,
+        buckets: int | None = None,
+        policy: str | None = None,
+        tiles: int | tuple[int, int] | None = None,
     ) -> Any:
         """Return the depth map of one image, or a list of depth maps for a list of images.
 
@@ -151,6 +183,8 @@ class DepthEstimator:
             images: an image (a path, encoded bytes, an open file, a PIL image, or a uint8 or float array [height,
                 width, 3]), or a list of images of any sizes.
             batch_size: a batch size to use instead of the estimator's. One image is always a batch of its own.
+            buckets: a number of sizes to use instead of the estimator's; see `DepthEstimator`.
+            policy: a policy to use instead of the estimator's.
             tiles: Into how many overlapping parts to divide large images; see `dajax.inference.tiled_depth`.
 
         Returns:
@@ -159,11 +193,13 @@ class DepthEstimator:
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: the model's values are too large for float16, or the tiles cannot be used.
+            ConfigError: the model's values are too large for float16; or tiles, buckets or policy cannot be used.
         """
-        if isinstance(images, list | tuple):
-            return list(self.stream(images, batch_size=batch_size, tiles=tiles))
-        return next(self.stream([images], batch_size=batch_size, tiles=tiles))
+        is_list = isinstance(images, list | tuple)
+        depths = self.stream(
+            images if is_list else [images], batch_size=batch_size, buckets=buckets, policy=policy, tiles=tiles
+        )
+        return list(depths) if is_list else next(depths)
 
     def predict(self, pixels: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch height width"]:
         """Run the network on normalised pixels, and return their depth in the size of the pixels.
@@ -171,6 +207,14 @@ class DepthEstimator:
         The result is on the devices, which may still compute it when this function returns.
         """
         if pixels.shape not in self._shapes:
+            if len(self._shapes) >= limits.MAX_PROGRAMS:
+                warnings.warn(
+                    f"images of more than {limits.MAX_PROGRAMS} sizes came: their programs are dropped, and will be "
+                    "compiled again; buckets=… bounds the number of sizes",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                self._forget_programs()
             self._shapes.add(pixels.shape)
             self.on_new_shape(pixels.shape)
         with running_on(self._devices[0]):
@@ -182,7 +226,7 @@ class DepthEstimator:
         *,
         batch_size: int | None = None,
         buckets: int | None = None,
-        policy: str = "resize",
+        policy: str | None = None,
         whole_batches: bool = False,
         source_size: bool = True,
         tiles: int | tuple[int, int] | None = None,
@@ -196,10 +240,8 @@ class DepthEstimator:
         Args:
             images: images of any sizes, as in `__call__`, or `dajax.preprocessing.ProcessedImage`.
             batch_size: a batch size to use instead of the estimator's.
-            buckets: the largest number of sizes to process images at, which limits the number of compilations. It costs
-                accuracy for images whose aspect ratio differs from that of every bucket. None processes each image at
-                its own size.
-            policy: "resize" stretches images to their bucket. "pad" keeps their aspect ratio and fills the bucket up.
+            buckets: a number of sizes to use instead of the estimator's; see `DepthEstimator`.
+            policy: a policy to use instead of the estimator's.
             whole_batches: whether a batch that lacks images is computed as a whole batch. Then the depth map of an
                 image is equal to the bit whatever other images there are. On CPUs each device runs one image at a time,
                 because the order of its sums depends on an image's place in a batch. Without it, a batch that lacks
@@ -220,6 +262,8 @@ class DepthEstimator:
             ConfigError: the model's values are too large for float16; or tiles, buckets or policy cannot be used.
             JobError: not even one image for each device fits into memory.
         """
+        buckets = self._bucketing[0] if buckets is None else buckets
+        policy = self._bucketing[1] if policy is None else policy
         if tiles is not None:
             if buckets is not None or not source_size:
                 raise ConfigError(
@@ -263,6 +307,19 @@ class DepthEstimator:
         if not source_size:
             return depth.copy()
         return self.processor.post_process_depth_estimation(depth[None], [image.source_size])[0]["predicted_depth"]
+
+
+# The options of `load` that an estimator does not take itself.
+_LOAD_OPTIONS = (*HubOptions.__annotations__, "config", "prefix", "sharding", "param_dtype", "check_finite")
+
+
+def _check_names(load_options: Mapping[str, Any]) -> None:
+    for name in load_options:
+        if name not in _LOAD_OPTIONS:
+            known = [*inspect.signature(DepthEstimator).parameters, *_LOAD_OPTIONS]
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted({*known} - {'load_options'}))}"
+            raise ConfigError(f"DepthEstimator has no option {name!r}: {hint}")
 
 
 def _check_style(processor: DepthImageProcessor, style: str) -> None:

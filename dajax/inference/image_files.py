@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from dajax.files import write_atomically
 from dajax.geometry.cloud import Cloud
 from dajax.geometry.point_files import CLOUD_ENDINGS
 from dajax.images.image_sources import read_source
+from dajax.images.pixels import ValueRange
 from dajax.images.read import DecodedImage
 from dajax.images.urls import is_url
 from dajax.inference.estimator import DepthEstimator
@@ -48,10 +49,13 @@ class FilesReport:
     Attributes:
         written: the files that were written.
         rejects: the images that were left out, and why.
+        notes: what files of the other images lack, in sentences: points of pixels that have no place, values that a PNG
+            cannot hold.
     """
 
     written: list[Path] = field(default_factory=list)
     rejects: list[tuple[Source, str]] = field(default_factory=list)
+    notes: list[tuple[Source, str]] = field(default_factory=list)
 
 
 def predict_files(
@@ -63,8 +67,11 @@ def predict_files(
     colormap: str = "Spectral_r",
     side_by_side: bool = False,
     raw: Raw = "none",
+    png_scale: float | None = None,
     cloud: Cloud | None = None,
     tiles: int | None = None,
+    value_range: ValueRange | None = None,
+    allow_truncated: bool = False,
     model: str = "",
     on_done: Callable[[Source], None] = lambda source: None,
 ) -> FilesReport:
@@ -86,14 +93,19 @@ def predict_files(
         raw: In which format to write the depth as well: "npy", "tiff", "pfm" or "exr" (float32), "npz" (float32, with
             unit and model) or "png16" (16-bit PNG with scale and offset in its metadata). npy and pfm have no room for
             unit, model and style, which are written into a .json file beside them.
-        cloud: how to write points or a surface as well. None writes none.
+        png_scale: the metres of a step of "png16", see `dajax.depth_maps.write_png16`. None: each file has its own.
+        cloud: how to write points or a surface as well. None writes none. If it has known points, `raw` has the metres
+            that they make, as far as `cloud.max_depth`.
         tiles: Into how many parts to divide large images; see `dajax.inference.tiled_depth`.
+        value_range: the values that become black and white in files of more than 8 bits, or "auto", see `read_image`.
+        allow_truncated: whether to take what there is of files that break off, with a warning.
         model: the name of the model, for the metadata.
         on_done: a function that is called with each image when it is finished or left out.
 
     Raises:
         ImageError: the colour map does not exist, or the output folder cannot be made.
-        ConfigError: `raw` or `output` cannot be used, or the model does not give the metres that points need.
+        ConfigError: `raw`, `png_scale` or `output` cannot be used, or the model does not give the metres that points or
+            `png_scale` need.
     """
     output = Path(output)
     check_output(output, colormap, images=len(sources))
@@ -103,11 +115,14 @@ def predict_files(
         cloud.check(about["kind"], images=len(sources))
     if raw not in get_args(Raw):
         raise ConfigError(f"raw must be one of {', '.join(get_args(Raw))}, got {raw!r}")
+    if png_scale is not None and raw != "png16":
+        raise ConfigError(f"png_scale goes with the raw format png16, got {raw}")
+    files = _Files(about, colormap, side_by_side, raw, png_scale, cloud)
     if raw != "none":
-        _raw(raw, np.zeros((1, 1)), about)  # a library that is not installed shows now
-    files = _Files(about, colormap, side_by_side, raw, cloud)
+        files.raw_bytes(np.zeros((1, 1)))  # a library that is not installed shows now
     inputs = [one if isinstance(one, ImageInput) else ImageInput(one) for one in sources]
-    run = _Run(estimator, files, _jobs(inputs, output, files.endings()), allow_urls, on_done)
+    reading = {"allow_urls": allow_urls, "value_range": value_range, "allow_truncated": allow_truncated}
+    run = _Run(estimator, files, _jobs(inputs, output, files.endings()), reading, on_done)
     run.run(tiles)
     return run.report
 
@@ -166,7 +181,15 @@ class _Files:
     colormap: str
     side_by_side: bool
     raw: Raw
+    png_scale: float | None
     cloud: Cloud | None
+
+    @property
+    def about_raw(self) -> dict[str, str]:
+        """What a file of depth says: known points make metres of it."""
+        if self.cloud is None or self.cloud.known_points is None:
+            return self.about
+        return encode.described("metric", self.about["model"], self.about.get("style", ""))
 
     def endings(self) -> list[str]:
         """Return the endings of the files, the coloured depth map first."""
@@ -179,20 +202,33 @@ class _Files:
             endings.append(CLOUD_ENDINGS[self.cloud.form])
         return endings
 
-    def writers(self, job: _Job, depth: np.ndarray, image: np.ndarray | None) -> dict[Path, Callable[[Path], None]]:
-        """Return the files of one image and what writes each; values are encoded before this returns."""
-        data = [self._color(job, depth, image)]
-        if self.raw != "none":
-            data.append(_raw(self.raw, depth, self.about))
-        if self.raw in _SILENT:
-            data.append((json.dumps({**self.about, "shape": list(depth.shape)}, indent=2) + "\n").encode("ascii"))
-        writers: list[Callable[[Path], None]] = [partial(_put, data=one) for one in data]
+    def writers(
+        self, job: _Job, depth: np.ndarray, image: np.ndarray | None
+    ) -> tuple[dict[Path, Callable[[Path], None]], list[str]]:
+        """Return the files of one image and what writes each, and notes; values are encoded before this returns."""
+        data, put_cloud = [self._color(job, depth, image)], None
+        notes: list[str] = []
         if self.cloud is not None:
             assert image is not None
+            metres = self.cloud.metres(depth, kind=self.about["kind"])
+            notes += metres.notes
             image_path = "" if is_url(job.source) else job.source
-            put = partial(self.cloud.write, image=image, depth=depth, kind=self.about["kind"], image_path=image_path)
-            writers.append(put)
-        return dict(zip(map(job.path, self.endings()), writers, strict=True))
+            put_cloud = partial(self.cloud.write, image=image, metres=metres, image_path=image_path)
+            depth = depth if self.cloud.known_points is None else metres.values
+        if self.raw != "none":
+            data.append(self.raw_bytes(depth))
+            notes += [] if self.png_scale is None else encode.misfits(depth, self.png_scale)
+        if self.raw in _SILENT:
+            data.append((json.dumps({**self.about_raw, "shape": list(depth.shape)}, indent=2) + "\n").encode("ascii"))
+        writers: list[Callable[[Path], None]] = [partial(_put, data=one) for one in data]
+        writers += [] if put_cloud is None else [put_cloud]
+        return dict(zip(map(job.path, self.endings()), writers, strict=True)), notes
+
+    def raw_bytes(self, depth: np.ndarray) -> bytes:
+        """Return the file of depth."""
+        about = self.about_raw
+        kind, model, style = about["kind"], about["model"], about.get("style", "")
+        return encode.encoded(self.raw, depth, kind=kind, model=model, style=style, png_scale=self.png_scale)
 
     def _color(self, job: _Job, depth: np.ndarray, image: np.ndarray | None) -> bytes:
         if self.side_by_side:
@@ -201,10 +237,6 @@ class _Files:
             colours = Image.fromarray(depth_colors(depth, cmap=self.colormap, kind=self.about["kind"]))
         suffix = ".png" if job.color_file is None else job.color_file.suffix.lower()
         return encode.encoded_image(colours, suffix=suffix, about={**self.about, "source": job.digest})
-
-
-def _raw(raw: str, depth: np.ndarray, about: dict[str, str]) -> bytes:
-    return encode.encoded(raw, depth, kind=about["kind"], model=about["model"], style=about.get("style", ""))
 
 
 def _put(path: Path, *, data: bytes) -> None:
@@ -219,12 +251,12 @@ class _Run:
         estimator: DepthEstimator,
         files: _Files,
         jobs: Sequence[_Job],
-        allow_urls: bool,
+        reading: dict[str, Any],
         on_done: Callable[[Source], None],
     ) -> None:
         self.report = FilesReport()
         self._estimator, self._files, self._jobs = estimator, files, jobs
-        self._allow_urls, self._on_done = allow_urls, on_done
+        self._reading, self._on_done = reading, on_done
         # Images that the estimator has read ahead, and their pixels if outputs need them.
         self._in_work: deque[tuple[_Job, np.ndarray | None]] = deque()
 
@@ -244,7 +276,7 @@ class _Run:
             try:
                 if job.stem is None:
                     raise ImageError("other files have all names that its outputs may have: choose another folder")
-                image = read_source(job.source, allow_urls=self._allow_urls)
+                image = read_source(job.source, **self._reading)
                 self._estimator.processor.target_size(image.shape[0], image.shape[1])
             except ImageError as error:
                 self._reject(job, error)
@@ -257,7 +289,7 @@ class _Run:
         self._on_done(job.source)
 
     def _write(self, job: _Job, image: np.ndarray | None, depth: np.ndarray) -> list[Path]:
-        writers = self._files.writers(job, depth, image)
+        writers, notes = self._files.writers(job, depth, image)
         for path in writers:
             if os.path.abspath(path) in job.images:
                 raise ImageError(f"its output {str(path)!r} would replace an image: choose another name")
@@ -272,4 +304,5 @@ class _Run:
             for path in written:
                 path.unlink()
             raise
+        self.report.notes += [(job.source, note) for note in notes]
         return list(writers)

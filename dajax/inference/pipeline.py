@@ -40,7 +40,8 @@ class DepthEstimationPipeline:
         layout: the default of `__call__`.
         value_range: the default of `__call__`.
         allow_urls: the default of `__call__`.
-        options: options of `DepthEstimator`: `dtype`, `style`, `input_size`, `batch_size` and so on.
+        allow_truncated: the default of `__call__`.
+        options: options of `DepthEstimator`: `dtype`, `style`, `input_size`, `buckets`, `batch_size` and so on.
 
     Attributes:
         estimator: the estimator that runs the model.
@@ -60,12 +61,19 @@ class DepthEstimationPipeline:
         layout: str | None = None,
         value_range: ValueRange | None = None,
         allow_urls: bool = False,
+        allow_truncated: bool = False,
         **options: Any,
     ) -> None:
         for name in options:
             if name in _ELSEWHERE:
                 raise ConfigError(f"{name} is an argument of Transformers' pipeline; use instead: {_ELSEWHERE[name]}")
-        self._reading = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
+        self._reading = {
+            "timeout": timeout,
+            "layout": layout,
+            "value_range": value_range,
+            "allow_urls": allow_urls,
+            "allow_truncated": allow_truncated,
+        }
         if isinstance(model, DepthEstimator):
             if options:
                 raise ConfigError(
@@ -82,10 +90,13 @@ class DepthEstimationPipeline:
         *,
         images: Any = None,
         batch_size: int | None = None,
+        buckets: int | None = None,
+        policy: str | None = None,
         timeout: float | None = None,
         layout: str | None = None,
         value_range: ValueRange | None = None,
         allow_urls: bool | None = None,
+        allow_truncated: bool | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Any:
         """Estimate the depth of one image or of many.
@@ -96,13 +107,17 @@ class DepthEstimationPipeline:
                 with `__len__` and `__getitem__`), or an iterable, which may be endless.
             images: Another name of `inputs`.
             batch_size: how many images of one size run together. None is the estimator's batch size.
+            buckets: the largest number of sizes to process images at; see `DepthEstimator`. None is the estimator's.
+            policy: how images become the size of their bucket. None is the estimator's.
             timeout: the limit of each download in seconds. None is 30.
             layout: the axes of arrays: "HW", "HWC" or "CHW". None accepts HW and HWC.
-            value_range: (black, white), the values that become 0 and 255, for arrays and for greyscale files of 16 bits
-                or more. None is 0 and 1 for floating point, and the whole range of uint8 and uint16.
+            value_range: (black, white), the values that become 0 and 255, for arrays and for files of more than 8 bits;
+                or "auto", the smallest and the largest value. None is 0 and 1 for floating point, and the whole range
+                of uint8 and uint16.
             allow_urls: whether to download URLs among many images. One image may always be a URL.
-            parameters: a dict with `timeout`, `layout`, `value_range` or `allow_urls`. It takes precedence over the
-                arguments of these names.
+            allow_truncated: whether to take what there is of a file that breaks off, with a warning.
+            parameters: a dict with `timeout`, `layout`, `value_range`, `allow_urls` or `allow_truncated`. It takes
+                precedence over the arguments of these names.
 
         Returns:
             A dict for one image, a list of dicts for a list or tuple, otherwise an iterator of dicts. "predicted_depth"
@@ -118,18 +133,25 @@ class DepthEstimationPipeline:
             found = "neither" if inputs is None else "both"
             raise ImageError(f"expected the image, or several, as inputs=… or as images=…, got {found}")
         inputs = images if inputs is None else inputs
-        given = {"timeout": timeout, "layout": layout, "value_range": value_range, "allow_urls": allow_urls}
+        given = {
+            "timeout": timeout,
+            "layout": layout,
+            "value_range": value_range,
+            "allow_urls": allow_urls,
+            "allow_truncated": allow_truncated,
+        }
         reading = _merged(self._reading, given, parameters or {})
         many = _many(inputs)
+        running = {"batch_size": batch_size, "buckets": buckets, "policy": policy}
         if many is None:
-            return next(self._stream([inputs], batch_size, reading | {"allow_urls": True}, name=""))
-        results = self._stream(many, batch_size, reading, name="inputs")
+            return next(self._stream([inputs], running, reading | {"allow_urls": True}, name=""))
+        results = self._stream(many, running, reading, name="inputs")
         return list(results) if isinstance(inputs, list | tuple) else results
 
     def _stream(
-        self, inputs: Iterable[Any], batch_size: int | None, reading: dict[str, Any], name: str
+        self, inputs: Iterable[Any], running: dict[str, Any], reading: dict[str, Any], name: str
     ) -> Iterator[dict[str, Any]]:
-        for depth in self.estimator.stream(_read(inputs, reading, name), batch_size=batch_size):
+        for depth in self.estimator.stream(_read(inputs, reading, name), **running):
             yield _result(depth)
 
 

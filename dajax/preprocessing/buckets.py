@@ -60,7 +60,7 @@ class Buckets:
 
     def __init__(self, processor: DepthImageProcessor, count: int | None, policy: str = "resize") -> None:
         if policy not in get_args(Policy):
-            raise ConfigError(f"the policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
+            raise ConfigError(f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise ConfigError(f"buckets must be a whole number of at least 1, got {count!r}")
         if count is not None and not processor.do_resize:

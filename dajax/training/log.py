@@ -14,7 +14,7 @@ from dajax.files import flush_to_disk, replacing
 
 
 class CsvLog:
-    """A CSV file with one row for each step.
+    """A CSV file (RFC 4180: a line of names, then lines of values, each ended by CR LF) with one row for each step.
 
     Rows of steps after `last_step`, which a stopped run may have left, are removed.
 

@@ -46,7 +46,8 @@ class ModelSettings:
         revision: Branch, tag or commit on the Hub; empty: main.
         local_files_only: Open no connection to the Hub.
         style: "huggingface" or "official", see `dajax.load`; empty: the style of the checkpoint.
-        encoder_only: Take only the encoder from `start`; neck and head get fresh params.
+        encoder_only: Take only the encoder from `start`, which may be a DINOv2 encoder alone; neck and head get fresh
+            params.
         dtype: the computation dtype, float32 or bfloat16; params are float32.
         remat: Compute activations again in the backward pass, which saves memory.
     """

@@ -26,7 +26,7 @@ from dajax.training.run_checkpoints import import_orbax
 from dajax.training.step import TrainState, make_train_step
 from dajax.training.train_settings import LOSSES, ModelSettings, TrainSettings, merged
 from dajax.training.validation import Validation
-from dajax.weights.loading import load, released_config
+from dajax.weights.loading import load, load_encoder, released_config
 from dajax.weights.saving import save
 from dajax.weights.shapes import parameter_shapes
 
@@ -130,15 +130,18 @@ def starting_point(settings: ModelSettings, seed: int) -> tuple[DepthAnythingCon
     if not settings.start:
         config = DepthAnythingConfig.from_dict(settings.config)
         return config, fresh_params(config, seed)
-    model, params = load(settings.start, dtype="float32", style=settings.style or None, **_load_options(settings))
-    config = DepthAnythingConfig.from_dict(merged(model.config.to_dict(), settings.config))
+    options = {"style": settings.style or None, **_load_options(settings)}
     if settings.encoder_only:
-        if config.backbone_config != model.config.backbone_config:
+        own, encoder = load_encoder(settings.start, **options)
+        config = DepthAnythingConfig.from_dict(merged(own.to_dict(), settings.config))
+        if config.backbone_config != own.backbone_config:
             raise ConfigError(
                 f"model.encoder_only takes the encoder of {settings.start}, so that model.config must not change "
                 "backbone_config: leave backbone_config out"
             )
-        return config, encoder_only(params, fresh_params(config, seed))
+        return config, encoder_only(encoder, fresh_params(config, seed))
+    model, params = load(settings.start, dtype="float32", **options)
+    config = DepthAnythingConfig.from_dict(merged(model.config.to_dict(), settings.config))
     if parameter_shapes(config) != parameter_shapes(model.config):
         raise ConfigError(
             f"the params of {settings.start} do not fit model.config; with encoder_only = true only its encoder is used"

@@ -6,8 +6,9 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -15,11 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from dajax.errors import ImageError
-from dajax.video.reading import Frame, import_av
-from dajax.video.writing import Whole, faults, partial_name, url_of
+from dajax.errors import DajaxError, ImageError
+from dajax.video.opening import import_av
+from dajax.video.reading import Frame
+from dajax.video.writing import COLOUR_SUFFIXES, Whole, faults, partial_name, url_of
 
+RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}
 _LEVELS = 65535
+# What numpy, zipfile, zlib and json say of files that are damaged or made by somebody else.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class RawWriter(ABC):
@@ -91,6 +98,7 @@ class Ffv1Writer(RawWriter):
         self._stream = self._container.add_stream("ffv1", rate=self._rate)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "gray16le"
+        self._stream.codec_context.color_range = 2  # the full range, so that no player stretches the levels
         self._stream.time_base = self._stream.codec_context.time_base = time_base
 
     def close(self, *, partial: bool = False) -> list[Path]:
@@ -189,27 +197,83 @@ def read_depth_video(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.n
         The time in seconds and the depth, float32 [height, width]: metres, or inverse depth of a relative model.
 
     Raises:
-        ImageError: the .json is missing or is not one that `dajax video` wrote.
+        ImageError: the file or the .json is missing or damaged, or is not one that `dajax video` wrote.
         ConfigError: the file is a .mkv and PyAV is not installed.
     """
     path = Path(path)
-    if path.suffix == ".npz":
-        with np.load(path) as archive:
-            base = Fraction(*(int(n) for n in archive["time_base"]))
-            for number, pts in enumerate(archive["pts"].tolist()):
-                yield float(pts * base), archive[f"{number:06}"]
-        return
+    try:
+        yield from (_read_npz if path.suffix == ".npz" else _read_ffv1)(path)
+    except DajaxError:
+        raise
+    except _DAMAGED as error:
+        raise ImageError(
+            f"{str(path)!r}: cannot be read as depth that `dajax video --raw` wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_npz(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    with path.open("rb") as file, np.load(file) as archive:
+        base = Fraction(*(int(n) for n in archive["time_base"]))
+        for number, pts in enumerate(archive["pts"].tolist()):
+            yield float(pts * base), archive[f"{number:06}"]
+
+
+def _read_ffv1(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     index = read_depth_video_index(path)
     base = Fraction(*index["time_base"])
     scales = list(index["scales"])
     av = import_av()
-    with av.open(url_of(path)) as container:
-        scale = scales.pop(0)
-        for number, (frame, pts) in enumerate(zip(container.decode(video=0), index["pts"], strict=True)):
-            if scales and scales[0]["frame"] == number:
-                scale = scales.pop(0)
-            depth = frame.to_ndarray().astype(np.float64) * scale["step"] + scale["offset"]
-            yield float(pts * base), depth.astype(np.float32)
+    try:
+        with av.open(url_of(path)) as container:
+            scale = scales.pop(0)
+            for number, (frame, pts) in enumerate(zip(container.decode(video=0), index["pts"], strict=True)):
+                if scales and scales[0]["frame"] == number:
+                    scale = scales.pop(0)
+                depth = frame.to_ndarray().astype(np.float64) * scale["step"] + scale["offset"]
+                yield float(pts * base), depth.astype(np.float32)
+    except av.error.FFmpegError as error:
+        raise OSError(str(error)) from error
+
+
+def remove_older(output: Path, written: Iterable[Path], *, partial: bool) -> list[Path]:
+    """Remove the raw depth that an earlier run wrote for a video of the same name, and return its files.
+
+    A file that `dajax video` did not write stays. All stay if a coloured video of this name and another kind is there,
+    to which they may belong.
+
+    Args:
+        output: the coloured video that was asked for.
+        written: the files of this run, which stay.
+        partial: The video of this run is not whole. Only older files that are not whole either are removed.
+    """
+    others = [suffix for suffix in COLOUR_SUFFIXES if suffix != output.suffix.lower()]
+    if any(output.with_suffix(suffix).exists() for suffix in others):
+        return []
+    bases = [output.with_name(output.stem + ending) for ending in RAW_ENDINGS.values()]
+    names = [partial_name(base) for base in bases] + ([] if partial else bases)
+    older = [
+        file
+        for name in names
+        if _is_raw(name)
+        for file in (name, name.with_suffix(".json"))
+        if file.exists() and file not in written and (file == name or name.suffix == ".mkv")
+    ]
+    for file in older:
+        file.unlink()
+    return older
+
+
+def _is_raw(path: Path) -> bool:
+    """Say whether `dajax video` wrote this file of raw depth."""
+    if path.suffix == ".mkv":
+        with suppress(ImageError):
+            return bool(read_depth_video_index(path))
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"pts.npy", "time_base.npy", "whole.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def read_depth_video_index(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Reads the frames of a video or a camera, upright and with their exact times, by PyAV (FFmpeg's libraries)."""
+"""Reads the frames of a video or a camera, as they are displayed and with their times, by PyAV (FFmpeg's libraries)."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
@@ -13,19 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from dajax.errors import ConfigError, ImageError, missing_extra
-from dajax.images.urls import is_url
+from dajax.errors import ImageError
 from dajax.limits import MAX_PIXELS
+from dajax.video.clock import Clock
+from dajax.video.displayed import displayed, pixel_aspect, shown_size
+from dajax.video.ending import is_cut_off
+from dajax.video.opening import OPEN, decoder_of, import_av, open_video, said
 
-# Containers that hold frames themselves. Playlists and lists of files (hls, dash, concat, image sequences) would open
-# other files, which nobody has named.
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,nut,asf,mxf,yuv4mpegpipe,mjpeg,h264,hevc,ivf"
-)
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-# So many seconds may be missing at the end of the stated length: it is rounded, and the last frame has no length.
-_TOLERANCE = 1.0
-_CAMERA = re.compile(r"webcam:(\d+)")
+# The stated length of a video is rounded, and the last frame has no length: it may be wrong by so much, in seconds or
+# as a share.
+_TOLERANCE = (1.0, 0.02)
+# What lies outside is no number of frames per second. Encoders refuse some of that.
+_RATES = (Fraction(1, 1000), Fraction(1000))
+# Frames that are decoded, at most, from where a search ends to the frame that is searched for. Encoders put a frame
+# that can be decoded alone after 250 others, if nobody asks for something else.
+_SEARCHED = 300
+# Audio packets that wait, at most, for a frame that says what their times are: twenty seconds.
+_WAITING = 1000
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Frame:
     """A frame as players show it.
 
     Attributes:
-        pixels: the image, uint8 [height, width, 3], RGB, upright.
-        pts: the time at which it is shown, in units of `time_base`.
+        pixels: the image, uint8 [height, width, 3], RGB for an SDR display, upright, with square pixels.
+        pts: the time at which it is shown, in units of `time_base`, see `VideoReader`.
         time_base: the unit of `pts`, in seconds.
     """
 
@@ -49,18 +55,26 @@ class Frame:
 
 
 class VideoReader:
-    """Reads the frames of a video, in order, one at a time.
+    """Reads the frames of a video as players show them, in order, one at a time.
+
+    A frame is turned and mirrored as the file asks, its pixels are made square, transparency is laid on white, and HDR
+    becomes SDR (ITU-R BT.2390). A video that states no colour matrix is read by BT.601 up to 1279x576 pixels, and else
+    by BT.709. `notes` says what of this could not be done.
 
     It does not rely on the counts and lengths that a file states. If the video breaks off or changes its size, the
     iteration ends there and `problem` says why. Damaged frames are skipped, as players do, and `problem` counts them.
 
+    Times are those of the file. If its clock begins later than after one second, or before 0, as those of recorded
+    broadcasts do, times are counted from the first frame, or from the first audio where `on_audio` is given and the
+    audio is earlier.
+
     Args:
         source: a video file, or "webcam:0" for the first camera.
-        on_audio: called with each packet of the first audio stream.
+        on_audio: called with each packet of the first audio stream. The times in it are counted as those of the frames.
 
     Attributes:
         source: the same as the argument.
-        size: (height, width) of the upright frames.
+        size: (height, width) of the frames as they are shown.
         time_base: the unit of `Frame.pts`, in seconds.
         rate: the mean number of frames per second.
         expected: the number of frames that the file states, which may be wrong; 0 if it is unknown.
@@ -68,6 +82,7 @@ class VideoReader:
         audio: the first audio stream, or None.
         count: the number of frames that were read so far.
         problem: After the last frame: what the video lacks; empty if it is whole.
+        notes: what of the video is not shown as it asks, a sentence each.
 
     Raises:
         ImageError: the file cannot be read as a video, or has no frames.
@@ -78,25 +93,12 @@ class VideoReader:
         av = import_av()
         self.source = os.fspath(source)
         self._name = repr(self.source)
-        camera = _CAMERA.fullmatch(os.fspath(source))
-        self.is_live = camera is not None
         self.count = 0
         self.problem = ""
+        self.notes: set[str] = set()
         self._on_audio = on_audio
-        if is_url(source):
-            raise ImageError(f"{self._name}: videos are not read from URLs; download it first")
-        if not camera and not os.path.isfile(source):
-            reason = "is not a file" if os.path.exists(source) else "does not exist"
-            raise ImageError(f"{self._name} {reason}")
-        try:
-            if camera:
-                device, form = camera_device(int(camera[1]))
-                self._container = av.open(device, format=form)
-            else:
-                # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
-                self._container = av.open(f"file:{os.path.abspath(source)}", options=dict(_OPTIONS))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise ImageError(f"{self._name}: cannot be opened as a video ({_said(error)})") from error
+        self._early_audio: deque[Any] = deque()  # packets that come before the frames of their time
+        self._container, self.is_live = open_video(self.source)
         try:
             self._start(av)
         except BaseException:
@@ -110,16 +112,25 @@ class VideoReader:
         if not videos:
             raise ImageError(f"{self._name}: has no video")
         self._stream = videos[0]
-        self._stream.thread_type = "AUTO"
-        self.audio = streams.audio[0] if streams.audio else None
         self.time_base: Fraction = self._stream.time_base
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
+        # After close, a stream must not be asked for anything: PyAV would read memory that was given back.
+        self._index, self._length = self._stream.index, max(self._stated_length(), 0.0)
+        self._decoder = decoder_of(self._stream, self._name, self.notes)
+        self._like = None
+        if self._decoder is not self._stream.codec_context:  # Only that one passes on what the container says.
+            with suppress(av.error.FFmpegError), av.open(self._container.name, **OPEN) as container:
+                self._like = next(container.decode(container.streams[self._index]), None)
+        self.audio = streams.audio[0] if streams.audio else None
+        rates = self._stream.average_rate, self._stream.guessed_rate
+        self.rate = next((rate for rate in rates if rate and _RATES[0] <= rate <= _RATES[1]), Fraction(30))
+        self._aspect = pixel_aspect(self._stream.sample_aspect_ratio, self.notes)
+        self._clock = Clock(self.time_base, self.rate, self.audio if self._on_audio else None, self.notes)
         self._frames = self._decoded(av)
         self._ahead: Frame | None = next(self._frames, None)
         if self._ahead is None:
             raise ImageError(f"{self._name}: has no frames{f' ({self.problem})' if self.problem else ''}")
         self.size = (self._ahead.pixels.shape[0], self._ahead.pixels.shape[1])
-        self.expected = int(self._stream.frames or round(self._length() * self.rate))
+        self.expected = int(self._stream.frames or round(self._length * self.rate))
 
     def __enter__(self) -> VideoReader:
         return self
@@ -143,32 +154,60 @@ class VideoReader:
         self.count += 1
         return frame
 
-    def samples(self, count: int) -> list[Frame]:
+    def samples(self, count: int, seconds: float | None = None) -> list[Frame]:
         """Return up to `count` frames that are spread over the video. The position of this reader does not change.
 
-        There are fewer where the video cannot be searched, and none for a camera.
+        There are none for a camera, and none where the frames that are found do not span the video, because the file
+        states a wrong length or none, or cannot be searched.
+
+        Args:
+            count: the number of frames.
+            seconds: Only the beginning of the video is meant, of this length.
         """
         if self.is_live:
             return []
+        length = self._length
+        reach = min((span for span in (length, seconds) if span), default=0.0)
+        if not reach:
+            return []
         av = import_av()
-        found: list[Frame] = []
-        length = self._length()
-        start = float((self._stream.start_time or 0) * self.time_base)
-        with av.open(self._container.name, options=dict(_OPTIONS)) as container:
-            stream = container.streams[self._stream.index]
-            for place in range(count):
-                at = int((start + length * (place + 0.5) / count) / self.time_base)
-                try:
-                    container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
-                    decoded = container.decode(stream)
-                    frame = next((frame for frame in decoded if frame.pts is not None and frame.pts >= at), None)
-                except av.error.FFmpegError:
-                    continue
-                if frame is not None and frame.pts not in {seen.pts for seen in found}:
-                    found.append(Frame(_upright(frame), frame.pts, self.time_base))
-        return found
+        found: dict[int, Frame] = {}
+        with av.open(self._container.name, **OPEN) as container:
+            stream = container.streams[self._index]
+            decoder = decoder_of(stream, self._name, self.notes)
+            places = [reach * (place + 0.5) / count for place in range(count)]
+            for place in places:
+                if (frame := self._searched(container, stream, decoder, place)) is not None:
+                    found[frame.pts] = Frame(self._shown(frame), frame.pts - self._clock.shift, self.time_base)
+            if reach == length:
+                # The video has another length if it goes on after its end.
+                beyond = length + max(_TOLERANCE[0], _TOLERANCE[1] * length)
+                if self._searched(container, stream, decoder, beyond) is not None:
+                    return []
+        frames = [found[pts] for pts in sorted(found)]
+        spans = len(frames) >= min(count, 2) and frames[-1].seconds >= 0.75 * places[-1]
+        return frames if spans else []
 
-    def _length(self) -> float:
+    def _searched(self, container: Any, stream: Any, decoder: Any, seconds: float) -> Any | None:
+        """Return the first frame that is shown at a time or later; None if there is none, or if it is far away."""
+        av = import_av()
+        at = self._clock.shift + math.ceil(seconds / self.time_base)
+        passed = 0
+        try:
+            container.seek(at, stream=stream)  # to an earlier frame, from which it can be decoded
+            decoder.flush_buffers()
+            for packet in container.demux(stream):
+                for frame in decoder.decode(packet):
+                    if frame.pts is not None and frame.pts >= at:
+                        return frame
+                    passed += 1
+                if passed > _SEARCHED:
+                    return None
+        except (av.error.FFmpegError, OSError):
+            pass
+        return None
+
+    def _stated_length(self) -> float:
         """Return how many seconds of video the file states; 0 if it states none."""
         stream = self._stream
         if stream.duration:
@@ -180,89 +219,66 @@ class VideoReader:
         return 0.0
 
     def _decoded(self, av: Any) -> Iterator[Frame]:
-        last: int | None = None
         size: tuple[int, int] | None = None
-        first = 0.0
-        ticks = max(round(1 / (self.rate * self.time_base)), 1)
+        self._damaged = 0
+        try:
+            for frame in self._read(av):
+                pixels = self._shown(frame)
+                if size not in (None, pixels.shape[:2]):
+                    now = f"{pixels.shape[0]}x{pixels.shape[1]}"
+                    self.problem = f"from frame {self.count} on, frames are {now} (height x width), not {_by(size)}"
+                    return
+                size = pixels.shape[:2]
+                time = self._clock.of_frame(frame.pts)
+                self._pass_audio()
+                yield Frame(pixels, time, self.time_base)
+            self._pass_audio(ended=True)
+            cut_off = not self.is_live and is_cut_off(self.source)
+        except (av.error.FFmpegError, OSError) as error:
+            self.problem = f"it cannot be read after frame {self.count} ({said(error)})"
+            return
+        problems = [f"{self._damaged} of its frames are damaged"] if self._damaged else []
+        if cut_off:
+            problems.append(f"it ends after {self.count} frames, because the file is cut off")
+        self.problem = "; ".join(problems)
+
+    def _read(self, av: Any) -> Iterator[Any]:
+        """Yield the decoded frames, and pass audio on."""
         listened = [self._stream] + ([self.audio] if self.audio is not None and self._on_audio else [])
-        damaged = 0
         try:
             for packet in self._container.demux(listened):
                 if packet.stream is not self._stream:
-                    if packet.dts is not None and self._on_audio is not None:
-                        self._on_audio(packet)
+                    if packet.dts is not None:
+                        self._early_audio.append(packet)
+                        self._pass_audio()
                     continue
                 try:
-                    decoded = packet.decode()
-                except av.error.InvalidDataError:
+                    decoded = self._decoder.decode(packet)
+                except (av.error.InvalidDataError, av.error.ExternalError):
                     # The following frames may be whole again.
-                    damaged, decoded = damaged + 1, []
+                    self._damaged, decoded = self._damaged + 1, []
                 for frame in decoded:
-                    damaged += frame.is_corrupt
-                    pixels = _upright(frame)
-                    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-                        raise ImageError(f"{self._name}: its frames have more than {MAX_PIXELS:,} pixels")
-                    if size not in (None, pixels.shape[:2]):
-                        now = f"{pixels.shape[0]}x{pixels.shape[1]}"
-                        self.problem = f"from frame {self.count} on, frames are {now} (height x width), not {_by(size)}"
-                        return
-                    size = pixels.shape[:2]
-                    pts = frame.pts if frame.pts is not None else (0 if last is None else last + ticks)
-                    if last is None:
-                        first = float(pts * self.time_base)
-                    else:  # of two frames at one time the second comes one tick later
-                        pts = max(pts, last + 1)
-                    last = pts
-                    yield Frame(pixels, pts, self.time_base)
+                    self._damaged += frame.is_corrupt
+                    yield frame
         except av.error.EOFError:
             pass
-        except (av.error.FFmpegError, OSError) as error:
-            self.problem = f"it cannot be read after frame {self.count} ({_said(error)})"
-            return
-        if damaged:
-            self.problem = f"{damaged} of its frames are damaged"
-        if last is None or self.is_live:
-            return
-        end = float(last * self.time_base) - first + float(1 / self.rate)
-        length = self._length()
-        if length - end > max(_TOLERANCE, 0.02 * length):
-            ended = f"it ends after {end:.1f} seconds, but the file states {length:.1f}"
-            self.problem = f"{ended}; {self.problem}" if self.problem else ended
 
+    def _shown(self, frame: Any) -> np.ndarray:
+        height, width = shown_size(frame.height, frame.width, self._aspect)
+        if height * width > MAX_PIXELS:
+            raise ImageError(f"{self._name}: its frames have more than {MAX_PIXELS:,} pixels")
+        try:
+            return displayed(frame, self._aspect, self.notes, self._like)
+        except ImageError as error:
+            raise ImageError(f"{self._name}: {error}") from error
 
-def camera_device(number: int) -> tuple[str, str]:
-    """Return the name of a camera on this system, and its format in FFmpeg.
-
-    Raises:
-        ConfigError: Cameras have no numbers on this system.
-    """
-    if sys.platform == "darwin":
-        return str(number), "avfoundation"
-    if sys.platform == "win32":
-        raise ConfigError("cameras can be read on Linux and macOS only")
-    return f"/dev/video{number}", "v4l2"
-
-
-def import_av() -> Any:
-    """Return PyAV.
-
-    Raises:
-        ConfigError: PyAV is not installed.
-    """
-    try:
-        import av
-        import av.error
-        import av.stream
-    except ImportError as error:
-        raise ConfigError(missing_extra("video", "videos need PyAV")) from error
-    return av
-
-
-def _upright(frame: Any) -> np.ndarray:
-    pixels = frame.to_ndarray(format="rgb24")
-    # The rotation is counterclockwise, in degrees; phones write multiples of 90.
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    def _pass_audio(self, *, ended: bool = False) -> None:
+        """Pass on the audio packets of which the times are known."""
+        while self._early_audio and self._clock.runs and self._on_audio is not None:
+            wait = not ended and len(self._early_audio) < _WAITING
+            if not self._clock.set_packet(self._early_audio[0], wait=wait):
+                return
+            self._on_audio(self._early_audio.popleft())
 
 
 def _clock(text: str) -> float:
@@ -273,7 +289,3 @@ def _clock(text: str) -> float:
 
 def _by(size: tuple[int, ...] | None) -> str:
     return "x".join(map(str, size or ()))
-
-
-def _said(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -20,13 +20,12 @@ from dajax.errors import ConfigError, ImageError
 from dajax.files import in_the_way_of
 from dajax.images.read import DecodedImage
 from dajax.inference.estimator import DepthEstimator
-from dajax.video.raw import Ffv1Writer, NpzWriter, RawWriter
+from dajax.video.raw import RAW_ENDINGS, Ffv1Writer, NpzWriter, RawWriter, remove_older
 from dajax.video.reading import Frame, VideoReader
 from dajax.video.smoothing import Smoother
 from dajax.video.writing import VideoWriter, check_video_name
 
 RawVideo = Literal["none", "ffv1", "npz"]
-RAW_ENDINGS: dict[str, str] = {"ffv1": "_depth.mkv", "npz": "_depth.npz"}
 # The number of frames, spread over a video, from which the range of the colours is taken.
 _SAMPLES = 24
 # The number of first frames from which it is taken where a video cannot be searched, such as that of a camera.
@@ -89,12 +88,14 @@ class VideoReport:
         written: the files.
         limits: the depths at the ends of the colours.
         problem: what the video lacked, so that the output is called `NAME.partial.SUFFIX`; empty if it is whole.
+        notes: what of the video is not shown as it asks, and which files of an earlier run were removed.
     """
 
     frames: int = 0
     written: list[Path] = field(default_factory=list)
     limits: tuple[float, float] = (0.0, 0.0)
     problem: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def depth_of_frames(
@@ -149,7 +150,7 @@ def depth_video(
     on_frame: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
 ) -> VideoReport:
-    """Write a video of coloured depth with as many frames as the source, at the same times, upright.
+    """Write a video of coloured depth with as many frames as the source, at the same times, in the shape that is shown.
 
     Memory does not grow with the length of the video: it holds about sixty frames.
 
@@ -157,7 +158,7 @@ def depth_video(
         estimator: Estimates the depth.
         source: a video file, or "webcam:0" for the first camera, which is read until `stop` is set.
         output: a .mp4, .mov, .mkv or .webm file; its folder is made if it does not exist. Raw depth is written beside
-            it.
+            it, and that of an earlier run is removed.
         settings: how the video is made; None: the defaults.
         model: the name of the model, which becomes part of raw files.
         on_start: called once with the number of frames that the source states, 0 if that is unknown.
@@ -205,6 +206,9 @@ def depth_video(
         except BaseException:
             writers.abandon()
             raise
+        report.notes = sorted(reader.notes)
+    if older := remove_older(output, report.written, partial=bool(report.problem)):
+        report.notes.append(f"raw depth of an earlier run was removed: {', '.join(map(str, older))}")
     return report
 
 
@@ -226,7 +230,7 @@ def _limits(
     """Return the depths at the ends of the colours, and the pairs that this has already taken from `depths`."""
     if settings.limits is not None:
         return settings.limits, []
-    samples = [DecodedImage(frame.pixels) for frame in reader.samples(_SAMPLES)]
+    samples = [DecodedImage(frame.pixels) for frame in reader.samples(_SAMPLES, settings.seconds)]
     seen = list(estimator.stream(samples, source_size=False))
     first: list[tuple[Frame, np.ndarray]] = []
     if not seen:

@@ -17,10 +17,15 @@ import numpy as np
 
 from dajax.errors import ConfigError, ImageError
 from dajax.files import temporary_path
-from dajax.video.reading import import_av
+from dajax.video.displayed import BT601, BT709, matrix_of_size
+from dajax.video.opening import import_av
 
 # The codec of each container.
 _CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+# PyAV's `Colorspace` has numbers of its own.
+_SWSCALE = {BT601: 5, BT709: 1}
+# FFmpeg's number of the range in which black is 16 and white is 235.
+LIMITED = 1
 COLOUR_SUFFIXES = tuple(_CODECS)
 
 
@@ -63,6 +68,8 @@ def partial_name(path: Path) -> Path:
 class VideoWriter:
     """Writes a video of coloured frames, each at the time of the frame from which it was made.
 
+    The file says how colours are stored: by BT.601 up to 1279x576 pixels, and else by BT.709, in the limited range.
+
     Args:
         path: a .mp4, .mov, .mkv or .webm file. MP4 and MOV keep times exactly; Matroska and WebM round to milliseconds.
         size: (height, width) of the frames. An odd side gets one more row or column, because the codecs store colours
@@ -104,9 +111,14 @@ class VideoWriter:
             quality = {"crf": "30", "b": "0", "cpu-used": "4"}
             if codec == "libx264":
                 quality = {"crf": "18", "preset": "veryfast"}
+            # The rate says how to spend bits; frames have their own times. Encoders refuse what these cannot have.
+            rate = min(max(rate, Fraction(1)), 1 / time_base)
             self._stream = self._container.add_stream(codec, rate=rate, options=quality)
             self._stream.height, self._stream.width = size[0] + self._odd[0], size[1] + self._odd[1]
             self._stream.pix_fmt = "yuv420p"
+            # A player that does not read the tags guesses the same by the size.
+            self._matrix = matrix_of_size(self._stream.height, self._stream.width)
+            set_colours(self._stream.codec_context, self._matrix)
             self._stream.time_base = self._stream.codec_context.time_base = time_base
             self._audio = None
             if audio is not None:
@@ -128,6 +140,8 @@ class VideoWriter:
         if any(self._odd):
             pixels = np.pad(pixels, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=_SWSCALE[self._matrix], dst_color_range=LIMITED)
+        set_colours(frame, self._matrix)
         frame.pts, frame.time_base = pts, self._stream.codec_context.time_base
         self._mux(frame)
 
@@ -170,6 +184,15 @@ class VideoWriter:
         with suppress(av.error.FFmpegError, OSError, ValueError):
             self._container.close()
         self._file.drop()
+
+
+def set_colours(target: Any, matrix: int) -> None:
+    """Tag a frame or an encoder with a matrix of ITU-T H.273, and with the primaries and the curve that belong to it.
+
+    BT.601 (525 lines) and BT.709 have the same number in all three tables of H.273 (6 and 1). The range is limited.
+    """
+    target.colorspace = target.color_primaries = target.color_trc = matrix
+    target.color_range = LIMITED
 
 
 def url_of(path: Path) -> str:

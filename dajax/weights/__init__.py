@@ -6,6 +6,7 @@ from dajax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dajax.weights.conversion import convert as convert
+    from dajax.weights.loading import load_encoder as load_encoder
     from dajax.weights.random import random_params as random_params
     from dajax.weights.shapes import parameter_shapes as parameter_shapes
 else:
@@ -13,6 +14,7 @@ else:
         __name__,
         {
             "conversion": ["convert"],
+            "loading": ["load_encoder"],
             "random": ["random_params"],
             "shapes": ["parameter_shapes"],
         },

@@ -17,11 +17,18 @@ from dajax.errors import AssumedKindWarning, ConfigError, WeightsError, shown
 from dajax.json_fields import read_json
 from dajax.weights.checkpoint_files import Files
 from dajax.weights.mapping import Source, sources, torch_shape
-from dajax.weights.names import NamedModel, bare_encoder, choose, find_models, nearest_layout, refuse_unmerged
+from dajax.weights.names import (
+    NamedModel,
+    choose,
+    find_bare_encoders,
+    find_models,
+    nearest_layout,
+    refuse_unmerged,
+)
 from dajax.weights.report import raise_problems, some_of
 from dajax.weights.safetensors_io import SafetensorsFile
 from dajax.weights.shapes import Shape, parameter_shapes
-from dajax.weights.structure import consistent_structure, differences, joined
+from dajax.weights.structure import consistent_structure, differences, encoder_structure, joined
 from dajax.weights.torch_files.torch_file import TorchFile
 
 WeightsFile = SafetensorsFile | TorchFile
@@ -110,7 +117,29 @@ def find_model(path: Path, tensors: Tensors, prefix: str | None) -> FoundModel:
     if prefix is None and len(models) > 1:
         # Half a copy, such as that of an optimizer, is no second model.
         models = [model for model in models if _is_consistent(model, tensors)] or models
+    return _found(path, tensors, choose(models, prefix, path))
+
+
+def find_encoder(path: Path, tensors: Tensors, prefix: str | None) -> tuple[FoundModel, bool]:
+    """Return the encoder of the one model in a checkpoint, or a DINOv2 encoder alone; see `find_model`.
+
+    Returns:
+        The encoder's tensors, and whether there are a neck and a head as well.
+
+    Raises:
+        WeightsError: there is no encoder, there are several, its weights are not merged, or it is of another family.
+    """
+    refuse_unmerged(tensors, path)
+    models = find_models(tensors, path) or find_bare_encoders(tensors, path)
+    if not models:
+        raise _no_model(path, tensors)
     chosen = choose(models, prefix, path)
+    found = _found(path, tensors, chosen)
+    inside = {plain: tensor for plain, tensor in found.tensors.items() if plain.startswith(chosen.layout.table)}
+    return found._replace(tensors=inside), chosen.is_whole
+
+
+def _found(path: Path, tensors: Tensors, chosen: NamedModel) -> FoundModel:
     refuse_other_models(path, chosen.names, tensors)
     inside = set(chosen.names.values())
     return FoundModel(
@@ -127,6 +156,12 @@ def _is_consistent(model: NamedModel, tensors: Tensors) -> bool:
     return consistent_structure(model.table, shapes) is not None
 
 
+_ENCODER_ALONE = (
+    "it is no depth model. Training can start from it with a fresh head: encoder_only = true, or "
+    "dajax.weights.load_encoder"
+)
+
+
 def _no_model(path: Path, tensors: Tensors) -> WeightsError:
     """Say what a checkpoint without a whole model is instead."""
     refuse_other_models(path, {name: name for name in tensors}, tensors)
@@ -134,11 +169,9 @@ def _no_model(path: Path, tensors: Tensors) -> WeightsError:
     if parts := find_models(tensors, path):
         lacking = " and ".join(start.rstrip("./") for start in parts[0].layout.rest)
         some = some_of(list(parts[0].names.values()), 2)
-        return WeightsError(f"{path} has an encoder ({some}) without {lacking}: it is no depth model")
-    if bare_encoder(names):
-        return WeightsError(
-            f"{path} is a DINOv2 encoder without neck and head ({some_of(names)}): it is no depth model"
-        )
+        return WeightsError(f"{path} has an encoder ({some}) without {lacking}: {_ENCODER_ALONE}")
+    if find_bare_encoders(tensors, path):
+        return WeightsError(f"{path} is a DINOv2 encoder without neck and head ({some_of(names)}): {_ENCODER_ALONE}")
     layout, missing = nearest_layout(names)
     return WeightsError(
         f"{path} has no model of Depth Anything: its {len(names):,} tensors are named {some_of(names)}. The nearest "
@@ -227,9 +260,12 @@ def config_of_kind(path: Path, tensors: Tensors, kind: str) -> DepthAnythingConf
     return _without_absent(constructors[kind](), tensors)
 
 
+_SIZES = ("small", "base", "large", "giant")
+
+
 def _released_size(path: Path, tensors: Tensors) -> str:
     shapes = {tensor.shape for tensor in tensors.values()}
-    for size in ("small", "base", "large", "giant"):
+    for size in _SIZES:
         config: DepthAnythingConfig = getattr(DepthAnythingConfig, size)()
         if (1, 1, config.backbone_config.hidden_size) in shapes and (config.fusion_hidden_size,) in shapes:
             return size
@@ -239,15 +275,45 @@ def _released_size(path: Path, tensors: Tensors) -> str:
     )
 
 
-def make_plan(path: Path, model: FoundModel, config: DepthAnythingConfig) -> Plan:
+def encoder_config(path: Path, found: FoundModel) -> DepthAnythingConfig:
+    """Return the config of a relative model with an encoder that came alone, as its shapes show it.
+
+    Taps, neck and head are those of the released model with such an encoder; without one, the taps divide the layers
+    evenly, and neck and head are those of Small.
+
+    Raises:
+        WeightsError: the shapes are those of no encoder.
+        ConfigError: the encoder is out of bounds.
+    """
+    encoder = encoder_structure(found.table, {name: tensor.shape for name, tensor in found.tensors.items()})
+    if encoder is None:
+        names = some_of([tensor.name for tensor in found.tensors.values()])
+        raise WeightsError(f"{path}: the shapes of its encoder's tensors ({names}) are not those of DINOv2")
+    depth, width = encoder.num_hidden_layers, encoder.hidden_size
+    released = [getattr(DepthAnythingConfig, size)() for size in _SIZES]
+    for config in released:
+        if (config.backbone_config.num_hidden_layers, config.backbone_config.hidden_size) == (depth, width):
+            encoder = replace(encoder, out_indices=config.backbone_config.out_indices)
+            return replace(config, backbone_config=encoder, patch_size=encoder.patch_size)
+    encoder = replace(encoder, out_indices=tuple(depth * quarter // 4 for quarter in range(1, 5)))
+    return replace(released[0], backbone_config=encoder, patch_size=encoder.patch_size, reassemble_hidden_size=width)
+
+
+def make_plan(path: Path, model: FoundModel, config: DepthAnythingConfig, part: str = "") -> Plan:
     """Check the name, type and shape of every tensor, and return where each parameter comes from.
+
+    Args:
+        path: the file of weights, for messages.
+        model: its tensors.
+        config: what they are to fit.
+        part: the beginning of the paths of the parameters that are wanted; empty: all.
 
     Raises:
         WeightsError: tensors are missing, are left over, or have another type or shape. The message has a few of each
             kind; or, if the config is that of another size, its fields that differ.
     """
     tensors = model.tensors
-    shapes = parameter_shapes(config)
+    shapes = {flax: shape for flax, shape in parameter_shapes(config).items() if flax.startswith(part)}
     plan = {flax: (source, shapes[flax]) for flax, source in sources(model.table, shapes).items()}
     expected = {name for source, _ in plan.values() for name in source.names}
     missing = sorted(expected - tensors.keys())
@@ -301,6 +367,7 @@ _SIGNS = {
     "storage_tokens": "DINOv3",
     "embeddings.patch_embeddings.weight": "DINOv3",  # before register_tokens, which it has too
     "register_tokens": "DINOv2 with registers",
+    "reg_token": "DINOv2 with registers",
     "prompt_depth": "Prompt Depth Anything",
     "resConfUnit_depth": "Prompt Depth Anything",
     "residual_layer_depth": "Prompt Depth Anything",

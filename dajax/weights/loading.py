@@ -33,6 +33,8 @@ from dajax.weights.load_plan import (
     all_tensors,
     choose_config,
     config_of_kind,
+    encoder_config,
+    find_encoder,
     find_model,
     make_plan,
 )
@@ -120,6 +122,7 @@ def load(
         for file in opened:
             if isinstance(file, TorchFile):
                 file.verify_rest()
+                _say_foreign(file)
     narrowed = dtype_of is _as_in_file and not _has_float64()
     if narrowed and any(tensor.dtype == np.float64 for tensor in tensors.values()):
         warnings.warn(
@@ -138,6 +141,45 @@ def load(
         )
     _say_licence(name)
     return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
+
+
+def load_encoder(
+    name: str | os.PathLike[str],
+    *,
+    config: DepthAnythingConfig | None = None,
+    prefix: str | None = None,
+    style: str | None = None,
+    **hub_options: Unpack[HubOptions],
+) -> tuple[DepthAnythingConfig, dict[str, Any]]:
+    """Load the encoder of a checkpoint, to train a fresh head on it.
+
+    Args:
+        name: as for `dajax.load`. It may also be a DINOv2 encoder alone: "facebook/dinov2-small" and its files, or a
+            file of its authors.
+        config: replaces the checkpoint's config.json.
+        prefix: as for `dajax.load`.
+        style: as for `dajax.load`.
+        hub_options: see `dajax.hub.HubOptions`.
+
+    Returns:
+        The config of a model with this encoder, and the params {"backbone": ...} in float32. The config is the
+        checkpoint's. For an encoder alone it is that of the released relative model with such an encoder.
+
+    Raises:
+        WeightsError: the encoder is missing or damaged, or does not fit its config.
+        ConfigError: config.json or an argument is wrong.
+        HubError: the files cannot be downloaded from the Hub.
+    """
+    files = find_files(name, hub_options)
+    with _open_all(files.weights) as opened:
+        found, is_whole = find_encoder(files.weights, all_tensors(opened), prefix)
+        if config is None and not is_whole:
+            config = encoder_config(files.weights, found)
+        elif config is None:
+            config = choose_config(files, found.tensors, None)
+        config = config if style is None else config.with_style(style)
+        plan = make_plan(files.weights, found, config, part="backbone/")
+        return config, _read_all(plan, found.tensors, lambda path: np.dtype(np.float32), None, True)
 
 
 # Checkpoints whose licence this process has already warned about.
@@ -186,6 +228,16 @@ def _open_all(weights: Path) -> Iterator[list[WeightsFile]]:
     """Open a file of weights, or every file that an index lists."""
     with ExitStack() as stack:
         yield [stack.enter_context(closing(open_weights(path))) for path in find_shards(weights)]
+
+
+def _say_foreign(file: TorchFile) -> None:
+    if file.foreign:
+        warnings.warn(
+            f"{file.path} holds more than tensors: values of {some_of(file.foreign)} were skipped, and nothing of them "
+            "was imported or run",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _say_licence(name: Any) -> None:

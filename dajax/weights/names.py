@@ -45,8 +45,11 @@ _LAYOUTS = (
     Layout("dajax", "backbone/", ("neck/", "head/"), "backbone/embeddings/cls_token", "backbone/"),
 )
 _TABLES = {"backbone.": "huggingface", "pretrained.": "official", "backbone/": "flax"}
-# A class token without these beginnings is that of a DINOv2 encoder alone, as Transformers or its authors save it.
-_BARE_TOKENS = ("embeddings.cls_token", "cls_token")
+# DINOv2 alone. What ends with the first token also ends with the second, so the order matters.
+_BARE_LAYOUTS = (
+    Layout("DINOv2 in Transformers", "", (), "embeddings.cls_token", "backbone."),
+    Layout("DINOv2's authors", "", (), "cls_token", "pretrained."),
+)
 
 
 class NamedModel(NamedTuple):
@@ -65,7 +68,8 @@ class NamedModel(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether it has neck and head, too."""
-        return all(any(name.startswith(start) for name in self.names) for start in self.layout.rest)
+        rest = self.layout.rest
+        return bool(rest) and all(any(name.startswith(start) for name in self.names) for start in rest)
 
     @property
     def table(self) -> str:
@@ -84,11 +88,21 @@ def find_models(names: Collection[str], where: object) -> list[NamedModel]:
     Raises:
         WeightsError: two names of one model mean the same tensor.
     """
+    return _find(names, where, _LAYOUTS)
+
+
+def find_bare_encoders(names: Collection[str], where: object) -> list[NamedModel]:
+    """Return the DINOv2 encoders in a checkpoint that has no model; see `find_models`."""
+    return _find(names, where, _BARE_LAYOUTS)
+
+
+def _find(names: Collection[str], where: object, layouts: Sequence[Layout]) -> list[NamedModel]:
     found = []
     for name in names:
-        for layout in _LAYOUTS:
+        for layout in layouts:
             if (prefix := _before(name, layout.token)) is not None:
                 found.append((prefix, layout))
+                break
     # A name belongs to the model with the longest prefix that it begins with.
     others = {prefix for prefix, _ in found}
     return [
@@ -202,8 +216,3 @@ def nearest_layout(names: Collection[str]) -> tuple[Layout, list[str]]:
 
     best = max(_LAYOUTS, key=lambda layout: (-len(missing(layout)), count(layout.encoder)))
     return best, missing(best)
-
-
-def bare_encoder(names: Collection[str]) -> bool:
-    """Whether these are the names of a DINOv2 encoder without neck and head."""
-    return any(_before(name, token) is not None for name in names for token in _BARE_TOKENS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dajax.config import DepthAnythingConfig, Dinov2Config
 from dajax.errors import ConfigError
@@ -46,15 +47,29 @@ def consistent_structure(table: str, shapes: Mapping[str, Shape]) -> DepthAnythi
     return structure if fits else None
 
 
-def _structure(shapes: Mapping[str, Shape]) -> DepthAnythingConfig:
+def encoder_structure(table: str, shapes: Mapping[str, Shape]) -> Dinov2Config | None:
+    """Return the config of an encoder with tensors of these shapes, without taps; None if they are of no encoder.
+
+    Heads are 64 wide, as in every DINOv2: tensors do not show it.
+
+    Args:
+        table: the names that the tensors have; see `dajax.weights.mapping.TABLES`.
+        shapes: {name: shape}.
+    """
+    try:
+        return _encoder(flax_shapes(table, shapes))
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _encoder(shapes: Mapping[str, Shape]) -> Dinov2Config:
     width = shapes["backbone/embeddings/cls_token"][2]
     patch, _, channels, _ = shapes["backbone/embeddings/patch_embeddings/kernel"]
     grid = round((shapes["backbone/embeddings/position_embeddings"][1] - 1) ** 0.5)
     swiglu = "backbone/layer_0/mlp/weights_out/kernel" in shapes
     hidden = shapes[f"backbone/layer_0/mlp/{'weights_out' if swiglu else 'fc2'}/kernel"][0]
     layers = {int(number) for path in shapes for number in re.findall(r"^backbone/layer_(\d+)/", path)}
-    levels = sorted({int(number) for path in shapes for number in re.findall(r"^neck/conv_(\d+)/", path)})
-    encoder = Dinov2Config(
+    return Dinov2Config(
         hidden_size=width,
         num_hidden_layers=max(layers) + 1,
         num_attention_heads=max(width // 64, 1) if width % 64 == 0 else 1,
@@ -66,12 +81,18 @@ def _structure(shapes: Mapping[str, Shape]) -> DepthAnythingConfig:
         qkv_bias="backbone/layer_0/attention/query/bias" in shapes,
         use_swiglu_ffn=swiglu,
         use_mask_token="backbone/embeddings/mask_token" in shapes,
-        out_indices=tuple(range(max(layers) + 2 - len(levels), max(layers) + 2)),
     )
+
+
+def _structure(shapes: Mapping[str, Shape]) -> DepthAnythingConfig:
+    levels = sorted({int(number) for path in shapes for number in re.findall(r"^neck/conv_(\d+)/", path)})
+    encoder = _encoder(shapes)
+    last = encoder.num_hidden_layers + 1
+    encoder = replace(encoder, out_indices=tuple(range(last - len(levels), last)))
     return DepthAnythingConfig(
         backbone_config=encoder,
-        patch_size=patch,
-        reassemble_hidden_size=width,
+        patch_size=encoder.patch_size,
+        reassemble_hidden_size=encoder.hidden_size,
         reassemble_factors=tuple(_factor(shapes, level) for level in levels),
         neck_hidden_sizes=tuple(shapes[f"neck/conv_{level}/kernel"][2] for level in levels),
         fusion_hidden_size=shapes["neck/conv_0/kernel"][3],

@@ -54,6 +54,25 @@ def test_same_pixels_in_order(tmp_path, pool):
         assert decoded.image.content == expected.content
 
 
+def test_how_images_are_read(tmp_path, pool):
+    """The job's value range and --partial reach `read_image` in the other process."""
+    from PIL import Image
+
+    grey = np.arange(3000, 3000 + 32 * 48, dtype=np.uint16).reshape(32, 48)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(np.repeat(grey[:, :, None] % 256, 3, axis=2).astype(np.uint8)).save(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:-100])
+    source = find_items(tmp_path)
+    for value_range in ("auto", (3000, 4535)):
+        wide, cut = pool(reading={"value_range": value_range, "allow_truncated": True}).read(source.items)
+        expected = BUCKETS.process(read_image(tmp_path / "a.png", value_range=value_range))
+        np.testing.assert_array_equal(wide.image.pixels, expected.pixels)
+        assert "is truncated; what is missing is blank" in cut.notes[0]
+    wide, cut = pool().read(source.items)
+    assert "of 256 greys" in wide.notes[0]
+    assert "is truncated" in cut.reason
+
+
 def test_part_of_a_file_and_a_remote_one(tmp_path, pool):
     import fsspec
 
@@ -158,7 +177,7 @@ def png_header(width, height):
 
 
 def test_reasons_advise_nothing_that_a_job_cannot_do(tmp_path):
-    """The library's advice is for its callers: nobody passes arguments to the reader of a job."""
+    """The library's advice is for its callers: a job passes few arguments to its reader."""
     from PIL import Image
 
     from dajax.batch.decoder_process import answered
@@ -173,7 +192,7 @@ def test_reasons_advise_nothing_that_a_job_cannot_do(tmp_path):
     assert "it is a folder" in said["folder.jpg"]
     assert said["missing"].lower().count("no such file") == 1
     for text in said.values():
-        assert not re.search(r"[Pp]ass |\w=|find_images|_\w+\(", text), text
+        assert not re.search(r"[Pp]ass (?!value_range)|max_pixels|find_images", text), text
 
 
 def test_a_part_of_a_file_is_called_by_its_key(tmp_path, pool):

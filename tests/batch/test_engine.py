@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 
+import cv2
 import fsspec
 import numpy as np
 import pytest
@@ -138,8 +140,9 @@ def test_what_the_readers_and_the_network_are_asked_for(images, tmp_path, monkey
 
     monkeypatch.setattr(engine, "Decoders", Recording)
     estimator = PlainEstimator()
-    do(images, tmp_path, estimator, workers=1, decode_timeout=7.0, batch_size=3, buckets=2)
-    assert asked == {"count": 1, "timeout": 7.0, "ahead": 6, "buckets": 2}
+    do(images, tmp_path, estimator, workers=1, decode_timeout=7.0, batch_size=3, buckets=2, value_range="auto")
+    reading = {"value_range": "auto", "allow_truncated": False}
+    assert asked == {"count": 1, "timeout": 7.0, "ahead": 6, "buckets": 2, "reading": reading}
     assert estimator.asked_batch_size == 3
 
 
@@ -233,6 +236,29 @@ def test_values_that_do_not_fit_are_rejected_not_saved(images, tmp_path):
     assert len(read_rejects(other)) == GOOD + BAD
 
 
+def test_millimetres_in_png16(tmp_path):
+    """What does not fit is 0, is counted in the manifest, and in the report; another scale is another job."""
+    source = make_images(tmp_path / "images", good=2, bad=0)
+    metric = PlainEstimator(100.0, tiny_metric_config())
+    settings = {"formats": ("npy", "png16"), "png_scale": 0.001}
+    report = do(source, tmp_path / "out", metric, **settings)
+    assert report.noted == 2
+    for row in rows(tmp_path / "out"):
+        depth = np.load(tmp_path / "out" / row.output[0]).astype(np.float64)
+        stored = cv2.imread(str(tmp_path / "out" / row.output[1]), cv2.IMREAD_UNCHANGED)
+        fits = (depth >= 0.0005) & (depth < 65.5355)
+        assert 0 < fits.mean() < 1
+        np.testing.assert_array_equal(stored[~fits], 0)
+        assert np.abs(stored[fits] - 1000 * depth[fits]).max() <= 0.5 + 1e-6
+        count = f"{(~fits).sum():,} of {depth.size:,}"
+        said = (
+            f"{count} values do not fit into the 16-bit PNG, which holds 0.001 to 65.535 metres: they are stored as 0"
+        )
+        assert row.notes == [f"{said}, no value"]
+    with pytest.raises(JobError, match=r"png_scale was 0\.001 and is 0\.01"):
+        do(source, tmp_path / "out", metric, **{**settings, "png_scale": 0.01})
+
+
 @pytest.mark.parametrize("shards", [1, 4, 100])
 def test_tar_shards(images, undisturbed, tmp_path, shards):
     import tarfile
@@ -276,6 +302,30 @@ def test_parquet_shards(images, undisturbed, tmp_path, shards):
         npy, png = ((undisturbed / name).read_bytes() for name in files[row["key"]].output)
         assert (row["depth_npy"], row["depth_png"]) == (npy, png)
     assert (verify(tmp_path).whole, verify(tmp_path).lost) == (GOOD, {})
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the program tar")
+def test_tar_reads_output_shards(sharded, undisturbed, tmp_path):
+    for name in sorted(outputs(sharded)):
+        subprocess.run(["tar", "-xf", sharded / name, "-C", tmp_path], check=True, capture_output=True, timeout=60)
+    done = [row for row in rows(undisturbed) if row.status == "done"]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3 * len(done)
+    for row in done:
+        npy = tmp_path / f"{row.key[:-4]}.depth.npy"
+        assert npy.read_bytes() == (undisturbed / row.output[0]).read_bytes()
+
+
+def test_duckdb_reads_parquet_shards(images, undisturbed, tmp_path):
+    import duckdb
+
+    do(images, tmp_path, shards=4, shard_format="parquet")
+    wanted = f"select key, height, width, depth_npy from read_parquet('{tmp_path}/*.parquet') order by key"
+    found = duckdb.sql(wanted).fetchall()
+    expected = [row for row in rows(undisturbed) if row.status == "done"]
+    assert found == [
+        (row.key, *row.shape, (undisturbed / row.output[0]).read_bytes())
+        for row in sorted(expected, key=lambda r: r.key)
+    ]
 
 
 def test_parquet_without_pyarrow(images, tmp_path, monkeypatch):
@@ -547,7 +597,8 @@ def test_plan_writes_nothing(images, undisturbed, tmp_path):
         {"formats": ("color",), "values": "float16"}, {"colormap": "no such map"}, {"shards": 0}, {"buckets": 0},
         {"batch_size": 0}, {"workers": 0}, {"decode_timeout": 0.0}, {"max_rejects": -1},
         {"policy": "crop", "buckets": 2}, {"shards": 2, "shard_format": "zip"}, {"shards": 2, "retry_rejects": True},
-        {"column": "file"},
+        {"column": "file"}, {"png_scale": 0.001}, {"formats": ("png16",), "png_scale": 0.001},
+        {"formats": ("png16",), "png_scale": 0.0}, {"formats": ("png16",), "png_scale": float("nan")},
     ],
     ids=str,
 )  # fmt: skip

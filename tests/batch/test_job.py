@@ -7,8 +7,9 @@ import pytest
 from batch_jobs import PlainEstimator, do, make_images, outputs, rows
 
 from dajax.batch.job import JOB, JOB_FORMAT, claim, keys_digest, weights_digest
+from dajax.batch.job_settings import BatchSettings
 from dajax.batch.local_storage import LocalStorage
-from dajax.errors import JobRefusedError
+from dajax.errors import ConfigError, JobRefusedError
 from dajax.numerics import NUMERICS
 
 
@@ -39,6 +40,24 @@ def test_the_job_file_says_what_the_outputs_are(job):
 def test_another_version_of_dajax_may_go_on_where_nothing_has_changed(job):
     change(job[1], dajax="0.0.1")
     assert do(*job).earlier == 2
+
+
+def test_a_job_from_before_a_parameter_was_there_goes_on(job):
+    content = json.loads((job[1] / JOB).read_text())
+    assert content["parameters"].pop("png_scale") is None
+    assert content["parameters"].pop("exr_channels") is None
+    (job[1] / JOB).write_text(json.dumps(content))
+    assert do(*job).earlier == 2
+
+
+def test_a_job_whose_exr_files_have_other_channels_is_refused(tmp_path):
+    source, output = make_images(tmp_path / "images", good=1, bad=0), tmp_path / "out"
+    do(source, output, formats=("exr",))
+    content = json.loads((output / JOB).read_text())
+    del content["parameters"]["exr_channels"]
+    (output / JOB).write_text(json.dumps(content))
+    with pytest.raises(JobRefusedError, match='exr_channels was null and is "RGBZ"'):
+        do(source, output, formats=("exr",))
 
 
 @pytest.mark.parametrize(
@@ -96,3 +115,9 @@ def test_digests_depend_on_everything():
     ]
     assert len({weights_digest(other) for other in [params, *others]}) == 5
     assert len({keys_digest(keys) for keys in ([], ["ab"], ["a", "b"], ["b", "a"], ["a"])}) == 5
+
+
+@pytest.mark.parametrize("value_range", [(2, 1), (1, 1), (0, float("nan"))])
+def test_value_ranges_that_are_none(value_range):
+    with pytest.raises(ConfigError, match=r"value_range must be \(black, white\)"):
+        BatchSettings(value_range=value_range).check()

@@ -12,7 +12,9 @@ from batch_jobs import make_images, outputs, rows
 from tiny import tiny_config
 
 import dajax
+from dajax.batch.engine import Report
 from dajax.cli import main
+from dajax.cli.batch import _summary
 from dajax.preprocessing.processor import DepthImageProcessor
 from dajax.weights.random import random_params
 
@@ -64,6 +66,11 @@ def test_a_job(capsys, model, images, tmp_path):
     assert "values was" in err
 
 
+def test_notes_are_counted():
+    assert _summary(Report(3, 0, 0, 3, 0, 1.5, False, noted=2)).endswith("0 left out, of 3; notes in the manifest: 2")
+    assert "notes" not in _summary(Report(3, 0, 0, 3, 0, 1.5, False))
+
+
 def test_process_index_and_count(capsys, images, tmp_path):
     options = (images, tmp_path / "out", "--model", "nobody/nothing", "--dry-run")
     status, out, _ = run(capsys, *options, "--process-index", 4, "--process-count", 5)
@@ -72,6 +79,18 @@ def test_process_index_and_count(capsys, images, tmp_path):
         status, _, err = run(capsys, *options, f"--process-index={index}", f"--process-count={count}")
         assert status == 2
         assert "process" in err
+
+
+def test_how_images_are_read_belongs_to_the_job(capsys, model, images, tmp_path):
+    options = (images, tmp_path / "out", "--model", model, "--no-cache", "--batch-size", 4)
+    assert run(capsys, *options, "--value-range", "0,4095", "--partial")[0] == 3
+    assert run(capsys, *options, "--value-range", "0,4095", "--partial")[0] == 3
+    status, _, err = run(capsys, *options, "--value-range", "auto", "--partial")
+    assert status == 2
+    assert '--value-range was [0.0, 4095.0] and is "auto"' in err
+    status, _, err = run(capsys, *options, "--value-range", "9,1")
+    assert status == 2
+    assert "--value-range: expected auto or two numbers LO,HI" in err
 
 
 def test_dry_run_loads_no_model(capsys, images, tmp_path):

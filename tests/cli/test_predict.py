@@ -9,8 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
+import plyfile
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
@@ -28,8 +30,9 @@ ROOT = Path(dajax.__file__).parent.parent
 SHAPES = json.loads((ROOT / "tests" / "references" / "data" / "shapes.json").read_text())
 OPTIONS = (
     "--output", "-o", "--model", "-m", "--colormap", "--side-by-side", "--raw", "--points",
-    "--field-of-view", "--focal-length", "--known-points", "--dtype", "--input-size", "--style", "--batch-size",
-    "--cache", "--no-cache", "--help", "-h",
+    "--max-depth", "--png-scale", "--field-of-view", "--focal-length", "--known-points",
+    "--dtype", "--input-size", "--style", "--batch-size",
+    "--value-range", "--partial", "--buckets", "--policy", "--cache", "--no-cache", "--help", "-h",
 )  # fmt: skip
 
 
@@ -127,7 +130,14 @@ def test_options_reach_the_estimator(run, monkeypatch):
         raise Stop("here")
 
     monkeypatch.setattr("dajax.inference.estimator.DepthEstimator", estimator)
-    rest = {"mesh": None, "prefix": None, "revision": None, "local_files_only": False}
+    rest = {
+        "mesh": None,
+        "buckets": None,
+        "policy": "resize",
+        "prefix": None,
+        "revision": None,
+        "local_files_only": False,
+    }
     arguments = ["--dtype", "bfloat16", "--input-size", "140", "--style", "official", "--batch-size", "3", "-m", "base"]
     assert run("a.png", *arguments, "--no-cache", model=())[0] == 2
     assert seen == {
@@ -182,6 +192,65 @@ def test_points(run, tmp_path):
         (["--field-of-view", "65"], "go with --points"),
         (["--points", "ply", "--known-points", "known.csv"], "at least two points are needed, got 1"),
         (["--points", "ply", "--focal-length", "0"], "the focal length must be positive"),
+        (["--max-depth", "20"], "--max-depth go with --points"),
+        (["--points", "ply", "--max-depth", "0"], "--max-depth must be a positive number of metres"),
+    ):
+        status, out, err = run("a.png", *arguments)
+        assert (status, out) == (2, "")
+        assert message in err
+
+
+def test_known_points_say_what_has_no_place(quick_run):
+    """The first of three columns is at 2 metres and the second at 4; the formula puts the third beyond infinity."""
+    columns = np.repeat(np.repeat(np.uint8([250, 150, 10]), 30)[None], 60, 0)
+    Image.fromarray(np.repeat(columns[:, :, None], 3, 2)).save("a.png")
+    Path("known.csv").write_text("column,row,metres\n15,30,2\n45,30,4\n")
+    known = ("--points", "ply", "--focal-length", "4.2", "--known-points", "known.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, out, err = quick_run("a.png", "--raw", "npy", *known)
+    assert status == 0
+    assert "metres by known points" in out
+    camera, lost = err.splitlines()
+    assert camera.startswith("dajax: warning: this camera shows 169.3 degrees from left to right")
+    assert "not in millimetres" in camera
+    found = re.fullmatch(
+        r"dajax predict: 'a\.png': ([\d,]+) of 5,400 pixels get no point: ([\d,]+) without a finite place, ([\d,]+) "
+        r"with one beyond 80 metres \(--max-depth\); depth files have 80 there",
+        lost,
+    )
+    left, nowhere, beyond = (int(number.replace(",", "")) for number in found.groups())
+    assert left == nowhere + beyond
+    assert nowhere >= 60 * 25
+    depth = np.load("a_depth.npy")
+    assert (depth[30, 15], depth[30, 45], depth.max()) == (pytest.approx(2, rel=1e-3), pytest.approx(4, rel=1e-3), 80)
+    assert (depth == 80).sum() == left
+    assert json.loads(Path("a_depth.json").read_text())["units"] == "metres"
+    assert len(plyfile.PlyData.read("a_points.ply")["vertex"]) == 5400 - left
+    status, _, err = quick_run("a.png", *known[:3], "60", *known[4:], "--max-depth", "3")
+    assert "with one beyond 3 metres (--max-depth)" in err
+
+
+def test_millimetres_in_a_png(run, tmp_path):
+    model = write_checkpoint(tmp_path / "metric", tiny_metric_config().to_dict(), SHAPES["tiny-metric"])
+    metric = ("-m", str(model), "--input-size", "70", "--no-cache")
+    save("a.png")
+    assert run("a.png", "--raw", "npy", model=metric)[0] == 0
+    depth = np.load("a_depth.npy").astype(np.float64)
+    status, _, err = run("a.png", "--raw", "png16", "--png-scale", "0.001", model=metric)
+    assert (status, err) == (0, "")
+    assert np.abs(cv2.imread("a_depth16.png", cv2.IMREAD_UNCHANGED) - 1000 * depth).max() <= 0.5 + 1e-6
+    status, _, err = run("a.png", "--raw", "png16", "--png-scale", "1e-5", model=metric)
+    lost = int((depth >= 0.655355).sum())
+    assert status == 0
+    assert err == (
+        f"dajax predict: 'a.png': {lost:,} of 4,800 values do not fit into the 16-bit PNG, which holds 1e-05 to "
+        "0.65535 metres: they are stored as 0, no value\n"
+    )
+    for arguments, message in (
+        (["--png-scale", "0.001"], "--png-scale goes with --raw png16"),
+        (["--raw", "png16", "--png-scale", "0"], "--png-scale must be a positive number of metres, got 0.0"),
+        (["--raw", "png16", "--png-scale", "0.001"], "--png-scale is the metres of a step, and this depth has none"),
     ):
         status, out, err = run("a.png", *arguments)
         assert (status, out) == (2, "")
@@ -229,6 +298,48 @@ def test_standard_input(quick_run, monkeypatch, tmp_path):
     assert status == 3
     assert err.startswith("dajax predict: left out standard input: is not an image")
     assert quick_run("-", "-")[0] == 2
+
+
+def shown(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.filterwarnings("always")
+def test_values_of_more_than_8_bits(quick_run):
+    """The range is said; with --value-range the network sees what it would see of the same image in 8 bits."""
+    levels = make_image(60, 80)[:, :, 0]
+    levels[0, :2] = 0, 255
+    Image.fromarray(levels).save("grey.png")
+    Image.fromarray(levels.astype(np.uint16) + 3000).save("thermal.png")
+    status, _, err = quick_run("thermal.png", "-o", "plain")
+    assert status == 0
+    assert "'thermal.png' has values from 3000 to 3255, which is 2 of 256 greys" in err
+    assert "give --value-range auto, or --value-range LO,HI" in err
+    quick_run("grey.png", "-o", "expected.png")
+    for name, value in (("auto.png", "auto"), ("given.png", "3000,3255")):
+        assert quick_run("thermal.png", "-o", name, "--value-range", value)[::2] == (0, "")
+        np.testing.assert_array_equal(shown(name), shown("expected.png"))
+    Image.fromarray((levels - 128.0).astype(np.float32)).save("signed.tif")
+    status, _, err = quick_run("signed.tif", "-o", "x")
+    assert status == 3
+    assert "Give --value-range auto, or --value-range -128,127." in err
+    assert quick_run("signed.tif", "-o", "signed.png", "--value-range", "-128,127")[::2] == (0, "")
+    np.testing.assert_array_equal(shown("signed.png"), shown("expected.png"))
+
+
+@pytest.mark.filterwarnings("always")
+def test_partial(quick_run):
+    data = io.BytesIO()
+    Image.fromarray(make_image(60, 80)).save(data, "JPEG")
+    Path("a.jpg").write_bytes(data.getvalue()[: len(data.getvalue()) * 2 // 3])
+    status, _, err = quick_run("a.jpg", "-o", "out")
+    assert status == 3
+    assert "is truncated" in err
+    assert "Give --partial to take what there is." in err
+    status, _, err = quick_run("a.jpg", "-o", "out", "--partial")
+    assert status == 0
+    assert err == "dajax: warning: 'a.jpg' is truncated; what is missing is blank\n"
 
 
 # --- partly done ---------------------------------------------------------------------------------------------------
@@ -330,6 +441,8 @@ def test_urls_that_are_left_out_do_not_show_their_secrets(quick_run):
         (["a.png", "--raw", "jpg"], "--raw"),
         (["a.png", "--raw"], "--raw"),
         (["a.png", "--style", "offical"], "--style"),
+        (["a.png", "--value-range", "3,1"], "expected auto or two numbers LO,HI, the smaller first, got '3,1'"),
+        (["a.png", "--value-range", "all"], "expected auto or two numbers LO,HI"),
         (["a.png", "--colour", "gray"], "no option --colour. Did you mean '--colormap'?"),
         (["a.png", "-m", "smal"], "Did you mean 'small'?"),
         (["a.png", "-m", "nothing"], "--model: 'nothing' is no alias"),

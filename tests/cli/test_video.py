@@ -47,6 +47,21 @@ def test_a_video(run, tmp_path):
     assert times("out/b.mp4") == times("a.mp4")
 
 
+def test_what_of_a_video_is_not_shown(run):
+    late = [10 * 3600 * 90_000 + 3000 * i for i in range(5)]
+    make_video("a.mp4", pts=late)
+    status, _, err = run("a.mp4", "b.mp4", "--no-smooth")
+    assert status == 0
+    assert "dajax video: its clock begins at 36000.000 s, and times are counted from there\n" in err
+
+
+def test_a_format_that_is_not_read(run):
+    Path("a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\na.mp4\n#EXT-X-ENDLIST\n")
+    status, _, err = run("a.m3u8", "b.mp4")
+    assert status == 2
+    assert "It is in none of the formats that are read, which are MP4, MOV, 3GP, Matroska, WebM, AVI" in err
+
+
 def test_a_video_that_breaks_off(run):
     data = make_video(Path("a.mkv"), pts=[3000 * i for i in range(100)]).read_bytes()
     Path("a.mkv").write_bytes(data[: len(data) // 2])

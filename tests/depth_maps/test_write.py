@@ -7,7 +7,7 @@ from PIL import Image
 
 from dajax.depth_maps import read_png16, to_gray8, write_color, write_npy, write_png16
 from dajax.depth_maps.colormap import colorize
-from dajax.errors import ImageError
+from dajax.errors import ConfigError, ImageError
 
 
 def some_depth(shape=(30, 40)):
@@ -29,6 +29,21 @@ def test_png16_comes_back_within_half_a_step(tmp_path, kind):
         stored = np.asarray(image)
         assert (image.mode, stored.min(), stored.max()) == ("I;16", 0, 65535)
         np.testing.assert_allclose(stored * float(image.text["dajax.scale"]) + about["offset"], depth, atol=1e-3)
+
+
+def test_png16_in_millimetres(tmp_path):
+    depth = some_depth()
+    lost = int(((depth < 0.0005) | (depth >= 65.5355)).sum())
+    with pytest.warns(UserWarning, match=f"d.png': {lost} of 1,200 values do not fit into the 16-bit PNG") as said:
+        write_png16(tmp_path / "d.png", depth, kind="metric", scale=0.001)
+    assert said[0].filename == __file__
+    back, about = read_png16(tmp_path / "d.png")
+    assert (about["scale"], about["offset"]) == (0.001, 0)
+    assert (back == 0).sum() == lost
+    assert np.abs(back - depth)[back > 0].max() <= 0.00051
+    with pytest.raises(ConfigError, match="this depth has none"):
+        write_png16(tmp_path / "e.png", depth, kind="relative", scale=0.001)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.png"]
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.25, -1e30])

@@ -1,6 +1,7 @@
 """Cameras: from a field of view, from EXIF data, of other sizes."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -29,6 +30,22 @@ def test_impossible_fields_of_view(degrees):
 def test_impossible_focal_lengths(focal):
     with pytest.raises(ConfigError, match="focal length"):
         Intrinsics.of_focal_length((10, 10), focal)
+
+
+def test_millimetres_for_pixels_are_warned_of(tmp_path):
+    """26 mm over 4032 pixels is 2 atan(2016 / 26) = 178.5 degrees."""
+    said = (
+        r"shows 178\.5 degrees from left to right: a focal length of 26 for a width of 4032 pixels.*not in millimetres"
+    )
+    with pytest.warns(UserWarning, match=said):
+        Intrinsics.of_focal_length((3024, 4032), 26)
+    with pytest.warns(UserWarning, match=r"shows 151\.0 degrees"):
+        Intrinsics.of_field_of_view((480, 640), 151)
+    with pytest.warns(UserWarning, match=r"shows 16\d\.\d degrees"):  # what EXIF data says of a fisheye lens
+        Intrinsics.of_exif(image(tmp_path, FocalLengthIn35mmFilm=2))
+    with warnings.catch_warnings(action="error"):
+        Intrinsics.of_field_of_view((480, 640), 149)
+        Intrinsics.of_focal_length((3024, 4032), 3000)
 
 
 def test_another_size():
@@ -78,7 +95,7 @@ def test_no_focal_length(tmp_path, fields):
 
 def test_no_image(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
-    with pytest.raises(ImageError, match=r"x\.jpg.*cannot be read"):
+    with pytest.raises(ImageError, match=r"x\.jpg.*is not an image"):
         Intrinsics.of_exif(tmp_path / "x.jpg")
 
 

@@ -3,7 +3,12 @@
 import io
 import itertools
 import json
+import pickle
+import subprocess
+import sys
+import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from environment import as_here
 from flax.traverse_util import flatten_dict
 from PIL import Image
 from seeded import error, make_image, write_checkpoint
@@ -461,6 +467,11 @@ def test_contradictions(checkpoint):
         ({"dtype": "float64"}, "jax_enable_x64"),
         ({"input_size": 3}, "input_size"),
         ({"input_size": (70, 0)}, "input_size"),
+        ({"buckets": 0}, "buckets must be a whole number of at least 1"),
+        ({"buckets": 2, "policy": "crop"}, "policy must be one of resize, pad"),
+        ({"input_szie": 70}, "has no option 'input_szie': did you mean 'input_size'"),
+        ({"local_file_only": True}, "did you mean 'local_files_only'"),
+        ({"zzz": 1}, "has no option 'zzz': it has batch_size, buckets, cache_dir"),
     ],
     ids=str,
 )
@@ -475,6 +486,19 @@ def test_models_that_are_not_there(tmp_path):
         dajax.DepthEstimator(tmp_path / "none")
     with pytest.raises(HubError, match="nobody/nothing"):
         dajax.DepthEstimator("nobody/nothing", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_can_be_pickled(checkpoint, estimator, protocol):
+    """A model, its params and a processor can; an estimator and a pipeline say what to do instead."""
+    for refused in (estimator, dajax.pipeline(model=estimator)):
+        with pytest.raises(ConfigError, match=r"an estimator .* cannot be pickled or copied: make one in each process"):
+            pickle.dumps(refused, protocol)
+    model, params = dajax.load(checkpoint)
+    model, params, processor = pickle.loads(pickle.dumps((model, params, estimator.processor), protocol))
+    again = dajax.DepthEstimator((model, params), processor=processor)
+    image = make_image(60, 80)
+    np.testing.assert_array_equal(again(image), estimator(image))
 
 
 def test_two_estimators_in_threads(checkpoint, estimator):
@@ -545,6 +569,93 @@ def test_processed_images_and_model_size(estimator):
     np.testing.assert_array_equal(depth, estimator(image))
     (small,) = estimator.stream([taken], source_size=False)
     assert small.shape == taken.pixels.shape[:2] == (56, 70)
+
+
+@pytest.mark.parametrize("policy", ["resize", "pad"])
+def test_buckets_at_every_door(checkpoint, quick, monkeypatch, policy):
+    """The constructor, a call and a stream give the same, and a call's argument takes precedence."""
+    image = make_image(40, 110)
+    expected = next(quick.stream([Buckets(quick.processor, 1, policy).process(image)]))
+    assert not np.array_equal(expected, quick(image))
+    np.testing.assert_array_equal(quick(image, buckets=1, policy=policy), expected)
+    np.testing.assert_array_equal(quick([image], buckets=1, policy=policy)[0], expected)
+    with_buckets = dajax.DepthEstimator(checkpoint, input_size=70, buckets=1, policy=policy)
+    monkeypatch.setattr(with_buckets, "predict", quick.predict)
+    np.testing.assert_array_equal(with_buckets(image), expected)
+    other = next(quick.stream([Buckets(quick.processor, 3, policy).process(image)]))
+    assert not np.array_equal(expected, other)
+    np.testing.assert_array_equal(with_buckets(image, buckets=3), other)
+    with pytest.raises(ConfigError, match="tiles cannot be used with buckets"):
+        with_buckets(image, tiles=2)
+    piped = dajax.pipeline(model=with_buckets)
+    np.testing.assert_array_equal(piped(image)["predicted_depth"], expected)
+    np.testing.assert_array_equal(piped(image, buckets=3)["predicted_depth"], other)
+    np.testing.assert_array_equal(
+        dajax.pipeline(model=quick)([image], buckets=1, policy=policy)[0]["predicted_depth"], expected
+    )
+
+
+def test_programs_are_bounded(checkpoint, monkeypatch):
+    """With a size more than it keeps programs for, an estimator drops them, and says so."""
+    monkeypatch.setattr("dajax.limits.MAX_PROGRAMS", 3)
+    estimator = dajax.DepthEstimator(checkpoint, input_size=70)
+    pixels = [np.zeros((1, 14, 14 * width, 3), np.float32) for width in range(1, 5)]
+    first = np.asarray(estimator.predict(pixels[0]))
+    for one in (*pixels[1:3], *pixels[:3]):
+        estimator.predict(one)
+    assert compiled(estimator) == 3
+    told = []
+    estimator.on_new_shape = told.append
+    with pytest.warns(UserWarning, match=r"images of more than 3 sizes came.*buckets=… bounds the number"):
+        estimator.predict(pixels[3])
+    assert compiled(estimator) == 1
+    np.testing.assert_array_equal(np.asarray(estimator.predict(pixels[0])), first)
+    assert told == [pixels[3].shape, pixels[0].shape]
+
+
+@pytest.mark.filterwarnings("ignore:images of more than 1 sizes")
+def test_a_dropped_program_ends_first(checkpoint, monkeypatch):
+    """Threads whose programs are dropped by another one get their depth maps."""
+    monkeypatch.setattr("dajax.limits.MAX_PROGRAMS", 1)
+    estimator = dajax.DepthEstimator(checkpoint, input_size=70)
+    images = make_images(*[(70, 70 + 14 * i) for i in range(3)] * 2)
+    expected = [estimator(image) for image in images[:3]]
+    with ThreadPoolExecutor(3) as pool:
+        for depth, wanted in zip(pool.map(estimator, images), expected * 2, strict=True):
+            np.testing.assert_array_equal(depth, wanted)
+
+
+@pytest.mark.slow
+def test_a_long_lived_service():
+    """2,000 calls with 200 sizes: with buckets, the memory of the process stays as it is."""
+    program = """
+        import gc
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np
+        import dajax
+
+        def resident():
+            gc.collect()
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+        estimator = dajax.DepthEstimator("tiny", input_size=70, buckets=4)
+        sizes = [(60 + 3 * a, 200 - 7 * b) for a in range(20) for b in range(10)]
+        images = [np.full((*size, 3), 100, np.uint8) for size in sizes]
+        readings = []
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(10):
+                depths = list(pool.map(estimator, images))
+                assert [depth.shape for depth in depths] == sizes
+                readings.append(resident())
+        print(len(estimator._shapes), *readings)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, env=as_here()
+    )
+    programs, _, _, third, *later = map(float, done.stdout.split())
+    assert programs <= 4
+    assert max(later) - third < 30, f"{third} MB, then {later}"
 
 
 @pytest.mark.parametrize("policy", ["resize", "pad"])

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import trimesh
@@ -445,11 +446,59 @@ def test_points(quick, tmp_path):
     thing = trimesh.load(tmp_path / "out" / "a_points.ply")
     assert len(thing.vertices) == 60 * 80
     assert thing.vertices[:, 2].min() == pytest.approx(1, rel=1e-4)
+    assert report.notes == []
     report = predict_files(quick, [path], tmp_path / "none", cloud=Cloud("ply", known_points=known), raw="npy")
     assert [(path.name, "no focal length" in reason) for path, reason in report.rejects] == [("a.png", True)]
     assert contents(tmp_path / "none") == {}
     with pytest.raises(ConfigError, match="use a metric model"):
         predict_files(quick, [path], tmp_path / "none", cloud=Cloud("ply"))
+
+
+@pytest.mark.parametrize("raw", ["npy", "png16"])
+def test_known_points_make_metres_of_the_depth_file_too(quick, tmp_path, raw):
+    """As far as they go; what became of the rest is said. By the formula: 1 / metres = scale * inverse + shift."""
+    path = save(tmp_path / "a.png")
+    inverse = quick(path).astype(np.float64)
+    # The nearest pixel is at 1 metre, and the median one at 100, so that half of all lie beyond 80.
+    order = np.argsort(inverse, axis=None)
+    places = [np.unravel_index(order[at], inverse.shape) for at in (-1, order.size // 2)]
+    known = np.array(
+        [[column + 0.5, row + 0.5, metres] for (row, column), metres in zip(places, [1, 100], strict=True)]
+    )
+    scale = (1 - 1 / 100) / (inverse[places[0]] - inverse[places[1]])
+    aligned = 1 + scale * (inverse - inverse[places[0]])
+    expected = np.where(aligned > 1 / 80, 1 / np.where(aligned > 0, aligned, 1), 80)
+    png_scale = 0.001 if raw == "png16" else None
+    cloud = Cloud("ply", field_of_view=60, known_points=known)
+    report = predict_files(quick, [path], tmp_path, raw=raw, cloud=cloud, png_scale=png_scale)
+    left, nowhere = int((expected >= 80).sum()), int((aligned <= 0).sum())
+    said = [f"{left:,} of 4,800 pixels get no point: {nowhere:,} without a finite place, "]
+    if raw == "npy":
+        np.testing.assert_allclose(np.load(tmp_path / "a_depth.npy"), expected, rtol=1e-3)
+        about = json.loads((tmp_path / "a_depth.json").read_text())
+    else:
+        stored = cv2.imread(str(tmp_path / "a_depth16.png"), cv2.IMREAD_UNCHANGED)
+        fits = expected < 65.535
+        np.testing.assert_allclose(stored, np.where(fits, 1000 * expected, 0), rtol=1e-3, atol=0.51)
+        said.append(
+            f"{(~fits).sum():,} of 4,800 values do not fit into the 16-bit PNG, which holds 0.001 to 65.535 metres"
+        )
+        about = read_png16(tmp_path / "a_depth16.png")[1]
+    assert (about["kind"], about["units"]) == ("metric", "metres")
+    assert [str(source) for source, _ in report.notes] == [str(path)] * len(said)
+    assert all(note.startswith(start) for (_, note), start in zip(report.notes, said, strict=True))
+    # The coloured depth map is still what the model gives.
+    with Image.open(tmp_path / "a_depth.png") as image:
+        assert image.text["dajax.kind"] == "relative"
+
+
+def test_a_fixed_scale_goes_with_metres_and_png(quick, tmp_path):
+    path = save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="this depth has none"):
+        predict_files(quick, [path], tmp_path / "out", raw="png16", png_scale=0.001)
+    with pytest.raises(ConfigError, match="goes with the raw format png16, got npy"):
+        predict_files(quick, [path], tmp_path / "out", raw="npy", png_scale=0.001)
+    assert not (tmp_path / "out").exists() or contents(tmp_path / "out") == {}
 
 
 def test_flat_images(quick, tmp_path):

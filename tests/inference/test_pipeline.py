@@ -146,6 +146,30 @@ def test_declared_arrays(quick, checkpoint):
         quick(planes, layout="CWH")
 
 
+def test_values_of_more_than_8_bits(quick, tmp_path):
+    levels = make_image(60, 80)[:, :, 0]
+    levels[0, :2] = 0, 255
+    expected = quick(levels)["predicted_depth"]
+    Image.fromarray(levels.astype(np.uint16) + 3000).save(tmp_path / "thermal.png")
+    with pytest.warns(UserWarning, match='from 3000 to 3255.*give value_range="auto"'):
+        quick(tmp_path / "thermal.png")
+    for value_range in ("auto", (3000, 3255)):
+        for source in (tmp_path / "thermal.png", levels.astype(np.uint16) + 3000, levels.astype(np.int32) - 90):
+            if value_range == "auto" or not isinstance(source, np.ndarray) or source.dtype == np.uint16:
+                found = quick(source, value_range=value_range)["predicted_depth"]
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_images_that_break_off(quick, tmp_path):
+    Image.fromarray(make_image(60, 80)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(ImageError, match="Pass allow_truncated=True"):
+        quick(data[:-200])
+    for arguments in ({"allow_truncated": True}, {"parameters": {"allow_truncated": True}}):
+        with pytest.warns(UserWarning, match="truncated"):
+            assert quick(data[:-200], **arguments)["predicted_depth"].shape == (60, 80)
+
+
 class DataSet:
     """What torch's data sets have; an index past the end is no IndexError."""
 

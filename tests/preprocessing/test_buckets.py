@@ -65,6 +65,14 @@ def test_the_content_is_the_image(policy, size):
     np.testing.assert_allclose(taken.pixels[:height, :width], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "content"), [((2, 3000), (1, 70)), ((3000, 2), (70, 1))])
+def test_a_line_keeps_one_row_of_pixels(size, content):
+    taken = Buckets(DepthImageProcessor(input_size=70), 1, "pad").process(make_image(*size))
+    assert taken.content == content
+    assert not taken.pixels[content[0] :].any()
+    assert not taken.pixels[:, content[1] :].any()
+
+
 def test_options_make_the_same_again():
     buckets = Buckets(DepthImageProcessor("official", input_size=70), 3, "pad")
     again = Buckets.from_options(buckets.options())

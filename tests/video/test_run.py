@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from videos import TICKS, UNEVEN, frame_image, make_images, make_video, times
+from videos import TICKS, UNEVEN, frame_image, make_images, make_video, times, write_frames
 
 import dajax
 from dajax.depth_maps.colormap import colorize
@@ -104,6 +105,48 @@ def test_beside_the_image_with_sound(estimator, tmp_path):
     assert sound[0] == sound[1]
 
 
+def test_the_shape_that_is_shown(estimator, tmp_path):
+    """Pixels of 4:3, turned by a quarter: both raw depth and colours have the shape that players show."""
+    frame = av.VideoFrame.from_ndarray(frame_image(3), format="rgb24").reformat(format="yuv420p")
+    quarter = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
+    source = write_frames(tmp_path / "a.mp4", [frame] * 3, "libx264", aspect=Fraction(4, 3), matrix=quarter)
+    with VideoReader(source) as reader:
+        seen = [depth.shape for _, depth in depth_of_frames(estimator, reader, smooth=False)]
+    assert seen == [(84, 42)] * 3  # two to one, as 128x64 is
+    report = depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(raw="npz", smooth=False))
+    assert report.frames == 3
+    assert {image.shape for image in make_images(tmp_path / "b.mp4")} == {(128, 64, 3)}
+    assert {depth.shape for _, depth in read_depth_video(tmp_path / "b_depth.npz")} == {(128, 64)}
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_a_clock_of_ten_hours(estimator, tmp_path, name):
+    late = [10 * 3600 * 90_000 + at for at in UNEVEN]
+    source = make_video(tmp_path / "a.mp4", pts=late, audio="aac")
+    report = depth_video(estimator, source, tmp_path / name, VideoSettings(raw="ffv1"))
+    (note,) = report.notes
+    assert note == "its clock begins at 36000.053 s, and times are counted from there"
+    expected = [(at - UNEVEN[0]) * TICKS for at in UNEVEN]
+    found = times(tmp_path / name)
+    assert max(abs(ours - at) for ours, at in zip(found, expected, strict=True)) <= Fraction(1, 1000)
+    raw = [seconds for seconds, _ in read_depth_video(tmp_path / "b_depth.mkv")]
+    assert raw == [float(at) for at in expected]
+    with av.open(str(tmp_path / name)) as video:
+        assert video.duration < 2e6
+
+
+def test_colours_of_a_recording_of_a_browser(estimator, tmp_path):
+    """It has no length, and its first frame is black: the range is not that of the black frame alone."""
+    images = [np.zeros((64, 96, 3), np.uint8)] + [frame_image(number) for number in range(40)]
+    frames = [av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p") for image in images]
+    source = write_frames(tmp_path / "a.webm", frames, "libvpx", options={"b": "2M"}, container={"live": "1"})
+    report = depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(smooth=False, raw="npz"))
+    depths = np.stack([depth for _, depth in read_depth_video(tmp_path / "b_depth.npz")])[:16]
+    assert report.limits == pytest.approx(np.percentile(depths, (0.5, 99.5)), abs=0.2)
+    assert report.limits[1] - report.limits[0] > 3
+    assert report.problem == ""
+
+
 def test_the_first_seconds(estimator, tmp_path):
     source = make_video(tmp_path / "a.mp4", pts=STEADY)
     report = depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(seconds=1.0))
@@ -111,7 +154,7 @@ def test_the_first_seconds(estimator, tmp_path):
 
 
 def test_a_camera_until_it_is_stopped(estimator, tmp_path, monkeypatch):
-    monkeypatch.setattr("dajax.video.reading.camera_device", lambda number: ("testsrc=size=64x48:rate=10", "lavfi"))
+    monkeypatch.setattr("dajax.video.opening.camera_device", lambda number: ("testsrc=size=64x48:rate=10", "lavfi"))
     stop = threading.Event()
     done = []
     report = depth_video(
@@ -123,6 +166,40 @@ def test_a_camera_until_it_is_stopped(estimator, tmp_path, monkeypatch):
     assert len(times(tmp_path / "b.mp4")) == report.frames
 
 
+def test_raw_depth_of_an_earlier_run_goes(estimator, tmp_path):
+    source = make_video(tmp_path / "a.mp4", pts=STEADY[:40])
+    (tmp_path / "c_depth.mkv").write_bytes(b"not ours")
+    (tmp_path / "c_depth.npz").write_bytes(b"not ours")
+    (tmp_path / "c_depth.json").write_text("{}")
+    others = {"a.mp4", "c_depth.mkv", "c_depth.npz", "c_depth.json"}
+    for raw in ("ffv1", "npz"):
+        depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(raw=raw, smooth=False))
+    assert names(tmp_path) == others | {"b.mp4", "b_depth.npz"}
+    depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(raw="ffv1", smooth=False))
+    assert names(tmp_path) == others | {"b.mp4", "b_depth.mkv", "b_depth.json"}
+    # A run that ends early writes other names, and leaves the whole files alone.
+    stop = threading.Event()
+    settings = VideoSettings(raw="ffv1", smooth=False)
+    depth_video(estimator, source, tmp_path / "b.mp4", settings, on_frame=stop.set, stop=stop)
+    partial = {"b.partial.mp4", "b_depth.partial.mkv", "b_depth.partial.json"}
+    assert names(tmp_path) == others | {"b.mp4", "b_depth.mkv", "b_depth.json"} | partial
+    report = depth_video(estimator, source, tmp_path / "b.mp4", VideoSettings(seconds=0.5))
+    assert names(tmp_path) == others | {"b.mp4"}
+    (note,) = report.notes
+    assert note.startswith("raw depth of an earlier run was removed: ")
+    assert all(f"b_depth{middle}.{end}" in note for middle in ("", ".partial") for end in ("mkv", "json"))
+    report = depth_video(estimator, source, tmp_path / "c.mp4", VideoSettings(seconds=0.5))
+    assert report.notes == []
+    assert names(tmp_path) == others | {"b.mp4", "c.mp4"}
+
+
+def test_raw_depth_that_may_belong_to_another_video_stays(estimator, tmp_path):
+    source = make_video(tmp_path / "a.mp4", pts=STEADY[:10])
+    depth_video(estimator, source, tmp_path / "b.mkv", VideoSettings(raw="npz"))
+    depth_video(estimator, source, tmp_path / "b.mp4")
+    assert names(tmp_path) == {"a.mp4", "b.mkv", "b_depth.npz", "b.mp4"}
+
+
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 
@@ -130,7 +207,7 @@ def test_what_there_was_is_kept_and_called_partial(estimator, tmp_path):
     data = make_video(tmp_path / "a.mkv", pts=STEADY).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
     report = depth_video(estimator, tmp_path / "a.mkv", tmp_path / "b.mp4", VideoSettings(raw="ffv1"))
-    assert "the file states 3.3" in report.problem
+    assert "the file is cut off" in report.problem
     assert names(tmp_path) == {"a.mkv", "b.partial.mp4", "b_depth.partial.mkv", "b_depth.partial.json"}
     assert len(times(tmp_path / "b.partial.mp4")) == report.frames < 100
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from videos import TICKS, UNEVEN, frame_image, make_images, make_video, times
@@ -54,6 +56,18 @@ def test_matroska_counts_milliseconds(tmp_path, name):
     assert max(abs(ours - at * TICKS) for ours, at in zip(found, UNEVEN, strict=True)) <= Fraction(1, 1000)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+@pytest.mark.parametrize("rate", [Fraction(1, 1000), Fraction(1000)])
+@pytest.mark.parametrize("time_base", [Fraction(1, 14), Fraction(1, 12345678)])
+def test_rates_that_no_encoder_takes(tmp_path, name, rate, time_base):
+    writer = VideoWriter(tmp_path / name, (64, 96), time_base, rate)
+    ticks = [0, round(1 / time_base), round(2 / time_base)]
+    for number, pts in enumerate(ticks):
+        writer.write(frame_image(number), pts)
+    writer.close()
+    assert times(tmp_path / name) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("time_base", [Fraction(1, 30), Fraction(1001, 30000), Fraction(1, 1000), Fraction(1, 24)])
 def test_other_clocks(tmp_path, time_base):
     writer = VideoWriter(tmp_path / "a.mp4", (64, 96), time_base, RATE)
@@ -61,6 +75,45 @@ def test_other_clocks(tmp_path, time_base):
         writer.write(frame_image(number), 7 + 2 * number)
     writer.close()
     assert times(tmp_path / "a.mp4") == [(7 + 2 * number) * time_base for number in range(20)]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm"])
+@pytest.mark.parametrize(
+    ("size", "number", "red", "blue"), [((64, 96), 6, 0.299, 0.114), ((64, 1280), 1, 0.2126, 0.0722)]
+)
+def test_the_file_says_how_its_colours_are_stored(tmp_path, name, size, number, red, blue):
+    """ITU-R BT.601 or BT.709, and the numbers of ITU-T H.273: 6 or 1 for matrix, primaries and curve; limited range."""
+    colour = np.array([200, 30, 90], np.uint8)
+    writer = VideoWriter(tmp_path / name, size, TICKS, RATE)
+    writer.write(np.broadcast_to(colour, (*size, 3)).copy(), 0)
+    writer.close()
+    with av.open(str(tmp_path / name)) as video:
+        stream = video.streams.video[0].codec_context
+        frame = next(video.decode(video=0))
+    for tagged in (stream, frame):
+        tags = tagged.colorspace, tagged.color_primaries, tagged.color_trc, tagged.color_range
+        assert tags == (number, number, number, 1)
+    r, g, b = colour / 255
+    y = red * r + (1 - red - blue) * g + blue * b
+    expected = 16 + 219 * y, 128 + 112 * (b - y) / (1 - blue), 128 + 112 * (r - y) / (1 - red)
+    stored = [np.frombuffer(plane, np.uint8)[0] for plane in frame.planes]
+    assert np.abs(np.subtract(stored, expected)).max() <= 2
+    if name in ("a.mp4", "a.mov"):  # ISO/IEC 14496-12, 12.1.5: for players that do not look into the frames
+        data = (tmp_path / name).read_bytes()
+        at = data.index(b"colrncl") + 8
+        assert struct.unpack_from(">3H", data, at) == (number, number, number)
+
+
+def test_colours_as_opencv_reads_them(tmp_path):
+    """OpenCV converts by the tags: the colours that were written come back in SD and in HD."""
+    for size in ((64, 96), (720, 1280)):
+        image = np.broadcast_to(np.array([200, 30, 90], np.uint8), (*size, 3)).copy()
+        writer = VideoWriter(tmp_path / "a.mp4", size, TICKS, RATE)
+        writer.write(image, 0)
+        writer.close()
+        video = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+        assert np.abs(video.read()[1][..., ::-1].astype(int) - image).max() <= 3
+        video.release()
 
 
 def test_odd_sides_get_one_pixel_more(tmp_path):
@@ -199,6 +252,21 @@ def test_depth_without_its_index(tmp_path):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ImageError, match="must contain"):
             list(read_depth_video(tmp_path / "a.mkv"))
+
+
+def test_depth_that_is_damaged_or_foreign(tmp_path):
+    np.savez(tmp_path / "foreign.npz", depth=np.zeros(3))
+    (tmp_path / "text.npz").write_text("text")
+    for writer in (NpzWriter(tmp_path / "a.npz", ABOUT), Ffv1Writer(tmp_path / "b.mkv", ABOUT, lo=0, hi=9, rate=RATE)):
+        for depth, frame in zip(maps(5), frames_of()[:5], strict=True):
+            writer.write(depth, frame)
+        writer.close()
+    for name in ("a.npz", "b.mkv"):  # the index says more frames than there are
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+    for name in ("foreign.npz", "text.npz", "none.npz", "a.npz", "b.mkv"):
+        with pytest.raises(ImageError, match=rf"{name[:-4]}\.{name[-3:]}.: cannot be read as depth that `dajax video"):
+            list(read_depth_video(tmp_path / name))
 
 
 def test_a_folder_with_a_colon(tmp_path, monkeypatch):

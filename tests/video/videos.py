@@ -19,10 +19,14 @@ def frame_image(number: int, size=(64, 96)) -> np.ndarray:
     return image
 
 
-def make_video(path, *, pts=UNEVEN, size=(64, 96), time_base=TICKS, turn=0, audio=None, codec="libx264", options=None):
+def make_video(
+    path, *, pts=UNEVEN, size=(64, 96), time_base=TICKS, turn=0, audio=None, codec="libx264", options=None,
+    metadata=None,
+):  # fmt: skip
     """Write a video with a frame at each of `pts`; `turn`: degrees counterclockwise that players turn it by."""
     options = {"movie_timescale": "90000"} | (options or {}) if str(path).endswith((".mp4", ".mov")) else options or {}
     with av.open(str(path), "w", options=options) as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=30, options={"crf": "5"})
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
@@ -61,3 +65,39 @@ def times(path) -> list[Fraction]:
 def make_images(path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def write_frames(
+    path, frames, codec, *, pts=None, matrix=None, aspect=None, options=None, container=None,
+    time_base=Fraction(1, 30),
+):  # fmt: skip
+    """Write frames as they are, with the colour tags of the first; `matrix`: the nine numbers of a display matrix."""
+    first = frames[0]
+    with av.open(str(path), "w", options=container or {}) as container:
+        stream = container.add_stream(codec, rate=30, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = first.height, first.width, first.format.name
+        for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, tag, getattr(first, tag))
+        stream.time_base = stream.codec_context.time_base = time_base
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = number if pts is None else pts[number], time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def yuv_frame(values, form="yuv444p", **tags) -> av.VideoFrame:
+    """A frame of which the planes are given, [planes, height, width], in all formats with planes of one size."""
+    frame = av.VideoFrame(values.shape[2], values.shape[1], form)
+    for plane, image in zip(frame.planes, values, strict=True):
+        kind = np.uint8 if image.dtype == np.uint8 else np.uint16
+        padded = np.zeros((plane.height, plane.line_size // np.dtype(kind).itemsize), kind)
+        padded[:, : plane.width] = image
+        plane.update(padded.tobytes())
+    for tag, number in tags.items():
+        setattr(frame, tag, number)
+    return frame

@@ -6,7 +6,7 @@ from tiny import tiny_config
 
 from dajax.errors import WeightsError
 from dajax.weights.mapping import TABLES
-from dajax.weights.names import bare_encoder, choose, find_models, nearest_layout, refuse_unmerged
+from dajax.weights.names import choose, find_bare_encoders, find_models, nearest_layout, refuse_unmerged
 
 OFFICIAL = ["pretrained.cls_token", "pretrained.blocks.3.attn.qkv.weight", "depth_head.projects.0.weight"]
 HUGGINGFACE = ["backbone.embeddings.cls_token", "backbone.encoder.layer.0.norm1.weight", "head.conv3.bias"]
@@ -85,9 +85,15 @@ def test_what_is_beside_the_model_is_not_in_it():
 
 def test_an_encoder_alone_is_no_whole_model():
     assert not only(OFFICIAL[:2]).is_whole
-    assert bare_encoder(["cls_token", "blocks.0.norm1.bias"])
-    assert bare_encoder(["teacher.embeddings.cls_token"])
-    assert not bare_encoder(["a", "not_cls_token_b"])
+    for names, prefix, table in (
+        (["cls_token", "blocks.0.norm1.bias"], "", "official"),
+        (["teacher.embeddings.cls_token", "teacher.layernorm.bias", "x.bias"], "teacher.", "huggingface"),
+        (["model._orig_mod.cls_token"], "model._orig_mod.", "official"),
+    ):
+        (found,) = find_bare_encoders(names, "model.pth")
+        assert (found.prefix, found.table, found.is_whole) == (prefix, table, False)
+        assert list(found.names.values()) == [name for name in names if name.startswith(prefix)]
+    assert not find_bare_encoders(["a", "not_cls_token_b"], "model.pth")
 
 
 @pytest.mark.parametrize("table", TABLES)

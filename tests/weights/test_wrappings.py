@@ -1,11 +1,15 @@
 """Checkpoints whose names went through training scripts: the very model that is meant, or a short refusal."""
 
+import datetime
+import pathlib
+import re
 import warnings
 
 import numpy as np
 import pytest
 from checkpoint_files import assert_params, tensors_of, write_file
 from tiny import tiny_config, tiny_swiglu_config
+from torch_parts import ORDERED_DICT, mapping, storage, tensor, torch_file, unmemoised
 
 import dajax
 from dajax.errors import WeightsError
@@ -104,6 +108,31 @@ def test_extra_tensors_of_other_types_do_not_matter(tmp_path, table):
     params, said = load(tmp_path / "a.safetensors", config=config)
     assert_params(params, random_params(config))
     assert "3 tensors do not belong to the model" in said[0]
+
+
+def test_values_of_other_classes_beside_the_model(tmp_path):
+    """What a training script saves beside its weights: its folder, and the time at which it began."""
+    config = tiny_config()
+    tensors = {
+        name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors_of(config, "official").items()
+    }
+    strides = {name: np.array(tensor.strides) // 4 for name, tensor in tensors.items()}
+    items = {
+        name: tensor(storage(str(key), count=one.size), shape=one.shape, strides=strides[name].tolist())
+        for key, (name, one) in enumerate(tensors.items())
+    }
+    others = {
+        "folder": unmemoised(pathlib.PurePosixPath("a"), 2),
+        "started": unmemoised(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), 2),
+    }
+    body = mapping({"model": mapping(items, ORDERED_DICT), **others})
+    path = tmp_path / "latest.pth"
+    path.write_bytes(torch_file(body, {str(key): one.tobytes() for key, one in enumerate(tensors.values())}))
+    params, said = load(path, config=config)
+    assert_params(params, random_params(config))
+    (warning,) = said
+    assert re.search(r"latest\.pth holds more than tensors: values of pathlib.*PurePosixPath.* were skipped", warning)
+    assert "datetime.datetime" in warning
 
 
 def test_a_tensor_of_another_type_in_the_model_is_refused(tmp_path):

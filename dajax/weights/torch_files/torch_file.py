@@ -15,7 +15,7 @@ from dajax.errors import WeightsError, shown
 from dajax.files import open_regular, wrong_download
 from dajax.weights.report import raise_problems
 from dajax.weights.safetensors_io import FLOAT_DTYPES
-from dajax.weights.torch_files.torch_names import Placeholder, Tensor
+from dajax.weights.torch_files.torch_names import Foreign, Placeholder, Tensor
 from dajax.weights.torch_files.torch_pickle import interpret
 from dajax.weights.torch_files.torch_zip import Record, TorchZip
 
@@ -52,10 +52,11 @@ class TorchFile:
     Attributes:
         tensors: {name as in the file: where it lies}, of those of floating-point numbers.
         unusable: {name: why it is no param}, of everything else in the model.
+        foreign: names of the classes and functions that made other values in the file. These values were skipped.
 
     Raises:
-        WeightsError: the file is not there, not a regular file, damaged, of another kind, names anything that weights
-            have no need of, or its model has other than floating-point tensors.
+        WeightsError: the file is not there, not a regular file, damaged, or of another kind; or no tensors can be found
+            in it without running what it names.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,8 +66,10 @@ class TorchFile:
             _refuse_other_files(self._file.read(512), self.path)
             self._zip = TorchZip(self._file, self.path)
             self._swapped = self._is_big_endian()
-            top = interpret(self._zip.content("data.pkl", limits.MAX_TORCH_PICKLE_BYTES), self.path)
-            self.tensors, self.unusable = _check_tensors(_find_model(top, self.path), self._zip.records, self.path)
+            found = interpret(self._zip.content("data.pkl", limits.MAX_TORCH_PICKLE_BYTES), self.path)
+            self.foreign = found.foreign
+            model = _find_model(found.value, self.path)
+            self.tensors, self.unusable = _check_tensors(model, self._zip.records, self.path)
         except BaseException:
             self._file.close()
             raise
@@ -156,7 +159,8 @@ def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
         WeightsError: there is none.
     """
     if not isinstance(top, dict):
-        raise WeightsError(f"{path} holds {_kind(top)}; expected a dict of tensors: save model.state_dict()")
+        what = f"an object of {shown(top.kind)}, which dajax does not run" if isinstance(top, Foreign) else _kind(top)
+        raise WeightsError(f"{path} holds {what}; expected a dict of tensors: save model.state_dict()")
     dicts = [key for key, value in top.items() if isinstance(value, dict) and _has_tensors(value)]
     floats = [key for key, value in top.items() if isinstance(value, Tensor) and value.storage.kind in FLOAT_STORAGES]
     if len(dicts) == 1 and not floats:
@@ -164,13 +168,19 @@ def _find_model(top: object, path: Path) -> Mapping[Any, Any]:
     if not dicts and _has_tensors(top):
         return top
     if not dicts:
-        listed = ", ".join(shown(key) for key in list(top)[:20] if isinstance(key, str)) or "none"
+        listed = ", ".join(_key(key, top[key]) for key in list(top)[:20] if isinstance(key, str)) or "none"
         raise WeightsError(f"{path} has no tensors, neither at its top, where the keys are {listed}, nor below a key")
     pairs = [(key, top[key]) for key in floats]
     pairs += [(f"{key}.{name}", value) for key in dicts for name, value in top[key].items()]
     if len(found := dict(pairs)) < len(pairs):
         raise WeightsError(f"{path} has two tensors whose keys and names, joined by dots, are the same")
     return found
+
+
+def _key(key: str, value: object) -> str:
+    """Return a key for a message, and the class of its value if that could not be read."""
+    made_by = f" (an object of {shown(value.kind)}: save its state_dict())" if isinstance(value, Foreign) else ""
+    return f"{shown(key)}{made_by}"
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:

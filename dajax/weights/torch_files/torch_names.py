@@ -2,7 +2,8 @@
 
 Nothing is imported and nothing is called: a name is a key of the table below, and "calling" it runs a function of this
 module on data that has been read already. What no model needs (lists, sets, numbers, arrays, a training script's
-arguments) becomes a placeholder and its content is dropped.
+arguments) becomes a placeholder and its content is dropped. So does whatever is made with a name that is not in the
+table.
 
 What torch.save emits: PyTorch, torch/serialization.py and torch/_utils.py.
 """
@@ -19,6 +20,11 @@ class Placeholder:
     """A value in the file that no model needs."""
 
     kind: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Foreign(Placeholder):
+    """A name that is not in the table, or whatever the file makes with it. `kind` is the name."""
 
 
 LIST, SET, NUMBER, BYTES, OBJECT = map(Placeholder, ("a list", "a set", "a number", "bytes", "an object"))
@@ -96,6 +102,13 @@ def _ordered_dict(arguments: Arguments) -> OrderedDict | None:
     return None if arguments else OrderedDict()
 
 
+def _default_dict(arguments: Arguments) -> OrderedDict | None:
+    match arguments:
+        case () | (None | Global() | Foreign(),):  # what would make missing values
+            return OrderedDict()
+    return None
+
+
 def _object(arguments: Arguments) -> Placeholder:
     return OBJECT
 
@@ -111,6 +124,7 @@ _INTEGER_DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16
 # Besides tensors: what optimizers, schedulers, argparse and metrics computed with numpy leave in training checkpoints.
 _CALLED: dict[tuple[str, str], Callable[[Arguments], object | None]] = {
     ("collections", "OrderedDict"): _ordered_dict,
+    ("collections", "defaultdict"): _default_dict,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor_v3,
@@ -136,7 +150,7 @@ _MENTIONED = (
     | {("numpy", "ndarray"), ("argparse", "Namespace")}
 )
 
-# This is the whole list: any other name is refused.
+# This is the whole list: any other name becomes a `Foreign`.
 GLOBALS = {pair: Global(*pair) for pair in _MENTIONED} | {pair: Global(*pair, build) for pair, build in _CALLED.items()}
 # The one class whose instances are made without a call.
 NAMESPACE = GLOBALS["argparse", "Namespace"]

@@ -1,7 +1,8 @@
 """The pickle inside a PyTorch file, interpreted without running anything.
 
 Of the pickle language this knows the opcodes that `torch.save` emits with pickle_protocol 2 to 5; of Python's names,
-those of `torch_names`. Nothing here walks nested data, so that self-reference and depth do no harm.
+those of `torch_names`. A value that another name makes, such as a path or a training script's settings, is an empty
+placeholder. Nothing here walks nested data, so that self-reference and depth do no harm.
 
 Opcodes and their arguments: CPython, Lib/pickletools.py.
 """
@@ -9,7 +10,7 @@ Opcodes and their arguments: CPython, Lib/pickletools.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from dajax import limits
 from dajax.errors import WeightsError, shown
@@ -22,6 +23,7 @@ from dajax.weights.torch_files.torch_names import (
     OBJECT,
     SET,
     STORAGES,
+    Foreign,
     Global,
     OrderedDict,
     Placeholder,
@@ -30,23 +32,38 @@ from dajax.weights.torch_files.torch_names import (
 
 # Stands in a dict for all its keys that are not strings.
 OTHER_KEY = Placeholder("a key that is not a string")
+# So much is kept of names that are not in the table: they are only shown.
+_SHOWN_NAME, _SHOWN_NAMES = 100, 20
 
 
-def interpret(data: bytes, path: object) -> object:
-    """Return what a pickle describes: dicts, strings, tuples, `Tensor`, `Placeholder` and similar values.
+class Pickled(NamedTuple):
+    """What a pickle describes.
+
+    Attributes:
+        value: dicts, strings, tuples, `Tensor`, `Placeholder` and similar values.
+        foreign: the first names of Python in the pickle that are not in the table.
+    """
+
+    value: Any
+    foreign: list[str]
+
+
+def interpret(data: bytes, path: object) -> Pickled:
+    """Return what a pickle describes.
 
     Args:
         data: the pickle.
         path: of the file, for messages.
 
     Raises:
-        WeightsError: damaged, beyond the bounds, or it names or does anything that files of weights have no need of.
+        WeightsError: the pickle is damaged or beyond the bounds, or it uses names of the table as torch.save never
+            does.
     """
     machine = _Machine(data, path)
     for _ in range(limits.MAX_TORCH_OPCODES):
         code = machine.take(1)
         if code == b".":
-            return machine.result()
+            return Pickled(machine.result(), list(machine.foreign))
         handler = _HANDLERS.get(code)
         if handler is None:
             raise machine.failure(f"opcode {code!r} at byte {machine.position - 1} is none that torch.save emits")
@@ -57,13 +74,14 @@ def interpret(data: bytes, path: object) -> object:
 class _Machine:
     """Stack, marks and memo of the pickle language."""
 
-    __slots__ = ("data", "marks", "memo", "path", "position", "stack")
+    __slots__ = ("data", "foreign", "marks", "memo", "path", "position", "stack")
 
     def __init__(self, data: bytes, path: object) -> None:
         self.data, self.path, self.position = data, path, 0
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.foreign: dict[str, Foreign] = {}
         if self.take(1) != b"\x80" or not 2 <= self.number(1) <= 5:
             raise self.failure("a pickle of protocol 2, 3, 4 or 5 was expected")
 
@@ -126,12 +144,14 @@ class _Machine:
 def _find_global(m: _Machine, module: object, name: object) -> None:
     if not isinstance(module, str) or not isinstance(name, str):
         raise m.failure("a name of Python must be two strings")
-    if (found := GLOBALS.get((module, name))) is None:
-        raise m.failure(
-            f"names {shown(f'{module}.{name}')}, which no file of weights needs: refused, and nothing was run. If this "
-            "checkpoint is yours and holds more than tensors, save model.state_dict() alone"
-        )
-    m.push(found)
+    m.push(GLOBALS.get((module, name)) or _foreign(m, module, name))
+
+
+def _foreign(m: _Machine, module: str, name: str) -> Foreign:
+    kind = f"{module[:_SHOWN_NAME]}.{name[:_SHOWN_NAME]}"
+    if len(m.foreign) < _SHOWN_NAMES:
+        return m.foreign.setdefault(kind, Foreign(kind))
+    return m.foreign.get(kind) or Foreign(kind)
 
 
 def _stack_global(m: _Machine) -> None:
@@ -141,6 +161,9 @@ def _stack_global(m: _Machine) -> None:
 
 def _reduce(m: _Machine) -> None:
     arguments, function = m.pop(), m.pop()
+    if isinstance(function, Foreign) and isinstance(arguments, tuple):
+        m.push(function)
+        return
     if not isinstance(function, Global) or function.build is None or not isinstance(arguments, tuple):
         raise m.failure(f"calls {_described(function)}, which is nothing to call")
     made = function.build(arguments)
@@ -151,19 +174,31 @@ def _reduce(m: _Machine) -> None:
 
 def _new_object(m: _Machine) -> None:
     arguments, cls = m.pop(), m.pop()
-    if cls is not NAMESPACE or arguments != ():
+    if isinstance(cls, Foreign):
+        m.push(cls)
+    elif cls is NAMESPACE and arguments == ():
+        m.push(OBJECT)
+    else:
         raise m.failure(f"makes an instance of {_described(cls)}")
-    m.push(OBJECT)
+
+
+def _new_object_with_keywords(m: _Machine) -> None:
+    m.pop()  # keywords, which only classes take that are not in the table
+    arguments, cls = m.pop(), m.top()
+    if not isinstance(cls, Foreign) or not isinstance(arguments, tuple):
+        raise m.failure(f"makes an instance of {_described(cls)}")
 
 
 def _build(m: _Machine) -> None:
     m.pop()  # the state: a state dict's _metadata, a training script's arguments, an array's content
-    if m.top() is not OBJECT and not isinstance(m.top(), OrderedDict):
+    if m.top() is not OBJECT and not isinstance(m.top(), OrderedDict | Foreign):
         raise m.failure(f"sets the state of {_described(m.top())}")
 
 
 def _set_items(m: _Machine, items: list[Any]) -> None:
     target = m.top()
+    if isinstance(target, Foreign):
+        return
     if not isinstance(target, dict) or len(items) % 2:
         raise m.failure(f"puts {len(items)} keys and values into {_described(target)}")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -183,10 +218,15 @@ def _set_item(m: _Machine) -> None:
 def _drop_into(container: Placeholder, pop: Callable[[_Machine], object]) -> Callable[[_Machine], None]:
     def handler(m: _Machine) -> None:
         pop(m)
-        if m.top() is not container:
+        if m.top() is not container and not isinstance(m.top(), Foreign):
             raise m.failure(f"{_described(m.top())} stands where {container.kind} was expected")
 
     return handler
+
+
+def _frozen_set(m: _Machine) -> None:
+    m.pop_marked()
+    m.push(SET)
 
 
 def _get(m: _Machine, index: int) -> None:
@@ -228,6 +268,8 @@ def _persistent(m: _Machine) -> None:
         # The fourth argument is the device it was on, such as "cuda:0". Here the caller decides the device.
         case ("storage", Global(module=module, name=kind), str(key), str(), int(count)) if (module, kind) in STORAGES:
             m.push(Storage(kind, key, count))
+        case ("storage", Foreign() as foreign, str(), str(), int()):
+            m.push(foreign)
         case _:
             raise m.failure("a tensor's storage is described in an unknown way")
 
@@ -273,6 +315,7 @@ _HANDLERS: dict[bytes, Callable[[_Machine], None]] = {
     b"e": _drop_into(LIST, _Machine.pop_marked),
     b"\x8f": lambda m: m.push(SET),
     b"\x90": _drop_into(SET, _Machine.pop_marked),
+    b"\x91": _frozen_set,
     # Memo and framing
     b"q": lambda m: _put(m, m.number(1)),
     b"r": lambda m: _put(m, m.number(4)),
@@ -285,6 +328,7 @@ _HANDLERS: dict[bytes, Callable[[_Machine], None]] = {
     b"\x93": _stack_global,
     b"R": _reduce,
     b"\x81": _new_object,
+    b"\x92": _new_object_with_keywords,
     b"b": _build,
     b"Q": _persistent,
 }

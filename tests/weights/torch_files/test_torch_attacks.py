@@ -1,4 +1,4 @@
-"""No file of weights runs code: names outside the list are refused before anything is imported or called."""
+"""No file of weights runs code: nothing that it names is imported or called."""
 
 import argparse
 import os
@@ -9,12 +9,23 @@ import sys
 import numpy as np
 import pytest
 from refusal import refused
-from torch_parts import NUMBERS, archive, mapping, name, pickled, stacked, text
+from torch_parts import (
+    NUMBERS,
+    archive,
+    mapping,
+    name,
+    pickled,
+    stacked,
+    tensor,
+    text,
+    torch_file,
+    unmemoised,
+)
 
 from dajax.errors import WeightsError
 from dajax.weights.torch_files import torch_names
 from dajax.weights.torch_files.torch_file import TorchFile
-from dajax.weights.torch_files.torch_names import GLOBALS
+from dajax.weights.torch_files.torch_names import GLOBALS, Foreign
 from dajax.weights.torch_files.torch_pickle import interpret
 
 OTHER_NAMES = [
@@ -46,7 +57,7 @@ OTHER_NAMES = [
     ("torch._utils", "_rebuild_wrapper_subclass"), ("torch._utils", "torch"),
     ("torch._tensor", "_rebuild_from_type_v2"),
     ("torch.nn.modules.linear", "Linear"), ("depth_anything_v2.dpt", "DepthAnythingV2"), ("__main__", "Model"),
-    ("collections", "defaultdict"), ("collections", "abc"), ("argparse", "ArgumentParser"), ("argparse", "_sys"),
+    ("collections", "abc"), ("argparse", "ArgumentParser"), ("argparse", "_sys"),
     ("torch.Storage", ""), ("", "eval"), ("", ""), ("torch ", "FloatStorage"), ("torch", "FloatStorage "),
     ("Torch", "FloatStorage"), ("torch", "floatStorage"), ("torch", "FloatStorage\0"), ("torch", "ＦloatStorage"),
     # Dots would be followed attribute by attribute from protocol 4 on.
@@ -62,12 +73,25 @@ OTHER_NAMES = [
 
 @pytest.mark.parametrize("form", [name, stacked], ids=["GLOBAL", "STACK_GLOBAL"])
 @pytest.mark.parametrize("pair", OTHER_NAMES, ids=".".join)
-def test_other_names(pair, form):
-    """A name that is not on the list is refused where it is mentioned, before there is anything to call."""
+def test_other_names(tmp_path, pair, form):
+    """A name that is not on the list becomes a placeholder, and so does whatever is made with it."""
     before = {*sys.modules}
-    message = refused(lambda: interpret(pickled(form(*pair)), "model.pth"), WeightsError, "no file of weights needs")
-    assert repr(".".join(pair)) in message
+    uses = {
+        "mentioned": b"", "called": b")R", "called with what it made": b")R" + form(*pair) + b")R\x85R",
+        "instance": b")\x81", "instance with keywords": b")}\x92",
+        "state": b")R}b", "state of itself": mapping({"__defaults__": b")"}) + b"b",
+        "items": b")R" + text("a") + b"Ns", "list items": b")R(NNe", "set items": b")\x81(NN\x90",
+    }  # fmt: skip
+    for use in uses.values():
+        found = interpret(pickled(form(*pair) + use), "model.pth")
+        assert isinstance(found.value, Foreign)
+        assert found.value.kind == ".".join(pair)
+        assert found.foreign == [".".join(pair)]
     assert {*sys.modules} == before
+    path = tmp_path / "model.pth"
+    path.write_bytes(torch_file(form(*pair) + b")R"))
+    message = refused(lambda: TorchFile(path), WeightsError, "which dajax does not run")
+    assert repr(".".join(pair)) in message
 
 
 def test_names_are_data():
@@ -132,11 +156,50 @@ def test_no_code_runs(tmp_path, kind):
     content = ATTACKS[kind](sentinel)
     path = tmp_path / "model.pth"
     path.write_bytes(archive({"archive/data.pkl": content, "archive/data/0": NUMBERS}))
-    refused(lambda: TorchFile(path), WeightsError, r"model\.pth: data\.pkl")
+    refused(lambda: TorchFile(path), WeightsError, r"model\.pth")
     assert not sentinel.exists()
     if "after the end" not in kind:
         pickle.loads(content)  # the attack is one
         assert sentinel.exists()
+
+
+BESIDE = {
+    "a call": lambda path: Call(eval, code(path)),
+    "a call in a list": lambda path: [1, (Call(exec, code(path)),)],
+    "a call as a key": lambda path: {Call(eval, code(path)): 1},
+    "a call in the arguments of a call": lambda path: Call(dict, [(Call(eval, code(path)), 1)]),
+    "the result of a call, called": lambda path: Call(eval, code(path)),
+    "a state that a call makes": lambda path: Stateful(Call(eval, code(path))),
+}
+
+
+class Stateful:
+    """Pickles as an object with a state."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __reduce__(self):
+        return (Stateful, (None,), self.state)
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("kind", BESIDE)
+def test_no_code_runs_beside_weights(tmp_path, kind, protocol):
+    """The weights are read, and the rest is named."""
+    sentinel = tmp_path / "sentinel"
+    attack = unmemoised(BESIDE[kind](sentinel), protocol)
+    path = tmp_path / "model.pth"
+    path.write_bytes(torch_file(mapping({"w": tensor(), "extra": attack})))
+    with TorchFile(path) as file:
+        assert list(file.tensors) == ["w"]
+        assert any(name.endswith((".eval", ".exec")) for name in file.foreign)
+    assert not sentinel.exists()
+    pickle.loads(pickled(attack))  # the attack is one
+    assert sentinel.exists()
 
 
 def test_no_attribute_is_set():

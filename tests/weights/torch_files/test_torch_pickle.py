@@ -2,7 +2,14 @@
 
 import argparse
 import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
+import pathlib
 import pickle
+import re
 import struct
 
 import numpy as np
@@ -20,6 +27,7 @@ from torch_parts import (
     tensor,
     text,
     torch_file,
+    unmemoised,
 )
 
 from dajax import limits
@@ -30,12 +38,12 @@ from dajax.weights.torch_files.torch_names import Global, Tensor
 from dajax.weights.torch_files.torch_pickle import interpret
 
 # Opcodes of torch.save with pickle_protocol 2 to 5. Written down once more: the table is not to grow by accident.
-KNOWN = b".N\x88\x89KMJ\x8aGX\x8cCB\x96()\x85\x86\x87t}su]ae\x8f\x90qr\x94hj\x95c\x93R\x81bQ"
+KNOWN = b".N\x88\x89KMJ\x8aGX\x8cCB\x96()\x85\x86\x87t}su]ae\x8f\x90\x91qr\x94hj\x95c\x93R\x81\x92bQ"
 
 
 @pytest.mark.parametrize("code", [bytes([code]) for code in range(256) if code not in KNOWN])
 def test_unknown_opcodes(code):
-    """INST, OBJ, NEWOBJ_EX, EXT1 to 4, PERSID, LONG4, GET, PUT, POP, DUP, BINUNICODE8, buffers, all others."""
+    """INST, OBJ, EXT1 to 4, PERSID, LONG4, GET, PUT, POP, DUP, BINUNICODE8, buffers, all others."""
     body = text("os") + text("system") + b"(" + text("true") + b"t" + code + b"os\nsystem\n" + bytes(16)
     refused(lambda: interpret(pickled(body), "model.pth"), WeightsError, r"^model\.pth: data\.pkl: opcode .* none that")
 
@@ -78,6 +86,10 @@ MISUSES = {
     "instance of a storage": (name("torch", "FloatStorage") + b")\x81", "instance of torch.FloatStorage"),
     "instance of OrderedDict": (name("collections", "OrderedDict") + b")\x81", "instance of collections.Ordered"),
     "instance of set": (name("builtins", "set") + b")\x81", "instance of builtins.set"),
+    "instance with keywords": (NAMESPACE + b")}\x92", "instance of argparse.Namespace"),
+    "call of an unknown name with a list": (name("pathlib", "PosixPath") + b"]R", "calls pathlib.PosixPath"),
+    "tensor on what an unknown name made": (tensor(name("a", "b") + b")R"), "with arguments"),
+    "defaultdict of a dict": (name("collections", "defaultdict") + b"}\x85R", "defaultdict with arguments"),
     "instance with arguments": (NAMESPACE + b"K\1\x85\x81", "instance of argparse.Namespace"),
     "instance of a string": (text("Namespace") + b")\x81", "instance of str"),
     "state of a function": (REBUILD + mapping({"__defaults__": b")"}) + b"b", "state of torch._utils._re"),
@@ -99,7 +111,7 @@ MISUSES = {
     "append to a set": (b"\x8fNa", "a set stands where a list"),
     "add to a list": (b"](N\x90", "a list stands where a set"),
     "storage of a string": (text("0") + b"Q", "storage is described"),
-    "storage of a module": (storage(module="builtins", kind="eval"), "no file of weights"),
+    "tensor on a storage of an unknown name": (tensor(storage(module="builtins", kind="eval")), "with arguments"),
     "storage of a function": (storage(module="torch._utils", kind="_rebuild_tensor_v2"), "storage is described"),
     "storage of a dtype": (storage(kind="float32"), "storage is described"),
     "storage that is a module": (b"(" + text("module") + name("torch", "FloatStorage") + b"NNtQ", "storage is desc"),
@@ -166,6 +178,7 @@ BOMBS = {
     "long numbers": lambda: (b"\x8a\xff" + b"\x7f" * 255) * (MOST // 257),
     "tensors of 100,000 axes": lambda: b"".join(
         [TENSOR_PARTS, b"(", b"K\1" * 100_000, b"tq\3", b"h\0(h\1K\0h\3h\3\x88h\2tR" * 9000]),
+    "names of half the file": lambda: text("a" * (MOST - 10 * (MANY // 4))) + b"q\1" + b"h\1h\1\x93" * (MANY // 4),
     # Python's dicts become slow with such keys.
     "keys of one hash": lambda: b"}" + b"".join(number(index * (2**61 - 1)) + b"Ns" for index in range(30_000)) + b"N",
 }  # fmt: skip
@@ -179,7 +192,7 @@ def test_bombs(kind):
 
 
 def interpreted(body):
-    return interpret(pickled(body), "model.pth")
+    return interpret(pickled(body), "model.pth").value
 
 
 def test_self_reference():
@@ -230,12 +243,107 @@ def test_plain_values_of_python(protocol):
         "best": {"d1": np.float64(0.9), "n": np.int64(3), "half": np.float16(1), "array": np.arange(6.0).reshape(2, 3)},
         "groups": {0: {"lr": 0.1}, None: 1, (1, 2): 3},
     }  # fmt: skip
-    found = interpret(pickle.dumps(saved, protocol), "model.pth")
+    found, foreign = interpret(pickle.dumps(saved, protocol), "model.pth")
+    assert foreign == []
     assert isinstance(found, dict)
     assert found.keys() == saved.keys()
     assert (found["epoch"], found["big"], found["name"], found["tuple"]) == (3, 10**30, "vits", (1, (2, 3)))
     assert found["ordered"] == {"a": 1}
     assert len(found["groups"]) == 1
+
+
+@dataclasses.dataclass
+class Arguments:
+    """A training script's own class."""
+
+    folder: pathlib.Path
+    rates: list[float]
+
+
+class Level(enum.Enum):
+    """An enumeration of a training script."""
+
+    LOW = 1
+
+
+class Slots:
+    """A class whose instances need keywords to be made."""
+
+    def __new__(cls, *, size):
+        made = super().__new__(cls)
+        made.size = size
+        return made
+
+    def __getnewargs_ex__(self):
+        return (), {"size": self.size}
+
+
+class Names(list):
+    """A list of a training script."""
+
+
+FOREIGN = {
+    "a path": (pathlib.PurePosixPath("runs/1"), "pathlib.*PurePosixPath"),
+    "a date": (datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), "datetime.datetime"),
+    "a duration": (datetime.timedelta(1), "datetime.timedelta"),
+    "a default dict of lists": (collections.defaultdict(list, loss=[0.5]), "list"),
+    "a deque": (collections.deque([1, 2], 3), "collections.deque"),
+    "an own class": (Arguments(pathlib.PurePosixPath("a"), [0.1]), "Arguments"),
+    "an own enumeration": (Level.LOW, "Level"),
+    "an own list": (Names(["a", "b"]), "Names"),
+    "a class with keywords": (Slots(size=3), "Slots|partial"),
+    "a class": (Arguments, "Arguments"),
+    "a complex number": (1j, "complex"),
+    "a decimal": (decimal.Decimal("0.1"), "decimal.Decimal"),
+    "a function with arguments": (functools.partial(print, 1), "functools.partial"),
+    "states of random numbers": (np.random.default_rng(0), "numpy.random"),
+    "a range": (range(3), "range"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_values_of_other_classes(tmp_path, kind, protocol):
+    """They are skipped and named, and the weights around them are read."""
+    value, expected = FOREIGN[kind]
+    items = {"before": unmemoised(value, protocol), "w": tensor(), "after": unmemoised([value], protocol)}
+    path = tmp_path / "model.pth"
+    path.write_bytes(torch_file(mapping(items)))
+    with TorchFile(path) as file:
+        assert list(file.tensors) == ["w"]
+        np.testing.assert_array_equal(file.read("w"), np.arange(6, dtype=np.float32).reshape(2, 3))
+        assert re.search(expected, " ".join(file.foreign))
+
+
+def test_tensors_in_a_default_dict(tmp_path):
+    path = tmp_path / "model.pth"
+    made = name("collections", "defaultdict") + name("builtins", "list") + b"\x85R"
+    path.write_bytes(torch_file(mapping({"model": mapping({"w": tensor()}, start=made)})))
+    with TorchFile(path) as file:
+        assert list(file.tensors) == ["w"]
+
+
+def test_storages_of_other_types(tmp_path):
+    """Tensors on them are made by other functions, which are skipped."""
+    made = name("torch._utils", "_rebuild_qtensor") + b"(" + storage(kind="QInt8Storage") + b"tR"
+    path = tmp_path / "model.pth"
+    path.write_bytes(torch_file(mapping({"w": tensor(), "q": made})))
+    with TorchFile(path) as file:
+        assert list(file.tensors) == ["w"]
+        assert file.unusable["q"].endswith("got torch._utils._rebuild_qtensor")
+
+
+def test_frozen_sets():
+    assert interpreted(b"(K\1K\2\x91").kind == "a set"
+
+
+def test_the_first_names_are_kept():
+    """However many there are, and however long."""
+    body = b"(" + b"".join(name(f"module{i}", "x" * 90) for i in range(100)) + b"t"
+    found = interpret(pickled(body), "model.pth")
+    assert found.foreign == [f"module{i}.{'x' * 90}" for i in range(20)]
+    assert found.value[99].kind == f"module99.{'x' * 90}"
+    assert len(interpreted(name("a" * 150, "b")).kind) == 102
 
 
 def test_every_truncation():
