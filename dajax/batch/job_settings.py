@@ -19,14 +19,14 @@ class BatchSettings:
     """How a job is done. The output folder keeps what decides about outputs, and a later run must say the same.
 
     Attributes:
-        formats: what is written for each image: npy, npz, png16, tiff, pfm, exr or color. The npz has unit and model in
+        formats: for each image: npy, npz, png16, tiff, pfm, exr or color. The npz has unit and model in
             it, png16 is a 16-bit PNG with its scale in the metadata; tiff, pfm and exr have float32 values; color is
             for people.
         values: type of the values in npy and npz.
         png_scale: the metres of a step of png16, as RGB-D tools expect: 0.001 for millimetres. Values that do not fit
             are stored as 0, and the manifest counts them. Without it, each PNG has a scale of its own.
-        size: depth maps have the size of their image, or that of the model's output.
-        colormap: Colormap of the color format: Spectral_r, inferno, turbo, gray, ... With matplotlib installed, any of
+        size: the size of depth maps: their image's, or the model's.
+        colormap: Colours of `color`: Spectral_r, inferno, turbo, ... With matplotlib installed, any of
             its names.
         shards: Put this many images into each output shard. Without it, each image gets files of its own.
         shard_format: Output shards are WebDataset tar files, or Parquet files.
@@ -34,7 +34,7 @@ class BatchSettings:
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         workers: Processes that read images. Without it, one for each core, but no more than 16.
-        value_range: The values that become black and white in images of more than 8 bits, or auto. That takes the
+        value_range: Beyond 8 bits: what becomes black and white. "auto" takes the
             smallest and the largest value of each image. Images of 8 bits stay as they are.
         allow_truncated: Take what there is of images that break off.
         decode_timeout: seconds that reading one image may take.
@@ -44,7 +44,7 @@ class BatchSettings:
             without this.
         remake_changed: Make again the depth maps of images that have changed since.
         flip_disagreement: Record how much the depth of each mirror image differs. It takes twice the time.
-        column: the column of a table that has the paths or the images.
+        column: the column of paths or images of a table.
         process_index: which part of the images this process does, counted from 0. The other processes, on this machine
             or on others, do theirs in the same output folder at the same time.
         process_count: how many processes do the job together. With 1, this process does all of it, and no other process

@@ -45,7 +45,7 @@ class CheckpointOptions:
         prefix: what the model's tensors begin with, if the file has several models.
         revision: a branch, tag or commit on the Hub.
         local_files_only: Open no connection: use only what has been downloaded before.
-        style: Process as Transformers does, or as the authors' code does.
+        style: As Transformers does, or as the authors' code does.
         dtype: the type in which the network computes.
         input_size: About how many pixels a side has in the network.
         cache: Keep compiled programs in ~/.cache/dajax for the next run.

@@ -49,7 +49,7 @@ def test_help_of_a_command(capsys, monkeypatch, command):
     assert (status, err) == (0, "")
     assert out.startswith(f"Example: dajax {command}")
     assert "Exit status: 0" in out.replace("\n", " ")
-    assert len(out.splitlines()) <= 90
+    assert len(out.splitlines()) <= 80
     assert max(map(len, out.splitlines())) <= 100
 
 
