@@ -176,6 +176,8 @@ def _left_out(finite: np.ndarray, placed: np.ndarray, farthest: float) -> str:
 def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:
     """Return the points of a CSV file with the columns `column`, `row` (in pixels) and `metres`.
 
+    Commas, semicolons or tabs separate the columns.
+
     Returns:
         float64 [n, 3].
 
@@ -186,7 +188,9 @@ def read_known_points(path: str | os.PathLike[str]) -> np.ndarray:
     wanted = ("column", "row", "metres")
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            delimiter = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{name}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})") from error
     if missing := [key for key in wanted if rows and key not in rows[0]]:

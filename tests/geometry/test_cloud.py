@@ -163,6 +163,9 @@ def test_known_points(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("\ufeffcolumn,row,metres,name\n3.5,4,1.25,door\n7,8,2e0,wall\n", encoding="utf-8")
     np.testing.assert_array_equal(read_known_points(path), [[3.5, 4, 1.25], [7, 8, 2]])
+    for separator in ";\t":
+        path.write_text("column,row,metres\n3.5,4,1.25\n7,8,2\n".replace(",", separator))
+        np.testing.assert_array_equal(read_known_points(path), [[3.5, 4, 1.25], [7, 8, 2]])
     for text, message in {
         "column,row\n1,2\n": "lacks the columns metres; expected the columns column, row, metres",
         "column,row,metres\n1,2,3\n": "at least two points are needed, got 1",
