@@ -34,8 +34,8 @@ class BatchSettings:
         buckets: Process images at no more than this many sizes, for few compilations.
         policy: Stretch images to their bucket's size, or pad them. Padding keeps their aspect ratio.
         workers: Processes that read images. Without it, one for each core, but no more than 16.
-        value_range: Beyond 8 bits: what becomes black and white. "auto" takes the
-            smallest and the largest value of each image. Images of 8 bits stay as they are.
+        value_range: Beyond 8 bits: what becomes black and white. With "auto" it is the smallest and the largest value
+            of each image. Images of 8 bits stay as they are.
         allow_truncated: Take what there is of images that break off.
         decode_timeout: seconds that reading one image may take.
         max_rejects: Stop when a run leaves out more images than this.

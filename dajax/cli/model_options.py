@@ -42,7 +42,7 @@ class CheckpointOptions:
     Attributes:
         config: what the weights are: an alias such as v1-base, or a config.json.
         kind: the same in one word; the weights tell the size.
-        prefix: what the model's tensors begin with, if the file has several models.
+        prefix: what the names of the model's tensors begin with.
         revision: a branch, tag or commit on the Hub.
         local_files_only: Open no connection: use only what has been downloaded before.
         style: As Transformers does, or as the authors' code does.
@@ -57,7 +57,7 @@ class CheckpointOptions:
         value_of(str, choices=KINDS),
         unset(_choices(KINDS)),
     ] = None
-    prefix: Annotated[str | None, value_of(str), unset("TEXT", "the only one")] = None
+    prefix: Annotated[str | None, value_of(str), unset("TEXT", "the only model")] = None
     revision: Annotated[str | None, value_of(str), unset("NAME", "main")] = None
     local_files_only: Flag = False
     style: Annotated[

@@ -145,11 +145,14 @@ class DepthEstimator:
         # jax keeps programs as long as the function that they are compiled from, so that a new function begins without
         # any. A thread that runs a program keeps the old one until it is done.
         def depth(params: Mapping[str, Any], pixels: Array) -> Array:
-            output: Any = self.model.apply({"params": params}, pixels)
-            return output.predicted_depth
+            return self._depth(params, pixels)
 
         self._shapes: set[tuple[int, ...]] = set()
         self._apply = distribute(depth, self.mesh, self._parallel, self.params)
+
+    def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
+        output: Any = self.model.apply({"params": params}, pixels)
+        return output.predicted_depth
 
     def __reduce__(self) -> NoReturn:
         raise ConfigError(

@@ -84,7 +84,7 @@ def _(theirs, mine):
     assert read_image("a.png")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-@deviation("floating-point greyscale files")
+@deviation("floating-point files")
 def _(theirs, mine):
     Image.fromarray(np.array([[0, 0.5, 0.9, 300]], np.float32)).save("a.tif")
     assert np.asarray(load_image("a.tif"))[0, :, 0].tolist() == [0, 0, 0, 255]
