@@ -24,7 +24,8 @@ slow: $(VENV)/.installed-test
 
 # Jobs of 500 images are killed, crash or fill the disk at 200 moments instead of a few. This takes half an hour.
 faults: $(VENV)/.installed-test
-	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_faults.py tests/cli/test_batch.py -n 2 -k "crash or disk or killed or chain or signal"
+	DAJAX_FAULTS=200 $(BIN)/python -m pytest tests/batch/test_faults.py tests/cli/test_batch.py -n 2 \
+		-m "not very_slow and not network" -k "crash or disk or killed or chain or signal"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

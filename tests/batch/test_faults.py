@@ -77,7 +77,7 @@ def faults(count):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
-@pytest.mark.parametrize("shards", [None, 4])
+@pytest.mark.parametrize("shards", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, shards):
     """Before and after every open, write, fsync and rename, of outputs and manifest alike."""
     do(images, tmp_path / "all", shards=shards)
@@ -99,7 +99,7 @@ def test_a_crash_at_any_step(images, undisturbed, sharded, tmp_path, counting, s
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
-@pytest.mark.parametrize("shards", [None, 4])
+@pytest.mark.parametrize("shards", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_crash_at_any_step_of_a_remake(tmp_path, counting, shards):
     """One image has changed and another one became bad. Who goes on need not say that they are made again."""
     source = make_images(tmp_path / "images", good=5, bad=1)
@@ -165,7 +165,7 @@ def start(images, output, **settings):
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("shards", [None, 4])
+@pytest.mark.parametrize("shards", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(images, undisturbed, sharded, tmp_path, shards):
     rng = np.random.default_rng(0)
     with start(images, tmp_path / "timed", shards=shards) as process:

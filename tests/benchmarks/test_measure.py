@@ -89,6 +89,7 @@ def test_dajax_itself_must_run(setup, calls, monkeypatch):
         measure(setup, ["dajax"], rounds=1, budget_s=0)
 
 
+@pytest.mark.slow
 def test_the_timed_call_is_the_network(setup):
     model, params = dajax.load(setup.checkpoint)
     expected = jax.jit(model.apply)({"params": params}, setup.pixels).predicted_depth

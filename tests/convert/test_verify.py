@@ -79,6 +79,7 @@ def test_other_shape():
         compare(list(stages), {**stages, "depth": stages["depth"].T}, stages)
 
 
+@pytest.mark.slow
 def test_stages_of_flax():
     model, params = dajax.DepthAnything(CONFIG), random_params(CONFIG)
     pixels = random_pixels(56, 84)

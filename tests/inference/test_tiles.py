@@ -67,6 +67,7 @@ def seam_slopes(depth, rows, columns) -> tuple[list, list]:
     return at, beside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
 def test_no_seams(depth_maps, estimator, name):
     """Of four divisions: at the ten borders of one, an image's own edges are worth up to a tenth, seams or none."""

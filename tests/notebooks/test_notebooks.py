@@ -30,15 +30,8 @@ def test_paired_script_is_the_same(path):
         assert not cell.get("outputs"), cell.source
 
 
-# The others take longer, and those that train, probe or label take minutes: .ci/run has a step for them.
-QUICK = ("quickstart",)
-
-
-def how_long(path):
-    return pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("path", [how_long(path) for path in NOTEBOOKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, released_hub, tmp_path):
     notebook = jupytext.read(path)
     home = tmp_path / "home"

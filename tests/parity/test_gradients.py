@@ -28,7 +28,7 @@ def deviation(gradient):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("small", marks=pytest.mark.slow), pytest.param("tiny-metric", marks=pytest.mark.slow), "tiny-swiglu"],
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("small", "tiny-metric", "tiny-swiglu")],
 )
 def test_every_gradient(tmp_path, name):
     config, size = CASES[name]

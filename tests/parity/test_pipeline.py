@@ -103,6 +103,7 @@ def test_images_with_orientation(tiny, tmp_path, orientation):
     assert_same(pipe(str(path)), theirs)
 
 
+@pytest.mark.slow
 def test_full_size_small_model(tmp_path):
     config = dajax.DepthAnythingConfig.small().to_dict()
     checkpoint = write_checkpoint(tmp_path, config, SHAPES["small"])

@@ -94,7 +94,10 @@ run_training_loop(step, start(), slow, {output!r}, steps={steps}, save_every=4, 
 """
 
 
-@pytest.mark.parametrize(("times", "steps"), [(2, 60), pytest.param(20, 500, marks=pytest.mark.very_slow)])
+@pytest.mark.parametrize(
+    ("times", "steps"),
+    [pytest.param(2, 60, marks=pytest.mark.slow), pytest.param(20, 500, marks=pytest.mark.very_slow)],
+)
 def test_killed_at_random(tmp_path, times, steps):
     """By a signal that cannot be caught, at any moment of a run: restoring, stepping, saving."""
     undisturbed = run_training_loop(

@@ -169,6 +169,7 @@ def test_a_loss_that_is_not_finite_stops_both_with_the_whole_batch_saved(place):
     assert [row["step"] for row in read_log(place / "run" / "log.csv")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_each_process_makes_its_rows_of_the_same_batch():
     data = DataSettings(size=42, count=6, batch_size=4)
     whole = SceneBatches(data, is_metric=False)

@@ -138,7 +138,8 @@ for loss in (test_step.silog_loss, test_step.affine_invariant_loss):
 """
 
 
-@pytest.mark.parametrize("loss", [pytest.param(silog_loss, marks=pytest.mark.slow), affine_invariant_loss])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [silog_loss, affine_invariant_loss])
 def test_two_devices_are_one(metric, loss):
     """These losses pool the pixels of a batch, so their sums are sums over all devices."""
     assert_devices_are_one(*metric, 2, loss)

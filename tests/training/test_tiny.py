@@ -37,7 +37,7 @@ def stated(head, name):
 @pytest.mark.parametrize(
     ("count", "spread"),
     # The means of the first 60 scenes are near those of all 500, which the card states.
-    [(60, 0.04), pytest.param(500, 2e-3, marks=pytest.mark.slow)],
+    [pytest.param(60, 0.04, marks=pytest.mark.slow), pytest.param(500, 2e-3, marks=pytest.mark.very_slow)],
 )
 def test_on_scenes_it_has_not_seen(card, estimator, count, spread):
     taken = card.unseen_scenes(count)

@@ -20,7 +20,10 @@ def small_move():
 
 @pytest.mark.parametrize(
     ("numbers", "size"),
-    [((3, 20), SMALL), pytest.param((3, 11, 12, 20, 25, 31), (168, 224), marks=pytest.mark.slow)],
+    [
+        pytest.param((3, 20), SMALL, marks=pytest.mark.slow),
+        pytest.param((3, 11, 12, 20, 25, 31), (168, 224), marks=pytest.mark.very_slow),
+    ],
     ids=["small", "as documented"],
 )
 def test_depth_flickers_a_third_of_normalised_frames_and_is_no_worse(small_move, numbers, size):

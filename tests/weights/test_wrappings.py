@@ -44,7 +44,7 @@ def load(path, **options):
     return params, [str(warning.message) for warning in caught]
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_wrappings(tmp_path, count):
     """Prefixes, infixes, things beside the model, running means, several models, adapters."""
     rng = np.random.default_rng(0)

@@ -218,6 +218,7 @@ def test_drawn_scenes_against_a_plain_ray_caster():
     assert max(wrong) < 3 / (SIZE[0] * SIZE[1])
 
 
+@pytest.mark.slow
 def test_windows_are_the_only_holes_of_rooms():
     every, taken = drawn()
     with_window = every.window[:, 1] < every.window[:, 2]
