@@ -25,6 +25,7 @@ COMMANDS = {
     "video": "a video to a video of its depth",
     "convert": "a checkpoint from one format to another",
     "train": "train or fine-tune on synthetic scenes",
+    "check": "show that this machine computes the depth maps that it should",
     "models": "list the released checkpoints",
 }
 _HELP = """\

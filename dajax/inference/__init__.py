@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dajax.inference.inputs import ImageInput as ImageInput
     from dajax.inference.parallel import param_shardings as param_shardings
     from dajax.inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
+    from dajax.inference.self_check import Agreement as Agreement
+    from dajax.inference.self_check import check_device as check_device
     from dajax.inference.tiles import tiled_depth as tiled_depth
 else:
     __getattr__, __dir__, __all__ = lazy_names(
@@ -25,6 +27,7 @@ else:
             "inputs": ["ImageInput"],
             "parallel": ["param_shardings"],
             "pipeline": ["DepthEstimationPipeline"],
+            "self_check": ["Agreement", "check_device"],
             "tiles": ["tiled_depth"],
         },
     )
