@@ -42,12 +42,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # them at the end, when the other has finished.
 LONGEST_FIRST = (
     "tests/model/test_depth_anything.py", "tests/references/test_references.py", "tests/batch/test_faults.py",
-    "tests/training/test_processes.py", "tests/test_docs.py", "tests/parity/test_model.py",
-    "tests/inference/test_parallel.py", "tests/training/data/test_synthetic.py",
+    "tests/test_docs.py", "tests/parity/test_model.py", "tests/inference/test_parallel.py",
     "tests/parity/test_verify.py", "tests/batch/test_engine.py", "tests/training/test_trainer.py",
-    "tests/inference/test_tiles.py", "tests/training/test_tiny.py", "tests/training/test_step.py",
-    "tests/inference/test_estimator.py", "tests/parity/test_pipeline.py", "tests/cli/test_predict.py",
-    "tests/cli/test_batch.py",
+    "tests/video/test_run.py", "tests/inference/test_estimator.py", "tests/batch/test_changes.py",
+    "tests/inference/test_tiles.py", "tests/training/test_step.py", "tests/video/test_smoothing.py",
+    "tests/parity/test_pipeline.py", "tests/cli/test_predict.py", "tests/cli/test_batch.py", "tests/cli/test_train.py",
+    "tests/test_losses.py", "tests/parity/test_losses.py", "tests/weights/torch_files/test_torch_pickle.py",
+    "tests/weights/test_preprocessing_kept.py", "tests/weights/test_loading.py", "tests/weights/test_saving.py",
 )  # fmt: skip
 
 
