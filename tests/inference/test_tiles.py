@@ -29,7 +29,7 @@ def enlarged(name):
     return Image.fromarray(getattr(skimage.data, name)()).resize((4096, 3072), Image.Resampling.BICUBIC)
 
 
-IMAGES = ["coffee", *(pytest.param(name, marks=pytest.mark.slow) for name in ("astronaut", "chelsea", "rocket"))]
+IMAGES = ["coffee", *(pytest.param(name, marks=pytest.mark.very_slow) for name in ("astronaut", "chelsea", "rocket"))]
 
 
 @pytest.fixture(scope="module")

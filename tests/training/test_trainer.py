@@ -105,7 +105,11 @@ def test_fresh_models_begin_where_they_can_learn(config, low, high):
 
 @pytest.mark.parametrize(
     ("encoder", "seeds"),
-    [("fresh", 200), *(pytest.param(encoder, 1000, marks=pytest.mark.slow) for encoder in ("fresh", "tiny"))],
+    [
+        ("fresh", 200),
+        pytest.param("fresh", 1000, marks=pytest.mark.slow),
+        pytest.param("tiny", 1000, marks=pytest.mark.very_slow),
+    ],
 )
 def test_a_fresh_head_is_alive_whatever_the_seed(encoder, seeds):
     """Many seeds on three images: the depth is above zero, and every image gives the last layers a gradient."""
