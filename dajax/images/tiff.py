@@ -317,6 +317,7 @@ def _bands(
             scaled(values[..., :split], black, white, out=part[..., :split])
         if values.shape[2] > max(split, 0):
             scaled(values[..., max(split, 0) :], 0.0, opaque, out=part[..., max(split, 0) :])
+        del values
     if page.photometric == 0 and not isinstance(value_range, tuple | list):
         np.subtract(255, bands[..., :1], out=bands[..., :1])
     return bands
@@ -335,6 +336,8 @@ def _segments(found: Any, count: int) -> Iterator[tuple[np.ndarray, int | None, 
         if data is not None:  # a strip that is not in the file is black
             values = data[0, : found.imagelength - top, : found.imagewidth - left]
             yield values[..., :count], band, (top, left)
+            del values
+        del data  # the next one is decoded now
     if seen < int(np.prod(found.chunked)):
         raise ValueError(f"{seen} of {int(np.prod(found.chunked))} strips or tiles are there")
 
@@ -346,4 +349,5 @@ def _extent(found: Any, count: int, name: str) -> tuple[float, float]:
         if not (np.isfinite(smallest) and np.isfinite(largest)):
             raise ImageError(f"{name}: has a value that is NaN or infinite; every pixel must be finite")
         low, high = min(low, smallest), max(high, largest)
+        del values
     return (low, high) if low <= high else (0.0, 0.0)

@@ -27,11 +27,7 @@ _CONTAINERS = {
     "IVF": "ivf",
     "raw MJPEG, H.264 and HEVC": "mjpeg,h264,hevc",
 }
-# Texts such as titles need not be in UTF-8.
-OPEN: dict[str, Any] = {
-    "options": {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"},
-    "metadata_errors": "replace",
-}
+_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS.values()), "protocol_whitelist": "file"}
 # FFmpeg's own decoders of VP8 and VP9 leave out the transparency that WebM keeps beside the colours; these do not.
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _CAMERA = re.compile(r"webcam:(\d+)")
@@ -59,7 +55,7 @@ def open_video(source: str) -> tuple[Any, bool]:
             device, form = camera_device(int(camera[1]))
             return av.open(device, format=form), True
         # "webcam:0" or "-i" may also be the name of a file, and FFmpeg gives many prefixes a meaning.
-        return av.open(f"file:{os.path.abspath(source)}", **OPEN), False
+        return open_file(f"file:{os.path.abspath(source)}"), False
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = f" ({said(error)})"
         if isinstance(error, av.error.ArgumentError) and not camera:  # so FFmpeg says that the format is not allowed
@@ -68,6 +64,18 @@ def open_video(source: str) -> tuple[Any, bool]:
                 "lists of files are not followed"
             )
         raise ImageError(f"{name}: cannot be opened as a video{reason}") from error
+
+
+def open_file(address: str) -> Any:
+    """Return PyAV's container of a file, which opens no other file.
+
+    Args:
+        address: "file:" and the path.
+    """
+    av = import_av()
+    # Texts such as titles need not be in UTF-8. From version 19 on PyAV reads them all the same.
+    texts = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(address, options=_OPTIONS, **texts)
 
 
 def decoder_of(stream: Any, name: str, notes: set[str]) -> Any:

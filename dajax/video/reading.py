@@ -20,7 +20,7 @@ from dajax.limits import MAX_PIXELS
 from dajax.video.clock import Clock
 from dajax.video.displayed import displayed, pixel_aspect, shown_size
 from dajax.video.ending import is_cut_off
-from dajax.video.opening import OPEN, decoder_of, import_av, open_video, said
+from dajax.video.opening import decoder_of, import_av, open_file, open_video, said
 
 # The stated length of a video is rounded, and the last frame has no length: it may be wrong by so much, in seconds or
 # as a share.
@@ -118,7 +118,7 @@ class VideoReader:
         self._decoder = decoder_of(self._stream, self._name, self.notes)
         self._like = None
         if self._decoder is not self._stream.codec_context:  # Only that one passes on what the container says.
-            with suppress(av.error.FFmpegError), av.open(self._container.name, **OPEN) as container:
+            with suppress(av.error.FFmpegError), open_file(self._container.name) as container:
                 self._like = next(container.decode(container.streams[self._index]), None)
         self.audio = streams.audio[0] if streams.audio else None
         rates = self._stream.average_rate, self._stream.guessed_rate
@@ -170,9 +170,8 @@ class VideoReader:
         reach = min((span for span in (length, seconds) if span), default=0.0)
         if not reach:
             return []
-        av = import_av()
         found: dict[int, Frame] = {}
-        with av.open(self._container.name, **OPEN) as container:
+        with open_file(self._container.name) as container:
             stream = container.streams[self._index]
             decoder = decoder_of(stream, self._name, self.notes)
             places = [reach * (place + 0.5) / count for place in range(count)]

@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 1500, 1800
 # Parts of an image that are converted at once, and buffers of libraries.
 SLACK = 5_000_000
 MEASURE = """
-import json, os, sys, warnings
+import importlib, json, os, sys, warnings
 warnings.simplefilter("ignore")
 from PIL import Image
 from dajax.images.read import read_image
@@ -31,6 +31,11 @@ def kilobytes(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
 
 read_image(sys.argv[1])  # what is imported and compiled on first use
+for module in ("tifffile", "imagecodecs"):  # their size differs between versions
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        pass
 options = json.loads(sys.argv[2])
 for path in sys.argv[3:]:
     if os.fork():  # the peak starts anew, and nothing that was freed is used again
