@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dajax.images.headers import BYTES_PER_PIXEL
@@ -21,7 +22,7 @@ HEIGHT, WIDTH = 1500, 1800
 # Parts of an image that are converted at once, and buffers of libraries.
 SLACK = 5_000_000
 MEASURE = """
-import importlib, json, os, sys, warnings
+import json, os, sys, warnings
 warnings.simplefilter("ignore")
 from PIL import Image
 from dajax.images.read import read_image
@@ -31,11 +32,7 @@ def kilobytes(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
 
 read_image(sys.argv[1])  # what is imported and compiled on first use
-for module in ("tifffile", "imagecodecs"):  # their size differs between versions
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        pass
+import imagecodecs, tifffile  # their size differs between versions
 options = json.loads(sys.argv[2])
 for path in sys.argv[3:]:
     if os.fork():  # the peak starts anew, and nothing that was freed is used again
@@ -71,10 +68,8 @@ def write(folder: Path, name: str) -> Path:
     elif name in ("rgb.gif", "palette.png"):
         rgb.convert("P").save(path)
     elif name == "lab.tif":
-        tifffile = pytest.importorskip("tifffile")
         tifffile.imwrite(path, rgba[:, :, :3], photometric="cielab")
     elif name == "planar.tif":
-        tifffile = pytest.importorskip("tifffile")
         tifffile.imwrite(path, np.moveaxis(rgba, 2, 0).astype("u2") * 257, photometric="rgb", planarconfig="separate")
     elif name.startswith("rgba"):
         options = {"rgba.webp": {"lossless": True, "method": 0, "quality": 0}}.get(name, {})
@@ -104,7 +99,6 @@ def test_peaks(tmp_path):
         *("rgb.jpg", "cmyk.jpg", "turned.jpg", "rgb.png", "rgba.png", "palette.png", "wide.png", "wide.pgm"),
         *("rgb.bmp", "rgb.gif", "rgba.tif", "rgba.webp", "rgba.avif", "planar.tif", "lab.tif"),
     ]
-    pytest.importorskip("imagecodecs")
     over = {}
     for name, (peak, file, pixels) in peaks(tmp_path, names):
         form = name.partition(".")[2].upper()

@@ -14,8 +14,6 @@ from odd_images import draw
 from dajax.errors import ImageError
 from dajax.images.read import read_image
 
-pytest.importorskip("imagecodecs")
-
 SECONDS = 20
 # All images are smaller than 70x70, and some say that they have 4,000 megapixels.
 BYTES = 40_000_000

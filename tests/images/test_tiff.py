@@ -16,8 +16,6 @@ from PIL import Image
 from dajax.errors import ImageError
 from dajax.images.read import read_image
 
-pytest.importorskip("imagecodecs")
-
 HEIGHT, WIDTH = 24, 40
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
 RAMP = X / (WIDTH - 1)

@@ -105,8 +105,8 @@ def test_the_file_says_how_its_colours_are_stored(tmp_path, name, size, number, 
 
 
 def test_colours_as_opencv_reads_them(tmp_path):
-    """OpenCV converts by the tags: the colours that were written come back in SD and in HD."""
-    for size in ((64, 96), (720, 1280)):
+    """OpenCV 5 converts by the tags: the colours that were written come back in SD and in HD. 4 knows BT.601 alone."""
+    for size in ((64, 96), (720, 1280)) if cv2.__version__ >= "5" else ((64, 96),):
         image = np.broadcast_to(np.array([200, 30, 90], np.uint8), (*size, 3)).copy()
         writer = VideoWriter(tmp_path / "a.mp4", size, TICKS, RATE)
         writer.write(image, 0)
