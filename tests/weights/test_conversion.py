@@ -1,9 +1,11 @@
 import itertools
+import json
 import warnings
 
 import jax
 import numpy as np
 import pytest
+from checkpoint_files import write_folder
 from flax.traverse_util import flatten_dict
 from tiny import tiny_config, tiny_metric_config, tiny_swiglu_config
 
@@ -107,3 +109,13 @@ def test_a_processor_that_is_not_there_is_not_replaced(tmp_path):
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json"):
         convert(tmp_path / "hf", tmp_path / "flax")
     assert not (tmp_path / "flax").exists()
+
+
+def test_a_processor_that_nobody_knows_is_said(tmp_path):
+    """A folder without preprocessor_config.json gets the released one, as everywhere, and not without a word."""
+    write_folder(tmp_path / "a", tiny_config())
+    with pytest.warns(UserWarning, match=r"has no preprocessor_config\.json: the released checkpoints' is used"):
+        convert(tmp_path / "a", tmp_path / "b", format="hf")
+    written = json.loads((tmp_path / "b" / "preprocessor_config.json").read_text())
+    assert written["size"] == {"height": 518, "width": 518}
+    convert(tmp_path / "b", tmp_path / "c", format="hf")  # now it is known: nothing is said

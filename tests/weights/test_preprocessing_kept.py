@@ -108,6 +108,7 @@ def test_a_hub_repository_without_the_file_is_a_folder_without_it(sources, hub, 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert dajax.load(name)[0].config.preprocessing is None
+        with pytest.warns(UserWarning, match=r"bare has no preprocessor_config\.json"):
             convert(name, tmp_path / f"converted {str(name)[:7].replace('/', '')}")
 
 
