@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from dajax.kernels.targets import current_target
 from dajax.model.precision import wide
 
 # The limits of cuDNN in https://docs.jax.dev/en/latest/_autosummary/jax.nn.dot_product_attention.html
@@ -19,14 +19,9 @@ _FUSED_ATTENTION_WIDTH = 128
 
 
 def target_platform() -> str:
-    """Return "cpu", "gpu" or "tpu": the platform of `jax.default_device` if it is set, else of jax's default backend.
-
-    A program that will run on other devices has to be traced under `jax.default_device`, as estimators do it.
-    """
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else str(device.platform)
+    """Return "cpu", "gpu" or "tpu", see `dajax.kernels.current_target`."""
+    platform = current_target().platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def product_dtype(dtype: Any) -> jnp.dtype:
@@ -58,8 +53,4 @@ def has_fused_attention(dtype: Any, width: int) -> bool:
 
 def compute_capability() -> tuple[int, int]:
     """Return the CUDA compute capability of the GPU that is traced for, or (0, 0) if it is not NVIDIA's."""
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    if device is None or isinstance(device, str):
-        device = jax.local_devices(backend=device)[0]
-    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
+    return current_target().capability
