@@ -7,8 +7,7 @@ The target decides how something is computed, never what. The choice is made whe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -33,10 +32,8 @@ class Target(NamedTuple):
     kernels: str = "auto"
 
 
-# A target that somebody chose with `target`, or None. jax keeps programs of different targets apart if it has user
-# contexts (0.7.2 has none).
-_HAS_CONTEXTS = hasattr(jax, "make_user_context")
-_chosen: Any = jax.make_user_context(None) if _HAS_CONTEXTS else ContextVar("target", default=None)
+# A target that somebody chose with `target`, or None. jax keeps programs of different targets apart.
+_chosen: Any = jax.make_user_context(None)
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def target(
         new = new._replace(capability=capability)
     if kernels is not None:
         new = new._replace(kernels=kernels)
-    with _choose(new):
+    with _chosen(new):
         yield new
 
 
@@ -83,7 +80,7 @@ def current_target() -> Target:
 
     A program that will run on other devices has to be traced under `jax.default_device`, as estimators do it.
     """
-    chosen = _chosen.value if _HAS_CONTEXTS else _chosen.get()
+    chosen: Target | None = _chosen.value
     return _of_device() if chosen is None else chosen
 
 
@@ -101,19 +98,3 @@ def _of_device() -> Target:
     if major.isdecimal() and minor.isdecimal():
         return Target("cuda", (int(major), int(minor)))
     return Target("rocm")
-
-
-@contextmanager
-def _choose(new: Target) -> Iterator[None]:
-    if _HAS_CONTEXTS:
-        with _chosen(new):
-            yield
-        return
-    with ExitStack() as stack:
-        # What was traced for another target must not serve this one, nor the other way round.
-        if new != current_target():
-            jax.clear_caches()
-            stack.callback(jax.clear_caches)
-        token = _chosen.set(new)
-        stack.callback(_chosen.reset, token)
-        yield
