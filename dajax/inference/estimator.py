@@ -33,7 +33,7 @@ from dajax.inference.parallel import (
 from dajax.inference.scheduler import BatchScheduler, Rows
 from dajax.inference.tiles import tiled_depth
 from dajax.model.depth_anything import DepthAnything
-from dajax.model.precision import parameter_dtype
+from dajax.model.layers import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor, own_processor
 from dajax.weights.loading import load

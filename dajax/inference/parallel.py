@@ -234,6 +234,6 @@ def running_on(device: jax.Device) -> Iterator[None]:
         without_mesh: AbstractContextManager[Any] = jax.set_mesh(Mesh(np.empty((), object), ()))
     except ValueError:  # within a transformation the caller's mesh stays
         without_mesh = nullcontext()
-    # While it is traced, the network asks for the platform; see `dajax.model.platform`.
+    # While it is traced, the network asks for the platform; see `dajax.kernels.current_target`.
     with without_mesh, jax.default_device(device):
         yield

@@ -77,10 +77,22 @@ def kernel_function(kernel: Kernel) -> Function:
     """Return a function of the kernel's arrays and, by keyword, its options, which must be hashable."""
 
     def function(*arrays: Array, **options: Any) -> Array:
-        result: Array = _compute_p.bind(*arrays, call=_Call(kernel, tuple(sorted(options.items()))))
+        call = _Call(kernel, tuple(sorted(options.items())))
+        result: Array = _inline(call)(*arrays) if kernel.can_be_divided else _compute_p.bind(*arrays, call=call)
         return result
 
     return function
+
+
+def _inline(call: _Call) -> Function:
+    """Return the kernel itself with our derivatives: to divide it, jax has to see what is inside."""
+    compute = jax.custom_jvp(call.compute)
+
+    def derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        return compute(*primals), _tangent_p.bind(*primals, *tangents, call=call)
+
+    compute.defjvp(derivative)
+    return compute
 
 
 # A kernel's result; and the tangent of it, whose arguments are the arrays and their tangents.
@@ -153,7 +165,7 @@ def _to_front(array: Array, axis: int | None, size: int) -> Array:
 def _compute_lowering(context: Any, *arrays: Any, call: _Call) -> Any:
     # Within `jax.shard_map` and `jax.pmap` XLA divides nothing, and the context has no number of devices.
     devices = getattr(context.module_context.axis_context, "num_devices", None) or 1
-    function = call.compute if devices == 1 or call.kernel.can_be_divided else call.plain
+    function = call.compute if devices == 1 else call.plain
     return mlir.lower_fun(function, multiple_results=False)(context, *arrays)
 
 

@@ -89,6 +89,14 @@ def layer_norm(
     return (x * scale_d.astype(x.dtype) + bias_d.astype(x.dtype)).astype(dtype)
 
 
+def layer_norms(taps: tuple[Array, ...], scale_d: Array, bias_d: Array, *, epsilon: float, dtype: Any) -> Any:
+    """Return `layer_norm` of each tap, all computed at once.
+
+    Otherwise a CPU would start on the first tap early, while the encoder still needs its memory.
+    """
+    return tuple(layer_norm(jnp.stack(taps), scale_d, bias_d, epsilon=epsilon, dtype=dtype))
+
+
 def convolve(
     features_bhwc: Float[Array, "batch height width c_in"],
     weights: Weights,
@@ -121,11 +129,55 @@ def convolve(
     return features_bhwc if bias is None else features_bhwc + bias.astype(features_bhwc.dtype)
 
 
+def upsample_and_convolve(
+    features_bhwc: Float[Array, "batch height width c"],
+    upsampling: Weights,
+    kernel: Array,
+    dtype: Any,
+    result: Any = None,
+) -> Float[Array, "batch h_out w_out c_out"]:
+    """Apply a transposed convolution whose stride is its size, then a 3x3 convolution without bias; all in `dtype`.
+
+    Args:
+        features_bhwc: the feature maps.
+        upsampling: Kernel [factor, factor, c, c] and bias: every position becomes a block of its own.
+        kernel: [3, 3, c, c_out], of the convolution.
+        dtype: the computation dtype.
+        result: see `product`.
+    """
+    blocks, bias = upsampling
+    batch, height, width, channels = features_bhwc.shape
+    factor = blocks.shape[0]
+    features_bhwc = product("bhwc,yxcd->bhywxd", features_bhwc, blocks, dtype, result).reshape(
+        batch, height * factor, width * factor, channels
+    )
+    if bias is not None:
+        features_bhwc = features_bhwc + bias.astype(features_bhwc.dtype)
+    return convolve(features_bhwc.astype(dtype), (kernel, None), dtype).astype(dtype)
+
+
+def residual_unit(
+    features_bhwc: Float[Array, "batch height width c"], first: Weights, second: Weights, dtype: Any
+) -> Float[Array, "batch height width c"]:
+    """Return the feature maps plus two convolutions of them, each after a ReLU; all in `dtype`."""
+    x = features_bhwc
+    for weights in (first, second):
+        x = convolve(jax.nn.relu(x), weights, dtype).astype(dtype)
+    return features_bhwc + x
+
+
 def project(x: Float[Array, "*batch c_in"], weights: Weights, dtype: Any, result: Any = None) -> Array:
     """Apply a linear layer to the channels; the result is at least float32. `result` is as in `product`."""
     kernel, bias = weights
     x = product("...c,cd->...d", x, kernel, dtype, result)
     return x if bias is None else x + bias.astype(x.dtype)
+
+
+def project_patches(
+    tokens_bnd: Float[Array, "batch tokens c_in"], weights: Weights, dtype: Any, result: Any = None
+) -> Array:
+    """Leave out the class token and apply a linear layer to the channels; see `project`."""
+    return project(tokens_bnd[:, 1:], weights, dtype, result)
 
 
 def resize(

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from dajax import kernels
 from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, ImageError
 from dajax.losses import affine_invariant_loss, silog_loss
 from dajax.model.dinov2 import Dinov2
-from dajax.model.head import Head
-from dajax.model.neck import Neck
-from dajax.model.platform import convolution_dtype, target_platform
+from dajax.model.dpt import Head, Neck
 
 
 @flax.struct.dataclass
@@ -50,9 +49,6 @@ class DepthEstimatorOutput:
 # Depth [batch, height, width], hidden states and attention weights.
 Estimate = tuple[Array, tuple[Array, ...], tuple[Array | None, ...]]
 
-# On a CPU, the images of a batch run one after another if each has at least this many patches.
-_TOKENS_FOR_A_CPU = 512
-
 
 class DepthAnything(nn.Module):
     """Depth Anything V1 or V2 as a Linen module.
@@ -65,11 +61,14 @@ class DepthAnything(nn.Module):
         dtype: the computation dtype of the encoder: float32, bfloat16 or float16 (or float64 if x64 is enabled in jax).
             Norms, softmax, the last layers and the output are at least float32.
         remat: whether the backward pass recomputes each encoder layer. It takes less memory and a third more time.
+        kernels: "auto" computes each operation as the platform does it best; "reference" by its plain formula, see
+            `dajax.kernels`.
     """
 
     config: DepthAnythingConfig
     dtype: Any = jnp.float32
     remat: bool = False
+    kernels: str = "auto"
 
     def __call__(
         self,
@@ -111,11 +110,8 @@ class DepthAnything(nn.Module):
         size = _check_pixels(pixels, config)
         grid = (size[0] // config.patch_size, size[1] // config.patch_size)
 
-        if deterministic and self._one_by_one(pixels.shape[0], grid):
-            estimate = partial(_estimate, self.clone(parent=None, name=None), output_attentions)
-            depth_bhw, hidden_states, attentions = _one_by_one(estimate, self.variables["params"], pixels)
-        else:
-            depth_bhw, hidden_states, attentions = self._estimate(pixels, deterministic, output_attentions)
+        with kernels.target(kernels=None if self.kernels == "auto" else self.kernels):
+            depth_bhw, hidden_states, attentions = self._estimate_or_each(pixels, grid, deterministic, output_attentions)
 
         return DepthEstimatorOutput(
             predicted_depth=depth_bhw,
@@ -124,11 +120,22 @@ class DepthAnything(nn.Module):
             loss=None if labels is None else _loss(depth_bhw, labels, valid, config),
         )
 
+    def _estimate_or_each(
+        self, pixels_bhwc: Array, grid: tuple[int, int], deterministic: bool, return_weights: bool
+    ) -> Estimate:
+        # A caller that collects intermediate values gets them with the axis of the batch.
+        is_pure = deterministic and self.scope is not None and not self.scope.mutable
+        if is_pure and kernels.takes_images_apart(pixels_bhwc.shape[0], grid[0] * grid[1]):
+            estimate = partial(_estimate, self.clone(parent=None, name=None), return_weights)
+            each: Estimate = kernels.each_image(estimate, self.variables["params"], pixels_bhwc)
+            return each
+        return self._estimate(pixels_bhwc, deterministic, return_weights)
+
     @nn.compact
     def _estimate(self, pixels_bhwc: Array, deterministic: bool, return_weights: bool) -> Estimate:
         config, dtype, (height, width) = self.config, jnp.dtype(self.dtype), pixels_bhwc.shape[1:3]
         # Convolutions may be computed in a wider dtype than the encoder.
-        wider = convolution_dtype(dtype)
+        wider = kernels.convolution_dtype(dtype)
         encoded = Dinov2(config.backbone_config, dtype, wider, self.remat, name="backbone")(
             pixels_bhwc, deterministic, return_weights
         )
@@ -137,35 +144,10 @@ class DepthAnything(nn.Module):
         depth_bhw = Head(config, wider, name="head")(fused[config.head_in_index], (height, width))
         return depth_bhw, encoded.hidden_states, encoded.attentions
 
-    def _one_by_one(self, batch: int, grid: tuple[int, int]) -> bool:
-        """Return whether the images of a batch run one after another.
-
-        They do on a CPU, whose cache holds the activations of one image, if one image is large enough to keep all cores
-        busy. They do not if the caller collects intermediate values: the collected arrays would have another axis.
-        """
-        enough = batch > 1 and grid[0] * grid[1] >= _TOKENS_FOR_A_CPU and target_platform() == "cpu"
-        return enough and self.scope is not None and not self.scope.mutable
-
 
 def _estimate(model: DepthAnything, return_weights: bool, params: Any, pixels_bhwc: Array) -> Estimate:
     estimate: Any = model.apply({"params": params}, pixels_bhwc, True, return_weights, method=DepthAnything._estimate)
     return estimate
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _one_by_one(estimate: Callable[[Any, Array], Estimate], params: Any, pixels_bhwc: Array) -> Estimate:
-    def alone(pixels_hwc: Array) -> Estimate:
-        return estimate(params, pixels_hwc[None])
-
-    return jax.tree.map(lambda x: x[:, 0], jax.lax.map(alone, pixels_bhwc))
-
-
-@_one_by_one.defjvp
-def _derivative(
-    estimate: Callable[[Any, Array], Estimate], primals: tuple[Any, Array], tangents: tuple[Any, Array]
-) -> tuple[Estimate, Estimate]:
-    # The derivative runs the whole batch: in a loop, every image would add its gradients to those of all params.
-    return jax.jvp(estimate, primals, tangents)
 
 
 def _check_options(output_hidden_states: Any, output_attentions: Any, deterministic: Any) -> None:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dajax import kernels
 from dajax.config import Dinov2Config
 from dajax.model.attention import Attention
-from dajax.model.layers import Dense, gelu, product
-from dajax.model.parameters import parameter
-from dajax.model.precision import wide
+from dajax.model.layers import Dense, gelu, parameter
 from dajax.resample import cubic_matrix
 
 
@@ -35,7 +34,7 @@ class PatchEmbeddings(nn.Module):
         bias = parameter(self, "bias", nn.initializers.zeros, (config.hidden_size,))
         batch, height, width, channels = pixels_bhwc.shape
         patches = pixels_bhwc.reshape(batch, height // p, p, width // p, p, channels)
-        tokens_bhwd = product("bhywxc,yxcd->bhwd", patches, kernel, self.dtype)
+        tokens_bhwd = kernels.product("bhywxc,yxcd->bhwd", patches, kernel, self.dtype)
         return tokens_bhwd + bias.astype(tokens_bhwd.dtype)
 
 
@@ -99,29 +98,29 @@ def resample_positions(
         precision=jax.lax.Precision.HIGHEST,
     )
     # The result stays in at least float32, even if the params are in half precision: the sum with the tokens is wide.
-    dtype = wide(positions.dtype)
+    dtype = kernels.wide(positions.dtype)
     return jnp.concatenate([class_position.astype(dtype), resampled.reshape(1, rows * cols, -1).astype(dtype)], 1)
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the width (Ba et al. 2016, arXiv:1607.06450), computed in at least float32.
-
-    The variance is computed in two passes, as the mean square of the centred tokens.
-    """
+    """Layer normalisation over the width (Ba et al. 2016, arXiv:1607.06450), computed in at least float32."""
 
     config: Dinov2Config
     dtype: jnp.dtype
 
-    @nn.compact
     def __call__(self, tokens_bnd: Float[Array, "... tokens dim"]) -> Float[Array, "... tokens dim"]:
         """Return the normalised tokens in `dtype`."""
-        width = tokens_bnd.shape[-1]
-        scale = parameter(self, "scale", nn.initializers.ones, (width,))
-        bias = parameter(self, "bias", nn.initializers.zeros, (width,))
-        x = tokens_bnd.astype(wide(self.dtype))
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.layer_norm_eps)
-        return (x * scale.astype(x.dtype) + bias.astype(x.dtype)).astype(self.dtype)
+        return kernels.layer_norm(tokens_bnd, *self._scale_and_bias(tokens_bnd), self.config.layer_norm_eps, self.dtype)
+
+    def each(self, taps: tuple[Float[Array, "batch tokens dim"], ...]) -> tuple[Array, ...]:
+        """Return the normalised tokens of each tap in `dtype`."""
+        return kernels.layer_norms(taps, *self._scale_and_bias(taps[0]), self.config.layer_norm_eps, self.dtype)
+
+    @nn.compact
+    def _scale_and_bias(self, tokens_bnd: Array) -> tuple[Array, Array]:
+        shape = tokens_bnd.shape[-1:]
+        scale = parameter(self, "scale", nn.initializers.ones, shape)
+        return scale, parameter(self, "bias", nn.initializers.zeros, shape)
 
 
 class LayerScale(nn.Module):
@@ -245,9 +244,7 @@ class Dinov2(nn.Module):
         # A model that taps no layer, or that does not normalise the taps, still has the norm's params.
         norm = LayerNorm(config, self.tap_dtype, name="layernorm")
         if config.apply_layernorm and taps:
-            # All taps are normalised at once. Otherwise a CPU would start on the first tap early, while the encoder
-            # still needs its memory.
-            taps = tuple(norm(jnp.stack(taps)))
+            taps = norm.each(taps)
         elif self.is_initializing():
             norm(tokens_bnd)
         return EncoderOutput(taps, tuple(hidden_states), tuple(attentions))

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from dajax.model.parameters import parameter
-from dajax.model.platform import product_dtype
-from dajax.model.precision import product_precision, wide
+from dajax import kernels
 
 
-def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:
-    """Return `jnp.einsum(equation, x, kernel)`, computed in `dtype`, as at least float32."""
-    result = jnp.einsum(
-        equation,
-        x.astype(dtype),
-        kernel.astype(dtype),
-        precision=product_precision(dtype),
-        preferred_element_type=product_dtype(dtype),
-    )
-    return result.astype(wide(dtype))
+def parameter(module: nn.Module, name: str, init: Callable[..., Any], shape: tuple[int, ...]) -> Array:
+    """Return `module.param(name, init, shape)`.
+
+    Flax traces `init` in every call to learn the expected shape, which is half of the time of tracing the network. This
+    function takes a value that exists and has the shape, without tracing.
+    """
+    value: Any = module.get_variable("params", name)
+    if not isinstance(value, jax.Array | np.ndarray) or value.shape != shape:
+        value = module.param(name, init, shape)  # Flax makes it, takes it out of its box, or refuses it
+    return jnp.asarray(value)
 
 
-# Kernel and bias; the bias is None if the layer has none.
-Weights = tuple[Array, Array | None]
+def parameter_dtype(path: str, dtype: Any) -> jnp.dtype:
+    """Return the dtype in which a parameter is kept if the encoder computes in `dtype`.
+
+    The encoder's matrices, which are most of the params, are kept in `dtype`. The rest is kept in at least float32: it
+    takes little memory, and rounding errors in it would be visible in the depth.
+
+    Args:
+        path: the parameter's path, such as "backbone/layer_0/mlp/fc1/kernel".
+        dtype: the computation dtype of the encoder.
+    """
+    is_matrix = path.startswith("backbone/layer_") and path.endswith("/kernel")
+    return jnp.dtype(dtype) if is_matrix else kernels.wide(dtype)
 
 
 class Dense(nn.Module):
@@ -47,20 +57,13 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def weights(self, channels: int) -> Weights:
-        """Return kernel and bias, for `project` in transformations of jax, within which modules cannot be called."""
+    def weights(self, channels: int) -> kernels.Weights:
+        """Return kernel and bias."""
         return _weights(self, (channels, self.features))
 
     def __call__(self, x: Float[Array, "*batch c_in"]) -> Float[Array, "*batch c_out"]:
         """Return the output channels, in at least float32."""
-        return project(x, self.weights(x.shape[-1]), self.dtype)
-
-
-def project(x: Float[Array, "*batch c_in"], weights: Weights, dtype: Any) -> Float[Array, "*batch c_out"]:
-    """Apply the weights of a `Dense` to the channels; the result is at least float32."""
-    kernel, bias = weights
-    x = product("...c,cd->...d", x, kernel, dtype)
-    return x if bias is None else x + bias.astype(x.dtype)
+        return kernels.project(x, self.weights(x.shape[-1]), self.dtype)
 
 
 class Conv3x3(nn.Module):
@@ -81,50 +84,18 @@ class Conv3x3(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def weights(self, channels: int) -> Weights:
-        """Return kernel and bias, for `convolve` in transformations of jax, within which modules cannot be called."""
+    def weights(self, channels: int) -> kernels.Weights:
+        """Return kernel and bias."""
         return _weights(self, (3, 3, channels, self.features))
 
     def __call__(
         self, features_bhwc: Float[Array, "batch height width c_in"]
     ) -> Float[Array, "batch h_out w_out c_out"]:
         """Return the convolved features, in at least float32."""
-        return convolve(features_bhwc, self.weights(features_bhwc.shape[-1]), self.dtype, stride=self.stride)
+        return kernels.convolve(features_bhwc, self.weights(features_bhwc.shape[-1]), self.dtype, stride=self.stride)
 
 
-def convolve(
-    features_bhwc: Float[Array, "batch height width c_in"],
-    weights: Weights,
-    dtype: Any,
-    *,
-    stride: int = 1,
-    row_padding: int = 1,
-) -> Float[Array, "batch h_out w_out c_out"]:
-    """Convolve feature maps with the weights of a `Conv3x3`; the result is at least float32.
-
-    Args:
-        features_bhwc: the feature maps.
-        weights: Kernel and bias.
-        dtype: the computation dtype.
-        stride: the stride in both directions.
-        row_padding: how many rows of zeros are added above and below. One column is added left and right.
-    """
-    kernel, bias = weights
-    # The padding is written out because "SAME" pads even grids on one side only if the stride is 2.
-    padding = ((row_padding, row_padding), (1, 1))
-    # The result has the dtype of the factors: jax has no gradient for convolutions with a wider result.
-    features_bhwc = jax.lax.conv_general_dilated(
-        features_bhwc.astype(dtype),
-        kernel.astype(dtype),
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=product_precision(dtype),
-    ).astype(wide(dtype))
-    return features_bhwc if bias is None else features_bhwc + bias.astype(features_bhwc.dtype)
-
-
-def _weights(module: Dense | Conv3x3, shape: tuple[int, ...]) -> Weights:
+def _weights(module: Dense | Conv3x3, shape: tuple[int, ...]) -> kernels.Weights:
     kernel = parameter(module, "kernel", nn.initializers.normal(module.stddev), shape)
     if not module.use_bias:
         return kernel, None

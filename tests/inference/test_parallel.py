@@ -22,6 +22,7 @@ from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError
 from dajax.inference import estimator as estimator_module
 from dajax.inference.estimator import _adapt
+from dajax.kernels import current_target
 from dajax.inference.parallel import (
     batch_axes,
     data_parallel_size,
@@ -30,7 +31,6 @@ from dajax.inference.parallel import (
     place_params,
     resolve_mesh,
 )
-from dajax.model.platform import target_platform
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
 
@@ -337,7 +337,7 @@ def test_pmap_takes_flat_meshes():
 def test_the_network_is_traced_for_the_meshs_platform(pair, monkeypatch, parallel):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     asked = []
-    monkeypatch.setattr(Quick, "_depth", lambda self, params, x: asked.append(target_platform()) or x.sum(-1))
+    monkeypatch.setattr(Quick, "_depth", lambda self, params, x: asked.append(current_target().platform) or x.sum(-1))
     for mesh in ("local", mesh_of(jax.devices()[1]), None):
         Quick(pair, mesh=mesh, parallel=parallel).predict(pixels(14, 14, batch=2))
     assert set(asked) == {"cpu"}

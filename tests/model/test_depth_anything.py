@@ -24,6 +24,7 @@ import dajax
 import dajax.losses
 from dajax import DepthAnything, DepthAnythingConfig
 from dajax.errors import ConfigError, ImageError
+from dajax.kernels import cpu
 from dajax.weights.random import random_params
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -186,7 +187,7 @@ def is_one_by_one(model, params, x, **options) -> bool:
 
 @pytest.fixture
 def alone(monkeypatch):
-    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 1)
+    monkeypatch.setattr(cpu, "_PATCHES", 1)
 
 
 def test_images_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
@@ -195,7 +196,7 @@ def test_images_of_a_batch_are_taken_in_turn(tiny, alone, monkeypatch):
     options = {"output_hidden_states": True, "output_attentions": True}
     assert is_one_by_one(model, params, x)
     found = jax.jit(partial(model.apply, **options))({"params": params}, x)
-    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 10**6)
+    monkeypatch.setattr(cpu, "_PATCHES", 10**6)
     assert not is_one_by_one(model, params, x)
     expected = jax.jit(partial(model.apply, **options))({"params": params}, x)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -232,7 +233,7 @@ def test_gradients_of_a_batch_are_those_of_the_whole(tiny, alone, monkeypatch, w
 
     argument = ["params", "pixels"].index(way)
     found = jax.jit(jax.grad(loss, argument))(params, x)
-    monkeypatch.setattr(dajax.model.depth_anything, "_TOKENS_FOR_A_CPU", 10**6)
+    monkeypatch.setattr(cpu, "_PATCHES", 10**6)
     expected = jax.jit(jax.grad(loss, argument))(params, x)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     for ours, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

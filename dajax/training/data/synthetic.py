@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from dajax.errors import ConfigError
-from dajax.model.platform import target_platform
+from dajax.kernels import current_target
 from dajax.training.data.ray_casting import camera_rays, cast, intrinsics
 from dajax.training.data.scene import Camera, Scene, sample_scene
 from dajax.training.data.shading import radiance
@@ -99,7 +99,7 @@ def render_scenes(seed: int, numbers: Sequence[int], size: tuple[int, int] = (16
         raise ConfigError(f"scenes have numbers from 0 to 2**31 - 1, and one at least is needed: got {numbers}")
     key = jax.random.key(seed)
 
-    if target_platform() != "cpu":
+    if current_target().platform != "cpu":
         return _many(key, np.asarray(numbers, np.int32), size, samples)
 
     def one(number: int) -> Rendered:

@@ -1,4 +1,4 @@
-"""The platform that is traced for: the default one, unless a device is named; and what is chosen for each."""
+"""Attention on NVIDIA's GPUs, in programs that are lowered for one on a machine without one."""
 
 import re
 
@@ -10,106 +10,27 @@ from seeded import pixels
 from tiny import tiny_config
 
 from dajax import DepthAnything
-from dajax.model import platform
-from dajax.model.platform import convolution_dtype, has_fused_attention, product_dtype, target_platform
+from dajax.kernels import cuda, reference, target
+from dajax.kernels.operations import choose
 from dajax.weights.random import random_params
 
 
-@pytest.fixture(autouse=True)
-def _forget_programs():
-    """What was traced for another platform, which jax takes to be one that does not change."""
-    yield
-    jax.clear_caches()
-
-
-def on(monkeypatch, name, capability=(0, 0)):
-    jax.clear_caches()
-    monkeypatch.setattr(jax, "default_backend", lambda: name)
-    monkeypatch.setattr(platform, "compute_capability", lambda: capability)
-
-
-def test_platform_is_the_default_devices(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert target_platform() == "tpu"
-    with jax.default_device(jax.devices("cpu")[1]):
-        assert target_platform() == "cpu"
-        assert jax.jit(lambda: int(target_platform() == "cpu"))() == 1
-    with jax.default_device("cpu"):
-        assert target_platform() == "cpu"
-    assert target_platform() == "tpu"
-
-
-def test_programs_are_traced_for_each_default_device():
-    """Layers are jitted functions within the program: what was traced for one platform must not serve another."""
-    seen = []
-
-    @jax.jit
-    def layer(x):
-        seen.append(jax.config.jax_default_device)
-        return x + 1
-
-    program = jax.jit(lambda x: layer(x) * 2)
-    program(1.0)
-    with jax.default_device(jax.devices("cpu")[1]):
-        program(1.0)
-    program(1.0)
-    assert seen == [None, jax.devices("cpu")[1]]
-
-
 @pytest.mark.parametrize(
-    ("backend", "dtype", "product", "convolution"),
+    ("platform", "capability", "dtype", "width", "expected"),
     [
-        ("cpu", "float32", "float32", "float32"),
-        ("cpu", "bfloat16", "float32", "float32"),
-        ("cpu", "float16", "float32", "float32"),
-        ("cpu", "float64", "float64", "float64"),
-        ("gpu", "float32", "float32", "float32"),
-        ("gpu", "bfloat16", "bfloat16", "bfloat16"),
-        ("tpu", "bfloat16", "bfloat16", "bfloat16"),
+        ("cuda", (9, 0), "bfloat16", 64, cuda.attention),
+        ("cuda", (8, 0), "float16", 128, cuda.attention),
+        ("cuda", (7, 5), "float16", 64, reference.attention),  # Colab's T4
+        ("rocm", None, "bfloat16", 64, reference.attention),  # not NVIDIA's
+        ("cuda", (9, 0), "float32", 64, reference.attention),
+        ("cuda", (9, 0), "bfloat16", 60, reference.attention),
+        ("cuda", (9, 0), "bfloat16", 136, reference.attention),
     ],
 )
-def test_types_of_products_and_convolutions(monkeypatch, backend, dtype, product, convolution):
-    on(monkeypatch, backend)
-    assert product_dtype(dtype) == product
-    assert convolution_dtype(dtype) == convolution
-
-
-@pytest.mark.parametrize(
-    ("backend", "capability", "dtype", "width", "expected"),
-    [
-        ("gpu", (9, 0), "bfloat16", 64, True),
-        ("gpu", (8, 0), "float16", 128, True),
-        ("gpu", (7, 5), "float16", 64, False),  # Colab's T4
-        ("gpu", (0, 0), "bfloat16", 64, False),  # not NVIDIA's
-        ("gpu", (9, 0), "float32", 64, False),
-        ("gpu", (9, 0), "bfloat16", 60, False),
-        ("gpu", (9, 0), "bfloat16", 136, False),
-        ("tpu", (9, 0), "bfloat16", 64, False),
-        ("cpu", (9, 0), "bfloat16", 64, False),
-    ],
-)
-def test_where_attention_is_fused(monkeypatch, backend, capability, dtype, width, expected):
-    on(monkeypatch, backend, capability)
-    assert has_fused_attention(dtype, width) is expected
-
-
-class Device:
-    def __init__(self, **attributes):
-        self.__dict__ |= attributes
-
-
-@pytest.mark.parametrize(
-    ("device", "expected"),
-    [
-        (Device(compute_capability="9.0"), (9, 0)),
-        (Device(compute_capability="12.1"), (12, 1)),
-        (Device(compute_capability="gfx942"), (0, 0)),
-        (Device(), (0, 0)),
-    ],
-)
-def test_compute_capability(monkeypatch, device, expected):
-    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [device])
-    assert platform.compute_capability() == expected
+def test_where_attention_is_fused(platform, capability, dtype, width, expected):
+    heads = jax.ShapeDtypeStruct((1, 9, 2, width), dtype)
+    with target(platform, capability=capability):
+        assert choose("attention", heads, heads, heads) is expected
 
 
 # --- lowered for a GPU, on a machine without one -------------------------------------------------------------------
@@ -119,7 +40,6 @@ def lowered(monkeypatch, dtype, *, gradient=False, size=(70, 84)):
     """The program of a tiny model as it is handed to XLA for an NVIDIA GPU."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    on(monkeypatch, "gpu", (9, 0))
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     if hasattr(cudnn, "is_cuda_compute_capability_equal"):
@@ -131,8 +51,9 @@ def lowered(monkeypatch, dtype, *, gradient=False, size=(70, 84)):
         return model.apply({"params": params}, x).predicted_depth
 
     function = jax.grad(lambda params, x: depth(params, x).sum()) if gradient else depth
-    traced = jax.jit(function).trace(params, jnp.asarray(pixels(*size, batch=2)))
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
+    with target("cuda", capability=(9, 0)):
+        traced = jax.jit(function).trace(params, jnp.asarray(pixels(*size, batch=2)))
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def executed(text, what):
@@ -187,11 +108,11 @@ def test_the_user_may_ask_for_less(monkeypatch):
     assert len(products) > 40
 
 
-def test_the_gpu_s_way_gives_the_same_depth(monkeypatch):
+def test_the_gpu_s_way_gives_the_same_depth():
     """On this machine's processor: whole maps, all heads at once, gathers instead of strips."""
     config = tiny_config()
     model, params, x = DepthAnything(config), random_params(config), pixels(70, 84, batch=2)
     here = np.asarray(model.apply({"params": params}, x).predicted_depth)
-    on(monkeypatch, "gpu")
-    there = np.asarray(model.apply({"params": params}, x).predicted_depth)
+    with target("cuda"):
+        there = np.asarray(model.apply({"params": params}, x).predicted_depth)
     assert np.abs(here - there).max() / here.std() < 3e-5

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from seeded import error, uniform
 
-from dajax.model import resize
-from dajax.model.layers import convolve
-from dajax.model.resize import resize_align_corners, resize_and_apply
+from dajax.kernels import cpu, reference, resize, resize_and_convolve
 from dajax.resample import linear_matrix
 
 WEIGHTS = (
@@ -19,16 +17,15 @@ WEIGHTS = (
 )
 
 
-def convolved(maps, weights, row_padding):
-    return jax.nn.relu(convolve(maps, weights, jnp.float32, row_padding=row_padding))
+PROJECTION = (jnp.asarray(uniform("projection", (6, 1)), jnp.float32), jnp.asarray([0.3], jnp.float32))
 
 
-def in_strips(maps, size, weights=WEIGHTS, function=convolved):
-    return resize_and_apply(function, size, maps, weights)
+def in_strips(maps, size, weights=WEIGHTS, projection=None):
+    return resize_and_convolve(maps, size, weights, jnp.float32, projection)
 
 
-def whole(maps, size, weights=WEIGHTS, function=convolved):
-    return function(resize_align_corners(maps, size), weights, 1)
+def whole(maps, size, weights=WEIGHTS, projection=None):
+    return reference.resize_and_convolve(maps, size, weights, jnp.float32, projection)
 
 
 def maps_of(*shape):
@@ -37,8 +34,8 @@ def maps_of(*shape):
 
 @pytest.fixture(autouse=True)
 def small_strips(monkeypatch):
-    monkeypatch.setattr(resize, "_STRIP_BYTES", 1)
-    monkeypatch.setattr(resize, "_STRIP_ROWS", 5)
+    monkeypatch.setattr(cpu, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(cpu, "_STRIP_ROWS", 5)
 
 
 def loops(function, *arguments) -> bool:
@@ -72,13 +69,12 @@ def test_small_maps_are_one_strip():
     assert error(in_strips(maps, (5, 18)), whole(maps, (5, 18))) == 0
 
 
-def test_results_without_channels():
+def test_with_a_projection():
     maps = maps_of(2, 7, 9, 4)
-
-    def sums(maps, weights, row_padding):
-        return convolved(maps, weights, row_padding).sum(-1)
-
-    assert error(in_strips(maps, (23, 18), function=sums), whole(maps, (23, 18), function=sums)) < 2e-6
+    found = in_strips(maps, (23, 18), projection=PROJECTION)
+    assert error(found, whole(maps, (23, 18), projection=PROJECTION)) < 2e-6
+    rectified = jax.nn.relu(whole(maps, (23, 18)))
+    assert error(found, jnp.einsum("bhwc,cd->bhwd", rectified, PROJECTION[0]) + PROJECTION[1]) < 2e-6
 
 
 def test_a_nan_stays_in_its_image():
@@ -120,17 +116,17 @@ def test_the_gradient_is_a_product(size_in, size):
     maps, cotangent = maps_of(2, *size_in, 4), maps_of(2, *size, 4)
 
     def pulled_back(maps):
-        return jax.vjp(partial(resize_align_corners, size=size), maps)[1](cotangent)[0]
+        return jax.vjp(partial(resize, size=size), maps)[1](cotangent)[0]
 
     assert "scatter" not in str(jax.make_jaxpr(pulled_back)(maps))
     rows, columns = (linear_matrix(n_in, n_out, np.float64) for n_in, n_out in zip(size_in, size, strict=True))
     assert error(pulled_back(maps), np.einsum("oh,pw,bopc->bhwc", rows, columns, cotangent)) < 1e-6
     # Forwards, and through itself.
-    found = jax.jvp(partial(resize_align_corners, size=size), (maps,), (maps,))
-    agree(found, (resize_align_corners(maps, size),) * 2, 1e-6)
+    found = jax.jvp(partial(resize, size=size), (maps,), (maps,))
+    agree(found, (resize(maps, size),) * 2, 1e-6)
 
     def squares(maps):
-        return (resize_align_corners(maps, size) ** 2).sum() / 2
+        return (resize(maps, size) ** 2).sum() / 2
 
     # Of squares the second derivative is the same everywhere: in the direction of the maps it is the first.
     gradient, of_gradient = jax.jvp(jax.grad(squares), (maps,), (maps,))

@@ -1,4 +1,7 @@
-"""The neck: from the tokens of four layers to one feature map (DPT, Ranftl et al. 2021, arXiv:2103.13413)."""
+"""DPT: the neck makes one feature map of the tokens of four layers, and the head makes depth of it.
+
+Ranftl et al. 2021, arXiv:2103.13413.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,33 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dajax import kernels
 from dajax.config import DepthAnythingConfig
-from dajax.model.layers import Conv3x3, Dense, product
-from dajax.model.parameters import parameter
-from dajax.model.resize import resize_align_corners
+from dajax.model.layers import Conv3x3, Dense, parameter
 
 
 class BlockUpsample(nn.Module):
     """A transposed convolution whose stride equals its kernel, so that every position becomes a block of its own."""
 
     config: DepthAnythingConfig
-    dtype: jnp.dtype
     factor: int
 
     @nn.compact
-    def __call__(self, features_bhwc: Float[Array, "batch height width c"]) -> Float[Array, "batch h_out w_out c"]:
-        """Return features that are `factor` times as high and as wide."""
-        batch, height, width, channels = features_bhwc.shape
-        f = self.factor
+    def weights(self, channels: int) -> kernels.Weights:
+        """Return kernel and bias."""
         init = nn.initializers.normal(self.config.initializer_range)
-        kernel = parameter(self, "kernel", init, (f, f, channels, channels))
-        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
-        features_bhwc = product("bhwc,yxcd->bhywxd", features_bhwc, kernel, self.dtype).reshape(
-            batch, height * f, width * f, channels
-        )
-        return (features_bhwc + bias.astype(features_bhwc.dtype)).astype(self.dtype)
+        kernel = parameter(self, "kernel", init, (self.factor, self.factor, channels, channels))
+        return kernel, parameter(self, "bias", nn.initializers.zeros, (channels,))
 
 
 class Reassemble(nn.Module):
-    """Bring one tap to the number of channels and the resolution of its level.
+    """Bring one tap to the resolution of its level, and the level to the number of channels of the fusion.
 
     Attributes:
         config: the architecture.
         dtype: the computation dtype.
-        width: the number of output channels.
-        factor: the output's resolution divided by that of the patch grid.
+        width: the number of channels of the level.
+        factor: the level's resolution divided by that of the patch grid.
     """
 
     config: DepthAnythingConfig
@@ -53,17 +48,26 @@ class Reassemble(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features_bhwc: Float[Array, "batch height width c_in"]
+        self, tap_bnd: Float[Array, "batch tokens dim"], grid: tuple[int, int], lateral: Conv3x3
     ) -> Float[Array, "batch h_out w_out c_out"]:
-        """Return features at `factor` times the resolution of the patch grid."""
-        features_bhwc = _dense(self.config, self.dtype, self.width)(features_bhwc).astype(self.dtype)
+        """Return features at `factor` times the resolution of the patch grid.
+
+        Args:
+            tap_bnd: the tokens, class token first.
+            grid: the rows and columns of patches.
+            lateral: the convolution to the channels of the fusion.
+        """
+        config, dtype = self.config, self.dtype
+        weights = _dense(config, dtype, self.width).weights(tap_bnd.shape[2])
+        projected_bnc = kernels.project_patches(tap_bnd, weights, dtype).astype(dtype)
+        features_bhwc = projected_bnc.reshape(tap_bnd.shape[0], *grid, self.width)
         if self.factor > 1:
-            return BlockUpsample(self.config, self.dtype, int(self.factor), name="upsample")(features_bhwc)
+            upsample = BlockUpsample(config, int(self.factor), name="upsample").weights(self.width)
+            return kernels.upsample_and_convolve(features_bhwc, upsample, lateral.weights(self.width)[0], dtype)
         if self.factor < 1:
-            stride = int(1 / self.factor)
-            downsample = _conv3x3(self.config, self.dtype, self.width, "downsample", stride=stride)
-            return downsample(features_bhwc).astype(self.dtype)
-        return features_bhwc
+            downsample = _conv3x3(config, dtype, self.width, "downsample", stride=int(1 / self.factor))
+            features_bhwc = downsample(features_bhwc).astype(dtype)
+        return lateral(features_bhwc).astype(dtype)
 
 
 class ResidualUnit(nn.Module):
@@ -75,10 +79,11 @@ class ResidualUnit(nn.Module):
     @nn.compact
     def __call__(self, features_bhwc: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
         """Return the refined features."""
-        x = features_bhwc
-        for name in ("convolution1", "convolution2"):
-            x = _conv3x3(self.config, self.dtype, self.config.fusion_hidden_size, name)(nn.relu(x)).astype(self.dtype)
-        return features_bhwc + x
+        width = self.config.fusion_hidden_size
+        first, second = (
+            _conv3x3(self.config, self.dtype, width, name).weights(width) for name in ("convolution1", "convolution2")
+        )
+        return kernels.residual_unit(features_bhwc, first, second, self.dtype)
 
 
 class Fusion(nn.Module):
@@ -124,7 +129,7 @@ class FusedFeatures:
 
     def enlarged(self) -> Array:
         """Return the features enlarged to `size`."""
-        return resize_align_corners(self.features_bhwc, self.size)
+        return kernels.resize(self.features_bhwc, self.size)
 
 
 class Neck(nn.Module):
@@ -146,11 +151,9 @@ class Neck(nn.Module):
         config, dtype = self.config, self.dtype
         levels = []
         for i, tap_bnd in enumerate(taps):
-            features_bhwd = tap_bnd[:, 1:].reshape(tap_bnd.shape[0], *grid, tap_bnd.shape[2])
             width, factor = config.neck_hidden_sizes[i], config.reassemble_factors[i]
-            features_bhwc = Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(features_bhwd)
             lateral = _conv3x3(config, dtype, config.fusion_hidden_size, f"conv_{i}", use_bias=False)
-            levels.append(lateral(features_bhwc).astype(dtype))
+            levels.append(Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(tap_bnd, grid, lateral))
 
         fused: list[FusedFeatures] = []
         for i, level_bhwc in enumerate(reversed(levels)):
@@ -161,6 +164,40 @@ class Neck(nn.Module):
             size = (2 * height, 2 * width) if last else levels[-i - 2].shape[1:3]
             fused.append(FusedFeatures(features_bhwc, (size[0], size[1])))
         return tuple(fused)
+
+
+class Head(nn.Module):
+    """Three convolutions. The features are enlarged before the first and, to the size of the pixels, before the second.
+
+    Attributes:
+        config: the architecture.
+        dtype: the computation dtype of the first convolution.
+    """
+
+    config: DepthAnythingConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, fused: FusedFeatures, size: tuple[int, int]) -> Float[Array, "batch height width"]:
+        """Return the depth: affine-invariant inverse depth (relative models) or metres (metric models).
+
+        Args:
+            fused: the finest level of the neck.
+            size: Height and width of the depth.
+        """
+        config, stddev = self.config, self.config.initializer_range
+        features_bhwc = fused.features_bhwc
+        # At full size rounding errors would be visible in the depth map.
+        dtype, last = self.dtype, kernels.depth_dtype(self.dtype)
+        half = config.fusion_hidden_size // 2
+        conv1 = Conv3x3(half, dtype, stddev, name="conv1").weights(features_bhwc.shape[-1])
+        conv2 = Conv3x3(config.head_hidden_size, last, stddev, name="conv2").weights(half)
+        conv3 = Dense(1, last, stddev, name="conv3").weights(config.head_hidden_size)
+
+        features_bhwc = kernels.resize_and_convolve(features_bhwc, fused.size, conv1, dtype)
+        depth_bhw = kernels.resize_and_convolve(features_bhwc, size, conv2, last, projection=conv3)[..., 0]
+        activation = nn.sigmoid if config.is_metric else nn.relu
+        return activation(depth_bhw) * jnp.asarray(config.max_depth, depth_bhw.dtype)
 
 
 def _dense(config: DepthAnythingConfig, dtype: jnp.dtype, width: int) -> Dense:

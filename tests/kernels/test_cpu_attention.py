@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 from seeded import error, uniform
 
-from dajax.model import attention
-from dajax.model.attention import apply_attention, attention_weights, dot_product_attention
+from dajax.kernels import attention, cpu
+from dajax.kernels.reference import attention as plain
 
 
 def heads_of(tokens, batch=2, heads=3, width=8, dtype=jnp.float32):
     return [jnp.asarray(uniform(f"{name} {tokens}", (batch, tokens, heads, width)), dtype) for name in "qkv"]
-
-
-def plain(query, key, value):
-    return apply_attention(attention_weights(query, key), value)
 
 
 # 1: every head in one part. 7: in parts of one query. 100: 17 tokens in three parts, the last one padded. 1200: the
@@ -23,13 +19,13 @@ def plain(query, key, value):
 @pytest.mark.parametrize("scores", [2**20, 7, 100, 1200])
 @pytest.mark.parametrize("tokens", [1, 17])
 def test_parts_are_the_whole(monkeypatch, scores, tokens):
-    monkeypatch.setattr(attention, "_CACHED_SCORES", {4: scores})
+    monkeypatch.setattr(cpu, "_CACHED_SCORES", {4: scores})
     heads = heads_of(tokens)
-    found = jax.jit(lambda *heads: dot_product_attention(*heads))(*heads)
+    found = jax.jit(lambda *heads: attention(*heads))(*heads)
     assert error(found, plain(*heads)) < 2e-6
     found, expected = (
         jax.jit(jax.grad(lambda heads, way=way: (way(*heads) ** 2).sum()))(heads)
-        for way in (dot_product_attention, plain)
+        for way in (attention, plain)
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() < 1e-5
@@ -37,7 +33,7 @@ def test_parts_are_the_whole(monkeypatch, scores, tokens):
 
 def test_scores_that_would_overflow():
     query, key, value = heads_of(9)
-    found = dot_product_attention(query * 1e4, key * 1e4, value)
+    found = attention(query * 1e4, key * 1e4, value)
     assert np.isfinite(found).all()
     assert error(found, plain(query * 1e4, key * 1e4, value)) < 2e-6
 
@@ -45,11 +41,11 @@ def test_scores_that_would_overflow():
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.03), ("float16", 0.004)])
 def test_half_precision_keeps_scores_in_float32(dtype, bound):
     heads = heads_of(17, dtype=dtype)
-    found = dot_product_attention(*heads)
+    found = attention(*heads)
     assert found.dtype == dtype
     assert error(found.astype(jnp.float32), plain(*(x.astype(jnp.float32) for x in heads))) < bound
     # Products up to 10,000: rounded to bfloat16 they would be off by 32.
     query, key, value = (100 * x.astype(jnp.float32) for x in heads)
     rounded = [x.astype(dtype) for x in (query, key, value)]
     exact = plain(*(x.astype(jnp.float32) for x in rounded))
-    assert error(dot_product_attention(*rounded).astype(jnp.float32), exact) < bound
+    assert error(attention(*rounded).astype(jnp.float32), exact) < bound
