@@ -25,11 +25,13 @@ class Target(NamedTuple):
         platform: "cpu", "cuda" (NVIDIA's GPUs), "rocm" (other GPUs) or "tpu".
         capability: the CUDA compute capability, such as (9, 0); (0, 0) if it is not known.
         kernels: "auto" for the fastest implementation of each operation, "reference" for the plain formulas.
+        interpreted: whether kernels for a TPU are interpreted, slowly, by the device that there is.
     """
 
     platform: str
     capability: tuple[int, int] = (0, 0)
     kernels: str = "auto"
+    interpreted: bool = False
 
 
 # A target that somebody chose with `target`, or None. jax keeps programs of different targets apart.
@@ -38,7 +40,11 @@ _chosen: Any = jax.make_user_context(None)
 
 @contextmanager
 def target(
-    platform: str | None = None, *, capability: tuple[int, int] | None = None, kernels: str | None = None
+    platform: str | None = None,
+    *,
+    capability: tuple[int, int] | None = None,
+    kernels: str | None = None,
+    interpreted: bool = False,
 ) -> Iterator[Target]:
     """Trace the network for another platform, or with other kernels, than those of the default device.
 
@@ -49,6 +55,7 @@ def target(
         platform: "cpu", "cuda", "rocm" or "tpu".
         capability: the CUDA compute capability; only "cuda" has one.
         kernels: "auto" or "reference", see `Target`.
+        interpreted: Interpret kernels for a TPU, to see what they compute where there is none.
 
     Yields:
         The target.
@@ -65,6 +72,8 @@ def target(
         new = new._replace(capability=capability)
     if kernels is not None:
         new = new._replace(kernels=kernels)
+    if interpreted:
+        new = new._replace(interpreted=True)
     with _chosen(new):
         yield new
 

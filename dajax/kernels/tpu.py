@@ -22,7 +22,7 @@ from dajax.kernels import reference
 from dajax.kernels.precision import product_precision
 from dajax.kernels.primitive import Kernel, kernel_function
 from dajax.kernels.reference import Weights
-from dajax.kernels.targets import Target
+from dajax.kernels.targets import Target, current_target
 from dajax.resample import linear_matrix, linear_taps
 
 _LANES = 128
@@ -90,6 +90,7 @@ def _attention(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
         out_shape=jax.ShapeDtypeStruct(flat[0].shape, flat[0].dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
         name="attention",
+        interpret=current_target().interpreted,
     )(*flat)
     return attended.reshape(query_bnhd.shape)
 
@@ -159,6 +160,7 @@ def _layer_norm(tokens_bnd: Array, scale_d: Array, bias_d: Array, *, epsilon: fl
         out_shape=jax.ShapeDtypeStruct(tokens_bnd.shape, dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="layer_norm",
+        interpret=current_target().interpreted,
     )(tokens_bnd, scale_d[None], bias_d[None])
 
 
@@ -431,6 +433,7 @@ def _resize_and_convolve(
         out_shape=out,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         name="resize_and_convolve",
+        interpret=current_target().interpreted,
     )(first, taps, fractions, features_bhwc.astype(dtype).swapaxes(2, 3), *fixed)
     # The result stays in bfloat16 on its way to the next convolution, which rounds to it anyway.
     return result[..., None] if projection else result.swapaxes(2, 3).astype(jnp.float32)
