@@ -131,8 +131,9 @@ def layer_norms(
 def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:
     """Return `jnp.einsum(equation, x, kernel)`, computed in `dtype`, as at least float32.
 
-    Every platform adds up in float32. On a CPU the result is not rounded, because XLA's products from bfloat16 to
-    bfloat16 are half as fast. Elsewhere it is rounded to `dtype`, which moves half as many bytes.
+    Every platform adds up in float32. On GPUs the result is rounded to `dtype`, which moves half as many bytes. On TPUs
+    XLA adds the bias before the result leaves the chip; and on a CPU its products from bfloat16 to bfloat16 are half as
+    fast as those to float32.
     """
     return reference.product(equation, x, kernel, dtype, _result(dtype))
 
@@ -150,7 +151,7 @@ def project_patches(tokens_bnd: Float[Array, "batch tokens c_in"], weights: Weig
 
 
 def _result(dtype: Any) -> jnp.dtype:
-    return convolution_dtype(dtype)
+    return jnp.dtype(dtype) if current_target().platform in ("cuda", "rocm") else wide(dtype)
 
 
 def convolution_dtype(dtype: Any) -> jnp.dtype:

@@ -94,8 +94,8 @@ def test_programs_are_traced_for_each_target():
         ("cpu", "float64", "float64", "float64", "float64"),
         ("cuda", "float32", "float32", "float32", "float32"),
         ("cuda", "bfloat16", "bfloat16", "bfloat16", "float32"),
-        ("tpu", "bfloat16", "bfloat16", "bfloat16", "bfloat16"),
-        ("tpu", "float16", "float16", "float16", "float32"),
+        ("tpu", "bfloat16", "float32", "bfloat16", "bfloat16"),
+        ("tpu", "float16", "float32", "float16", "float32"),
         ("tpu", "float32", "float32", "float32", "float32"),
     ],
 )

@@ -28,7 +28,7 @@ BREAKAGES = [
         "1 + jnp.tanh(0.79788456 * (x + 0.044715 * x**3))",
         MAP,
     ),
-    Breakage("LayerNorm eps 1e-5", "model/dinov2.py", "self.config.layer_norm_eps", "1e-5", MAP),
+    Breakage("LayerNorm eps 1e-5", "kernels/reference.py", "+ epsilon)", "+ 1e-5)", MAP),
     Breakage(
         "LayerScale left out",
         "model/dinov2.py",
@@ -36,7 +36,7 @@ BREAKAGES = [
         "return tokens_bnd + 0 * parameter(",
         MAP,
     ),
-    Breakage("taps not normalised", "model/dinov2.py", "taps = tuple(norm(jnp.stack(taps)))", "pass", MAP),
+    Breakage("taps not normalised", "model/dinov2.py", "taps = norm.each(taps)", "pass", MAP),
     Breakage(
         "taps counted from 0", "model/dinov2.py", "hidden_states[i] for i in", "hidden_states[i - 1] for i in", MAP
     ),
@@ -53,22 +53,22 @@ BREAKAGES = [
     Breakage(
         "sigmoid gate for SiLU", "model/dinov2.py", "nn.silu(gate_bnm)", "nn.sigmoid(gate_bnm)", "float64 and swiglu"
     ),
-    Breakage("no scale in attention", "model/attention.py", "keepdims=True)) * scale)", "keepdims=True)))", MAP),
+    Breakage("no scale in attention", "kernels/cpu.py", "keepdims=True)) * scale)", "keepdims=True)))", MAP),
     Breakage(
-        "scale by all heads' width", "model/attention.py", "scale = query_nd.shape[-1] ** -0.5", "scale = 32**-0.5", MAP
+        "scale by all heads' width", "kernels/cpu.py", "scale = query_nd.shape[-1] ** -0.5", "scale = 32**-0.5", MAP
     ),
     Breakage(
         "softmax without its sum",
-        "model/attention.py",
+        "kernels/cpu.py",
         "mixed_nd / unnormalised_nm.sum(-1, dtype=scores_nm.dtype, keepdims=True)",
         "mixed_nd",
         MAP,
     ),
     # Another way through attention: the one that returns its weights.
-    Breakage("softmax over queries", "model/attention.py", "axis=-1).astype", "axis=-2).astype", LAYERS),
+    Breakage("softmax over queries", "kernels/reference.py", "axis=-1).astype", "axis=-2).astype", LAYERS),
     Breakage(
         "no scale in the returned weights",
-        "model/attention.py",
+        "kernels/reference.py",
         "scores_bhnm * query_bnhd.shape[-1] ** -0.5",
         "scores_bhnm",
         LAYERS,
@@ -80,19 +80,27 @@ BREAKAGES = [
     # Neck
     Breakage(
         "padding SAME",
-        "model/layers.py",
+        "kernels/reference.py",
         "padding = ((row_padding, row_padding), (1, 1))",
         'padding = "SAME" if stride == 2 else ((row_padding, row_padding), (1, 1))',
         EVEN,
     ),
-    Breakage("class token kept, last patch dropped", "model/neck.py", "tap_bnd[:, 1:]", "tap_bnd[:, :-1]", MAP),
-    Breakage("no ReLU before the convolutions", "model/neck.py", "name)(nn.relu(x))", "name)(x)", MAP),
-    Breakage("no skip in the residual unit", "model/neck.py", "return features_bhwc + x", "return x", MAP),
+    Breakage(
+        "class token kept, last patch dropped", "kernels/reference.py", "tokens_bnd[:, 1:]", "tokens_bnd[:, :-1]", MAP
+    ),
+    Breakage(
+        "no ReLU before the convolutions",
+        "kernels/reference.py",
+        "convolve(jax.nn.relu(x), weights, dtype)",
+        "convolve(x, weights, dtype)",
+        MAP,
+    ),
+    Breakage("no skip in the residual unit", "kernels/reference.py", "return features_bhwc + x", "return x", MAP),
     Breakage(
         "transposed convolution flipped",
-        "model/neck.py",
-        '"bhwc,yxcd->bhywxd", features_bhwc, kernel,',
-        '"bhwc,yxcd->bhywxd", features_bhwc, kernel[::-1, ::-1],',
+        "kernels/reference.py",
+        '"bhwc,yxcd->bhywxd", features_bhwc, blocks,',
+        '"bhwc,yxcd->bhywxd", features_bhwc, blocks[::-1, ::-1],',
         MAP,
     ),
     Breakage(
@@ -106,7 +114,7 @@ BREAKAGES = [
     ),
     Breakage(
         "finer level not refined",
-        "model/neck.py",
+        "model/dpt.py",
         "features_bhwc + unit1(finer_bhwc)",
         "features_bhwc + finer_bhwc",
         MAP,
@@ -114,30 +122,30 @@ BREAKAGES = [
     # Head
     Breakage(
         "max_depth forgotten",
-        "model/head.py",
+        "model/dpt.py",
         "activation(depth_bhw) * jnp.asarray(config.max_depth, depth_bhw.dtype)",
         "activation(depth_bhw)",
         "float64 and metric",
     ),
     Breakage(
         "ReLU in the metric head",
-        "model/head.py",
+        "model/dpt.py",
         "nn.sigmoid if config.is_metric else nn.relu",
         "nn.relu",
         "float64 and metric",
     ),
     Breakage(
         "sigmoid in the relative head",
-        "model/head.py",
+        "model/dpt.py",
         "nn.sigmoid if config.is_metric else nn.relu",
         "nn.sigmoid",
         MAP,
     ),
     Breakage(
         "no ReLU before the last layer",
-        "model/head.py",
-        "nn.relu(convolve(x_bhwc, weights[0], last, row_padding=row_padding))",
-        "convolve(x_bhwc, weights[0], last, row_padding=row_padding)",
+        "kernels/reference.py",
+        "project(jax.nn.relu(x_bhwc), projection, dtype)",
+        "project(x_bhwc, projection, dtype)",
         MAP,
     ),
     # Weights
