@@ -55,16 +55,20 @@ def errors(depth: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def measure(
-    checkpoint: Path | str, dtypes: tuple[str, ...], images: list[np.ndarray]
+    checkpoint: Path | str, dtypes: tuple[str, ...], images: list[np.ndarray], platform: str | None = None
 ) -> dict[str, dict[str, list[float]]]:
-    """Return {type: {error: [its mean and its largest over the images]}} against float32."""
+    """Return {type: {error: [its mean and its largest over the images]}} against float32.
+
+    With a platform, each type is computed and rounded as that platform does it: kernels of a TPU are interpreted.
+    """
     import dajax
 
     reference = [dajax.DepthEstimator(checkpoint)(image) for image in images]
     found = {}
     for dtype in dtypes:
-        estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
-        rows = [errors(estimator(image), exact) for image, exact in zip(images, reference, strict=True)]
+        with dajax.kernels.target(platform, interpreted=platform == "tpu"):
+            estimator = dajax.DepthEstimator(checkpoint, dtype=dtype)
+            rows = [errors(estimator(image), exact) for image, exact in zip(images, reference, strict=True)]
         found[dtype] = {
             name: [float(f"{f([row[name] for row in rows]):.3g}") for f in (np.mean, np.max)] for name in rows[0]
         }
@@ -126,21 +130,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
     parser.add_argument("--images", type=int, default=CROPS)
+    parser.add_argument("--target", choices=("cuda", "tpu"), help="compute and round as this platform does")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"), help="for checkpoints")
     options = parser.parse_args(argv)
 
     import jax
 
-    out = options.out or Path("docs/performance/precision.json")
+    name = "precision.json" if options.target is None else f"precision_{options.target}.json"
+    out = options.out or Path("docs/performance") / name
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"sizes": {}}
     results |= {"machine": describe(jax.devices()[0]), "versions": versions()}
     images = crops()[: options.images]
     for size in options.sizes:
         # tiny is the only one whose trained weights come with dajax.
         checkpoint = "tiny" if size == "tiny" else checkpoint_of(size, options.folder)
-        row: dict[str, Any] = {"images": len(images)} | measure(checkpoint, tuple(options.dtypes), images)
-        if "float16" in options.dtypes:
+        row: dict[str, Any] = {"images": len(images)} | measure(
+            checkpoint, tuple(options.dtypes), images, options.target
+        )
+        if "float16" in options.dtypes and options.target is None:
             row |= {"random_inputs": RANDOM_INPUTS, "float16_not_finite": not_finite(checkpoint, "float16")}
         results["sizes"][size] = row
         print(size, json.dumps(row), flush=True)

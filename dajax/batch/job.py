@@ -57,6 +57,7 @@ def job_parameters(
         "weights": weights_digest(estimator.params),
         "config": config.to_dict(),
         "dtype": estimator.dtype,
+        "kernels": estimator.model.kernels,
         "style": config.style,
         "processor": estimator.processor.to_dict(),
         "source": source if is_remote(source) else os.path.abspath(source),

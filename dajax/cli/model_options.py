@@ -24,6 +24,8 @@ DEFAULT_MODEL = "small"
 STYLES = get_args(Style)
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
+Kernels = Literal["auto", "reference"]
+KERNELS = get_args(Kernels)
 
 
 def _choices(names: tuple[str, ...]) -> str:
@@ -80,7 +82,10 @@ class ModelOptions(CheckpointOptions, _Model):
 
     Attributes:
         model: an alias (see `dajax models`), a Hub id, a folder or a file.
+        kernels: As fast as this device can, or by plain formulas.
     """
+
+    kernels: Annotated[Kernels | None, value_of(str, choices=KERNELS), unset(_choices(KERNELS), "auto")] = None
 
 
 def loading_options(options: CheckpointOptions, name: str) -> dict[str, Any]:
@@ -169,6 +174,7 @@ def make_estimator(
             dtype=options.dtype or "float32",
             style=options.style,
             input_size=options.input_size,
+            kernels=options.kernels,
             batch_size=batch_size,
             mesh=mesh,
             **running,

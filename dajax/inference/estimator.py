@@ -32,6 +32,7 @@ from dajax.inference.parallel import (
 )
 from dajax.inference.scheduler import BatchScheduler, Rows
 from dajax.inference.tiles import tiled_depth
+from dajax.kernels.targets import check_kernels
 from dajax.model.depth_anything import DepthAnything
 from dajax.model.layers import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
@@ -67,6 +68,8 @@ class DepthEstimator:
             `dajax.inference.param_shardings`). With "pmap", `jax.pmap` runs the network and every device has all
             params.
         processor: a processor to use instead of the checkpoint's own.
+        kernels: "auto" computes each operation as the platform does it best; "reference" by its plain formula, see
+            `dajax.kernels`. None is "auto", or what the model of a pair says.
         load_options: options of `dajax.load`: `revision`, `token`, `cache_dir`, `local_files_only`, `config`, `prefix`,
             `sharding`, `param_dtype` and `check_finite`.
 
@@ -98,6 +101,7 @@ class DepthEstimator:
         mesh: Mesh | str | None = None,
         parallel: str = "jit",
         processor: DepthImageProcessor | None = None,
+        kernels: str | None = None,
         **load_options: Any,
     ) -> None:
         self.name = "" if isinstance(model, tuple) else str(model)
@@ -113,6 +117,9 @@ class DepthEstimator:
                     "params)"
                 )
             self.model, params = _adapt(*model, dtype=dtype, style=style)
+            if kernels is not None:
+                check_kernels(kernels)
+                self.model = self.model.clone(kernels=kernels)
             style = self.model.config.style
             if processor is None:
                 processor = own_processor(self.model.config, input_size)
@@ -129,7 +136,7 @@ class DepthEstimator:
                 load_options["sharding"] = replicated(self.mesh)
             if dtype is not None:
                 load_options["param_dtype"] = partial(parameter_dtype, dtype=dtype)
-            self.model, params = load(model, dtype=dtype, style=style, **load_options)
+            self.model, params = load(model, dtype=dtype, style=style, kernels=kernels or "auto", **load_options)
         _check_sizes(processor, self.model.config.patch_size)
         self.processor = processor
         self._bucketing: tuple[int | None, str] = (buckets, policy)

@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jaxtyping import Array
 
 from dajax.kernels import reference
-from dajax.kernels.precision import product_precision
+from dajax.kernels.precision import product_precision, wide
 from dajax.kernels.primitive import Kernel, kernel_function
 from dajax.kernels.reference import Weights
 from dajax.kernels.targets import Target, current_target
@@ -192,7 +192,7 @@ def upsample_and_convolve(
     blocks, bias = upsampling
     batch, height, width, _ = features_bhwc.shape
     factor, features = blocks.shape[0], kernel.shape[3]
-    exact = jnp.promote_types(jnp.promote_types(blocks.dtype, kernel.dtype), jnp.float32)
+    exact = wide(blocks.dtype)
     # Axes: y, x: input position, one before to one after. p, q: place in the block, of the output. r, s: of the input.
     parts = jnp.asarray(_places(factor), exact)
     both = jnp.einsum(
@@ -246,8 +246,8 @@ def residual_unit(features_bhwc: Array, first: Weights, second: Weights, dtype: 
     batch, height, width, channels = features_bhwc.shape
     columns = _LANES // channels
     folded = features_bhwc.reshape(batch, height, width // columns, columns * channels)
-    wide = [(_several_columns(kernel, columns), _tiled(bias, columns)) for kernel, bias in (first, second)]
-    return reference.residual_unit(folded, wide[0], wide[1], dtype).reshape(features_bhwc.shape)
+    units = [(_several_columns(kernel, columns), _tiled(bias, columns)) for kernel, bias in (first, second)]
+    return reference.residual_unit(folded, units[0], units[1], dtype).reshape(features_bhwc.shape)
 
 
 def _tiled(bias: Array | None, columns: int) -> Array | None:
@@ -261,8 +261,8 @@ def _several_columns(kernel: Array, columns: int) -> Array:
         for dx in range(3):
             group, column = divmod(columns + out + dx - 1, columns)
             places[group, column, out, dx] = 1
-    wide = jnp.einsum("gioh,yhcf->ygicof", jnp.asarray(places, kernel.dtype), kernel)
-    return wide.reshape(3, 3, columns * kernel.shape[2], columns * kernel.shape[3])
+    several = jnp.einsum("gioh,yhcf->ygicof", jnp.asarray(places, kernel.dtype), kernel)
+    return several.reshape(3, 3, columns * kernel.shape[2], columns * kernel.shape[3])
 
 
 # --- resize, and resize and convolve ---------------------------------------------------------------------------------

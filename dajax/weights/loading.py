@@ -23,6 +23,7 @@ from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError, HubError, LicenceWarning, WeightsError
 from dajax.hub import HubOptions, is_hub_id, processor_file
 from dajax.json_fields import read_json
+from dajax.kernels.targets import check_kernels
 from dajax.model.depth_anything import DepthAnything
 from dajax.weights.checkpoint_files import Files, find_files, find_shards
 from dajax.weights.layout import copy_rearranged
@@ -63,6 +64,7 @@ def load(
     local_files_only: bool = False,
     check_finite: bool = True,
     param_dtype: Any = None,
+    kernels: str = "auto",
 ) -> tuple[DepthAnything, dict[str, Any]]:
     """Load a model and its params.
 
@@ -94,6 +96,7 @@ def load(
         param_dtype: type of the params, if it differs from the computation dtype: `dtype="bfloat16",
             param_dtype="float32"` is more exact and takes twice the memory. It may also be a function from a path, such
             as "head/conv1/kernel", to a type.
+        kernels: "auto" computes each operation as the platform does it best; "reference" by its plain formula.
 
     Returns:
         The Linen module (`model.config` describes it) and its params, a nested dict of jax arrays.
@@ -108,6 +111,7 @@ def load(
     if config is not None and not isinstance(config, DepthAnythingConfig):
         hint = f": DepthAnythingConfig.from_pretrained({config!r}) makes one" if isinstance(config, str) else ""
         raise ConfigError(f"config must be a DepthAnythingConfig, got {type(config).__name__}{hint}")
+    check_kernels(kernels)
     wanted = None if dtype is None else _float_dtype(dtype)
     dtype_of = _dtype_of(wanted if param_dtype is None else param_dtype)
     files = find_files(name, hub_options)
@@ -140,7 +144,7 @@ def load(
             stacklevel=2,
         )
     _say_licence(name)
-    return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted), params
+    return DepthAnything(config, dtype=jnp.float32 if wanted is None else wanted, kernels=kernels), params
 
 
 def load_encoder(

@@ -7,7 +7,8 @@ import pytest
 import dajax
 from dajax.errors import ConfigError
 from dajax.inference import Agreement, check_device, self_check
-from dajax.inference.self_check import BOUNDS, read_stored
+from dajax.inference.self_check import BOUNDS, ROUNDED_BOUNDS, read_stored
+from dajax.kernels import operations, reference, target
 
 # Older versions of jax have it elsewhere.
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
@@ -30,6 +31,34 @@ def test_this_device_is_right(dtype):
     assert 0 < found.seconds < 60
     if dtype != "float32":  # it is what was computed
         assert found.mean > 3 * BOUNDS["float32"][0]
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("cuda", "bfloat16"), ("tpu", "bfloat16"), ("tpu", "float32")])
+def test_other_platforms_are_right(platform, dtype):
+    """As they compute it, on this machine."""
+    with target(platform, interpreted=platform == "tpu"):
+        found = check_device(dtype)
+        assert found.is_within
+        assert found.bounds == (ROUNDED_BOUNDS if dtype == "bfloat16" else BOUNDS)[dtype]
+
+
+def test_every_kernel_of_a_tpu_is_used():
+    """What tiny does not use, the check does not show."""
+    model, params = dajax.load("tiny", dtype="bfloat16")
+    used = set()
+    with target("tpu", interpreted=True), pytest.MonkeyPatch.context() as patch:
+        choose = operations.choose
+
+        def noted(operation, *arguments, **options):
+            found = choose(operation, *arguments, **options)
+            used.add((operation, found is getattr(reference, operation)))
+            return found
+
+        patch.setattr(operations, "choose", noted)
+        for shape in ("landscape", "portrait"):
+            pixels = dajax.DepthImageProcessor.from_pretrained("tiny")(read_stored()[f"{shape}_image"])["pixel_values"]
+            jax.eval_shape(model.apply, {"params": params}, pixels)
+    assert used >= {(row.operation, False) for row in operations.TABLE if row.platform == "tpu"}
 
 
 def test_several_devices():

@@ -23,7 +23,7 @@ ROUNDING = {"float32": 5e-6, "bfloat16": 0.02}
 
 @pytest.fixture(autouse=True)
 def interpreted():
-    with target("tpu", interpreted=True):
+    with target("tpu", interpreted=True), jax.numpy_dtype_promotion("strict"):
         yield
 
 
