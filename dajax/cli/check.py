@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 _KERNEL = (
-    "a kernel is wrong on this device: the plain formulas are within the bounds. Pass --kernels reference to the commands, "
-    "or kernels=\"reference\" in Python, and report it with what is printed above"
+    "a kernel is wrong on this device: the plain formulas are within the bounds. Pass --kernels reference to the "
+    'commands, or kernels="reference" in Python, and report it with what is printed above'
 )
 _DEVICE = (
-    "this device, or this version of jax, computes less exactly than it should, by the plain formulas too. Run it again "
-    "with JAX_PLATFORMS=cpu: if that is within the bounds, the package is whole, and the device, its driver or jax is at "
-    "fault. Update them, or use a --dtype whose row says ok"
+    "this device, or this version of jax, computes less exactly than it should, by the plain formulas too. Run it "
+    "again with JAX_PLATFORMS=cpu: if that is within the bounds, the package is whole, and the device, its driver or "
+    "jax is at fault. Update them, or use a --dtype whose row says ok"
 )
 
 
@@ -31,9 +31,9 @@ def check(
 
     Example: dajax check
 
-    It runs tiny, the model that comes with dajax, on stored images, alone and in batches. tiny uses every kernel that this
-    device has. The depth maps are compared with those that were computed in float64. Errors are in standard deviations of
-    the depth map. A type that is not within the bounds is run again by the plain formulas, which tells what is at fault.
+    It runs tiny, the model that comes with dajax, on stored images, alone and in batches. tiny uses every kernel of
+    this device. The depth maps are compared with those that were computed in float64. Errors are in standard deviations of
+    the depth map. A type that is not within the bounds is run again by the plain formulas: that tells what is at fault.
 
     Exit status: 0 within the bounds, 1 not within them, 2 bad usage, 130 interrupted.
 

@@ -16,8 +16,8 @@ from dajax.kernels.targets import current_target
 # For each dtype the largest mean and the largest single error, in standard deviations of the depth map. Those of half
 # precision are the largest of 50 images (python -m benchmarks.precision), those of float32 what the tests hold to.
 BOUNDS = {"float32": (1e-5, 3e-5), "bfloat16": (5.3e-3, 4.1e-2), "float16": (9.8e-4, 9.5e-3)}
-# GPUs and TPUs compute neck and head in bfloat16 too (python -m benchmarks.precision --target tpu, interpreted).
-ROUNDED_BOUNDS = {"bfloat16": (9.9e-3, 9.9e-2)}
+# GPUs and TPUs compute neck and head in bfloat16 too. Measured likewise, with --target tpu, interpreted.
+ROUNDED_BOUNDS = {"bfloat16": (1.05e-2, 7.3e-2)}
 _SHAPES = ("landscape", "portrait")
 _TIMED = 10
 

@@ -104,8 +104,8 @@ def attention(
 
 def layer_norm(
     tokens_bnd: Float[Array, "... tokens dim"],
-    scale_d: Float[Array, "dim"],
-    bias_d: Float[Array, "dim"],
+    scale_d: Float[Array, " dim"],
+    bias_d: Float[Array, " dim"],
     epsilon: float,
     dtype: Any,
 ) -> Float[Array, "... tokens dim"]:
@@ -117,14 +117,16 @@ def layer_norm(
 
 def layer_norms(
     taps: tuple[Float[Array, "batch tokens dim"], ...],
-    scale_d: Float[Array, "dim"],
-    bias_d: Float[Array, "dim"],
+    scale_d: Float[Array, " dim"],
+    bias_d: Float[Array, " dim"],
     epsilon: float,
     dtype: Any,
 ) -> tuple[Float[Array, "batch tokens dim"], ...]:
     """Return the normalised tokens of each tap in `dtype`, see `layer_norm`."""
     options = {"epsilon": epsilon, "dtype": jnp.dtype(dtype)}
-    result: tuple[Array, ...] = choose("layer_norms", taps, scale_d, bias_d, **options)(taps, scale_d, bias_d, **options)
+    result: tuple[Array, ...] = choose("layer_norms", taps, scale_d, bias_d, **options)(
+        taps, scale_d, bias_d, **options
+    )
     return result
 
 

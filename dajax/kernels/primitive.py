@@ -115,7 +115,9 @@ def _shape(array: Any) -> jax.ShapeDtypeStruct:
 def _like(shape: jax.ShapeDtypeStruct, arrays: tuple[Any, ...]) -> Any:
     """Return an abstract array of this shape that varies over the mesh axes over which the arrays vary."""
     varies = frozenset().union(*(getattr(array, "vma", None) or () for array in arrays))
-    return arrays[0].update(shape=shape.shape, dtype=shape.dtype, weak_type=False, **({"vma": varies} if varies else {}))
+    return arrays[0].update(
+        shape=shape.shape, dtype=shape.dtype, weak_type=False, **({"vma": varies} if varies else {})
+    )
 
 
 def _compute_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...], *, call: _Call) -> tuple[Array, Array]:
@@ -184,6 +186,4 @@ ad.primitive_transposes[_tangent_p] = _tangent_transpose
 batching.primitive_batchers[_compute_p] = _compute_batched
 batching.primitive_batchers[_tangent_p] = _tangent_batched
 mlir.register_lowering(_compute_p, _compute_lowering)
-mlir.register_lowering(
-    _tangent_p, mlir.lower_fun(lambda *arrays, call: call.tangent(*arrays), multiple_results=False)
-)
+mlir.register_lowering(_tangent_p, mlir.lower_fun(lambda *arrays, call: call.tangent(*arrays), multiple_results=False))

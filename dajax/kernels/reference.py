@@ -73,8 +73,8 @@ def apply_attention(
 
 def layer_norm(
     tokens_bnd: Float[Array, "... tokens dim"],
-    scale_d: Float[Array, "dim"],
-    bias_d: Float[Array, "dim"],
+    scale_d: Float[Array, " dim"],
+    bias_d: Float[Array, " dim"],
     *,
     epsilon: float,
     dtype: Any,

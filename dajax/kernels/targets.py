@@ -95,13 +95,11 @@ def current_target() -> Target:
 
 def _of_device() -> Target:
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    if device is None:
-        platform = jax.default_backend()
-    else:
-        platform = device if isinstance(device, str) else str(device.platform)
+    named = device is None or isinstance(device, str)
+    platform = (device or jax.default_backend()) if named else str(device.platform)
     if platform not in ("gpu", "cuda", "rocm"):
         return Target(platform)
-    if device is None or isinstance(device, str):
+    if named:
         device = jax.local_devices(backend=device)[0]
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
     if major.isdecimal() and minor.isdecimal():

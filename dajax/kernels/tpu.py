@@ -97,7 +97,7 @@ def _attention(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array) -> Array:
 
 def _flash_gradients(query_bnhd: Array, key_bnhd: Array, value_bnhd: Array, cotangent_bnhd: Array) -> Array:
     """Return the cotangents of query, key and value, next to each other; jax's kernel stores no scores either."""
-    batch, tokens, heads, width = query_bnhd.shape
+    batch, tokens, _, width = query_bnhd.shape
     missing = -tokens % _LANES
     padded = tokens + missing
     segments = jnp.broadcast_to((jnp.arange(padded) >= tokens).astype(jnp.int32), (batch, padded))
@@ -232,7 +232,7 @@ def _inside(size: int) -> np.ndarray:
     return ((shifted >= 0) & (shifted < size)).astype(np.float32)
 
 
-# --- residual units ---------------------------------------------------------------------------------------------------------
+# --- residual units --------------------------------------------------------------------------------------------------
 
 
 def takes_residual_unit(target: Target, features_bhwc: Array, first: Weights, second: Weights, dtype: Any) -> bool:
@@ -316,8 +316,8 @@ def _rows(height: int, width: int, size: tuple[int, int], channels: int, feature
 
 
 def _convolve_rows(
-    first_ref: Any, taps_ref: Any, fractions_ref: Any, features_ref: Any, columns_ref: Any, kernel_ref: Any, bias_ref: Any,
-    *rest: Any, rows: int, projects: bool,
+    first_ref: Any, taps_ref: Any, fractions_ref: Any, features_ref: Any, columns_ref: Any, kernel_ref: Any,
+    bias_ref: Any, *rest: Any, rows: int, projects: bool,
 ) -> None:  # fmt: skip
     """Make some output rows: resize columns by a product, rows one by one, then multiply several rows by the kernel."""
     *projection, out_ref, wide_ref, rows_ref = rest
@@ -339,9 +339,7 @@ def _convolve_rows(
     def convolve(i: Any) -> Array:
         window = rows_ref[pl.ds(i, at_once + 2)].reshape((at_once + 2) * channels, width)
         patches = jnp.concatenate([window[:, dx : width - 2 + dx] for dx in range(3)])
-        y = jax.lax.dot_general(
-            kernel_ref[...], patches, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        y = jax.lax.dot_general(kernel_ref[...], patches, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
         y = y + bias_ref[...]
         if not projects:
             return y.reshape(at_once, -1, width - 2)

@@ -6,7 +6,6 @@ V2 is Yang et al. 2024 (arXiv:2406.09414).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -111,7 +110,9 @@ class DepthAnything(nn.Module):
         grid = (size[0] // config.patch_size, size[1] // config.patch_size)
 
         with kernels.target(kernels=None if self.kernels == "auto" else self.kernels):
-            depth_bhw, hidden_states, attentions = self._estimate_or_each(pixels, grid, deterministic, output_attentions)
+            depth_bhw, hidden_states, attentions = self._estimate_or_each(
+                pixels, grid, deterministic, output_attentions
+            )
 
         return DepthEstimatorOutput(
             predicted_depth=depth_bhw,

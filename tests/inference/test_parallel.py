@@ -22,7 +22,6 @@ from dajax.config import DepthAnythingConfig
 from dajax.errors import ConfigError
 from dajax.inference import estimator as estimator_module
 from dajax.inference.estimator import _adapt
-from dajax.kernels import current_target
 from dajax.inference.parallel import (
     batch_axes,
     data_parallel_size,
@@ -31,6 +30,7 @@ from dajax.inference.parallel import (
     place_params,
     resolve_mesh,
 )
+from dajax.kernels import current_target
 from dajax.weights.random import random_params
 from dajax.weights.shapes import parameter_shapes
 

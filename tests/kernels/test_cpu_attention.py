@@ -24,8 +24,7 @@ def test_parts_are_the_whole(monkeypatch, scores, tokens):
     found = jax.jit(lambda *heads: attention(*heads))(*heads)
     assert error(found, plain(*heads)) < 2e-6
     found, expected = (
-        jax.jit(jax.grad(lambda heads, way=way: (way(*heads) ** 2).sum()))(heads)
-        for way in (attention, plain)
+        jax.jit(jax.grad(lambda heads, way=way: (way(*heads) ** 2).sum()))(heads) for way in (attention, plain)
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() < 1e-5

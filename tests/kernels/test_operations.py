@@ -51,7 +51,8 @@ def test_other_gpus_take_the_plain_formula():
 def test_the_table_of_the_docs():
     lines = ["| operation | platform | how | what it takes | gradient |", "| --- | --- | --- | --- | --- |"]
     lines += [
-        f"| {row.operation} | {row.platform} | {row.what} | {row.limits or 'everything'} | {row.gradient} |" for row in TABLE
+        f"| {row.operation} | {row.platform} | {row.what} | {row.limits or 'everything'} | {row.gradient} |"
+        for row in TABLE
     ]
     assert "\n".join(lines) in DOCS.read_text()
 

@@ -78,9 +78,7 @@ def test_vmap(function, name, axes):
 
 def test_vmap_twice(function):
     x, w = jnp.stack([X, 2 * X]), jnp.stack([W, -W])
-    found, expected = (
-        jax.vmap(jax.vmap(TRANSFORMS["grad"](f), (0, None)), (None, 0))(x, w) for f in (function, PLAIN)
-    )
+    found, expected = (jax.vmap(jax.vmap(TRANSFORMS["grad"](f), (0, None)), (None, 0))(x, w) for f in (function, PLAIN))
     same(found, expected)
 
 

@@ -155,7 +155,10 @@ def test_upsample_and_convolve(factor, features):
     found = operations.upsample_and_convolve(*given)
     assert error(found, reference.upsample_and_convolve(*given)) < ROUNDING["float32"]
     without = (x, (upsampling[0], None), *given[2:])
-    assert error(operations.upsample_and_convolve(*without), reference.upsample_and_convolve(*without)) < ROUNDING["float32"]
+    assert (
+        error(operations.upsample_and_convolve(*without), reference.upsample_and_convolve(*without))
+        < ROUNDING["float32"]
+    )
 
     def loss(way, blocks, bias, kernel):
         return (way(x, (blocks, bias), kernel, jnp.float32) ** 2).sum()
