@@ -43,7 +43,7 @@ class PlainEstimator:
 
     def __init__(self, scale=1.0, config=None):
         self.params = {"scale": np.float32(scale)}
-        self.model = SimpleNamespace(config=config or tiny_config())
+        self.model = SimpleNamespace(config=config or tiny_config(), kernels="auto")
         self.processor = DepthImageProcessor(input_size=28)
         self.batch_size, self.dtype, self.device, self.name = 2, "float32", "none", ""
 

@@ -32,8 +32,9 @@ def check(
     Example: dajax check
 
     It runs tiny, the model that comes with dajax, on stored images, alone and in batches. tiny uses every kernel of
-    this device. The depth maps are compared with those that were computed in float64. Errors are in standard deviations of
-    the depth map. A type that is not within the bounds is run again by the plain formulas: that tells what is at fault.
+    this device. The depth maps are compared with those that were computed in float64. Errors are in standard
+    deviations of the depth map. A type that is not within the bounds is run again by the plain formulas: that tells
+    what is at fault.
 
     Exit status: 0 within the bounds, 1 not within them, 2 bad usage, 130 interrupted.
 
