@@ -67,6 +67,7 @@ class Kernel:
         padded_bytes: the same of arrays padded to tiles, as they are there.
         charged_bytes: the bytes that a Pallas call is charged; they are not in `bytes`.
         charged_padded_bytes: the same of padded arrays.
+        elementwise: the elementwise operations of a Pallas call, which nothing is charged for.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Kernel:
     padded_bytes: int = 0
     charged_bytes: int = 0
     charged_padded_bytes: int = 0
+    elementwise: int = 0
 
     def add(self, other: Kernel) -> None:
         """Add the figures of another one."""
@@ -93,7 +95,7 @@ class Kernel:
         return self.cycles + self.charged
 
 
-FIGURES = ("cycles", "charged", "bytes", "padded_bytes", "charged_bytes", "charged_padded_bytes")
+FIGURES = ("cycles", "charged", "bytes", "padded_bytes", "charged_bytes", "charged_padded_bytes", "elementwise")
 
 
 @dataclass(frozen=True)
@@ -220,11 +222,15 @@ def _kernel(
             kernel.charged = chip.cycles_of_bytes(kernel.padded_bytes)
         return kernel
     arrays = [shape for name in instruction.operands for shape in computation.by_name[name].shapes]
+    everywhere = 0
     for array, moved in zip((*arrays, *instruction.shapes), charge.moved, strict=True):
+        padded = round(moved * array.padded_bytes / max(array.bytes, 1))
+        everywhere += padded
         if array.space == 0:
             kernel.charged_bytes += moved * times
-            kernel.charged_padded_bytes += round(moved * array.padded_bytes / max(array.bytes, 1)) * times
-    kernel.charged = charge.cycles(chip, kernel.charged_padded_bytes / max(times, 1)) * times
+            kernel.charged_padded_bytes += padded * times
+    kernel.charged = charge.cycles(chip, everywhere) * times
+    kernel.elementwise = charge.work.elementwise * times
     return kernel
 
 

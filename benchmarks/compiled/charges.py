@@ -2,8 +2,9 @@
 
 The rule: a kernel takes the time of its products at half the peak, every dimension of them padded to the matrix unit,
 plus that of its exponentials (and logarithms, roots, tangents and so on) at the vector unit's rate, one for each number
-of a padded 8x128 tile; but at least the time of its bytes. Its bytes are those of its blocks: a block is fetched, or
-written, whenever the grid comes to another one. Of two branches the dearer one counts, in every step of the grid.
+of a padded 8x128 tile; but at least the time of its bytes. Its bytes are those of its blocks, wherever they are: a block
+is fetched, or written, whenever the grid comes to another one. Other elementwise operations are not charged; their number
+is counted. Of two branches the dearer one counts, in every step of the grid.
 Products of float32 at the highest precision count six times, and three times at high, because the unit multiplies
 bfloat16.
 """
@@ -26,6 +27,10 @@ from .targets import Chip
 _TRANSCENDENTAL = frozenset(
     "exp exp2 expm1 log log1p logistic tanh sin cos tan erf erfc erf_inv pow rsqrt sqrt cbrt atan2 sinh cosh".split()
 )
+_ELEMENTWISE = frozenset(
+    "add sub mul div rem neg abs sign max min floor ceil round clamp select_n convert_element_type integer_pow square "
+    "eq ne lt le gt ge and or not xor reduce_sum reduce_max reduce_min cumsum iota shift_left shift_right_logical".split()
+)
 _PASSES = {"HIGHEST": 6, "HIGH": 3}
 
 
@@ -36,12 +41,14 @@ class Work(NamedTuple):
         flop: operations of matrix products and convolutions.
         padded_flop: the same, as many as a matrix unit makes of them: padded, and in as many passes as it needs.
         transcendental: exponentials and the like, in numbers of padded tiles.
+        elementwise: other operations on each number: sums, products, comparisons, conversions, reductions.
         unknown_loops: loops whose length is not known; they count once.
     """
 
     flop: int = 0
     padded_flop: int = 0
     transcendental: int = 0
+    elementwise: int = 0
     unknown_loops: int = 0
 
     def plus(self, other: Work, times: int = 1) -> Work:
@@ -169,7 +176,9 @@ def _work_of(equation: Any, unit: int) -> Work:
     if name == "conv_general_dilated":
         return _convolution(equation, unit)
     if name in _TRANSCENDENTAL:
-        return Work(transcendental=math.prod(_padded(equation.outvars[0].aval.shape, (8, 128))))
+        return Work(transcendental=_numbers(equation.outvars[0]))
+    if name in _ELEMENTWISE:
+        return Work(elementwise=max(map(_numbers, (*equation.invars, *equation.outvars))))
     inner = [work(jaxpr, unit) for jaxpr in _jaxprs(params)]
     if not inner:
         return Work()
@@ -184,7 +193,7 @@ def _work_of(equation: Any, unit: int) -> Work:
         length = _while_length(equation)
         times = 1 if length is None else length
         inner = [work(params["body_jaxpr"].jaxpr, unit)]
-        if length is None and any(inner[0][:3]):
+        if length is None and any(inner[0]):
             return inner[0].plus(Work(unknown_loops=1))
     elif name in ("custom_vjp_call", "custom_jvp_call", "custom_vjp_call_jaxpr"):
         inner = inner[:1]
@@ -233,11 +242,13 @@ def _passes(equation: Any, dtype: Any) -> int:
     return _PASSES.get(getattr(precision, "name", ""), 1)
 
 
-def _padded(shape: tuple[int, ...], tile: tuple[int, ...]) -> list[int]:
-    sizes = [1] * (len(tile) - len(shape)) + list(shape)
-    for place, side in enumerate(reversed(tile), 1):
-        sizes[-place] += -sizes[-place] % side
-    return sizes
+def _numbers(var: Any) -> int:
+    """Return how many numbers of whole 8x128 tiles an array has; a scalar is not the vector unit's."""
+    shape = getattr(var.aval, "shape", ())
+    if not shape:
+        return 0
+    sizes = [1] * (2 - len(shape)) + list(shape)
+    return math.prod((*sizes[:-2], sizes[-2] + -sizes[-2] % 8, sizes[-1] + -sizes[-1] % 128))
 
 
 def _while_length(equation: Any) -> int | None:

@@ -89,6 +89,28 @@ def dajax_program(size: str, dtype: str, batch: int, image: tuple[int, int], par
     )
 
 
+def keras_hub_program(size: str, dtype: str, batch: int, image: tuple[int, int]) -> Program:
+    """Return keras-hub's network: in float32, or, for bfloat16, by Keras's policy "mixed_bfloat16".
+
+    Raises:
+        ValueError: the images are not square.
+    """
+    from ..peers import keras_hub_estimator
+
+    if image[0] != image[1]:
+        raise ValueError(f"keras-hub's images are square, got {image[0]}x{image[1]}")
+    policy = "mixed_bfloat16" if dtype == "bfloat16" else dtype
+    estimator = keras_hub_estimator(dajax.DepthAnythingConfig.from_pretrained(size), image[0], policy)
+
+    def function(params: Any, pixels: Any) -> Any:
+        outputs, _ = estimator.stateless_call(*params, {"images": pixels}, training=False)
+        return outputs["depths"]
+
+    variables = (estimator.trainable_variables, estimator.non_trainable_variables)
+    params = jax.tree.map(lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype), variables)
+    return Program(function, params, jax.ShapeDtypeStruct((batch, *image, 3), jnp.float32))
+
+
 def _call_of(model: Any, params: Any, pixels: Any, path: tuple[str, ...]) -> tuple[Any, tuple[Any, Any]]:
     """Return the module at a path of the network, and the arguments of its first call, with shapes for arrays."""
     import flax.linen as nn

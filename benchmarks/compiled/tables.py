@@ -25,6 +25,7 @@ def derived(case: dict[str, Any]) -> dict[str, float]:
         "padded_gb": padded / 1e9,
         "byte_cycles": chip.cycles_of_bytes(padded) / 1e6,
         "gflop": flop / 1e9,
+        "elementwise": total["elementwise"] / batch / 4 / chip.vector_rate / 1e6,
     }
 
 
@@ -54,7 +55,9 @@ def summary(case: dict[str, Any], most: int = 20) -> str:
         "",
         f"Arithmetic: {figures['gflop']:.1f} GFLOP, {figures['arithmetic']:.3f} M cycles at the peak: share of peak "
         f"{figures['share']:.1%}. Estimated time {figures['ms']:.2f} ms. With arrays padded to tiles "
-        f"{figures['padded_gb']:.3f} GB, which alone take {figures['byte_cycles']:.3f} M cycles.",
+        f"{figures['padded_gb']:.3f} GB, which alone take {figures['byte_cycles']:.3f} M cycles. "
+        f"Not charged: other elementwise operations within Pallas kernels, {figures['elementwise']:.3f} M cycles if the "
+        "vector unit does four at a time.",
     ]
     for name, rows in (("part", case["parts"]), ("kind", case["kinds"])):
         lines += ["", f"| {name} | kernels | M cycles | of them charged | GB |", "| --- | --- | --- | --- | --- |"]
