@@ -190,16 +190,35 @@ def _openvino(setup: Setup, dtype: str) -> Run:
 
 
 def _keras_hub(setup: Setup, dtype: str) -> Run:
-    os.environ["KERAS_BACKEND"] = "jax"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from flax.traverse_util import flatten_dict
-    from keras_hub.models import DepthAnythingBackbone, DepthAnythingDepthEstimator, DINOV2Backbone
 
     import dajax
 
     model, params = dajax.load(setup.checkpoint)
-    config, encoder = model.config, model.config.backbone_config
-    side, grid = setup.pixels.shape[1], encoder.grid_size * encoder.patch_size
+    estimator = keras_hub_estimator(model.config, setup.pixels.shape[1])
+    values = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
+    for variable in estimator.backbone.variables:
+        value = values[_dajax_path(variable.path)]
+        if _dajax_path(variable.path).endswith("upsample/kernel"):
+            value = value.swapaxes(2, 3)  # transposed convolutions have their outputs first
+        variable.assign(value.reshape(variable.shape))
+    return lambda: estimator.predict_on_batch({"images": setup.pixels})["depths"]
+
+
+def keras_hub_estimator(config: Any, side: int, dtype: str | None = None) -> Any:
+    """Return keras-hub's network of a config on jax, with fresh weights.
+
+    Args:
+        config: dajax's config.
+        side: the height and width of the images.
+        dtype: Keras's policy, such as "mixed_bfloat16"; None for float32.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from keras_hub.models import DepthAnythingBackbone, DepthAnythingDepthEstimator, DINOV2Backbone
+
+    encoder = config.backbone_config
+    grid = encoder.grid_size * encoder.patch_size
     network = DepthAnythingBackbone(
         DINOV2Backbone(
             patch_size=encoder.patch_size,
@@ -210,6 +229,7 @@ def _keras_hub(setup: Setup, dtype: str) -> Run:
             image_shape=(side, side, 3),
             position_embedding_shape=(grid, grid),
             apply_layernorm=True,
+            dtype=dtype,
         ),
         reassemble_factors=config.reassemble_factors,
         neck_hidden_dims=config.neck_hidden_sizes,
@@ -217,15 +237,9 @@ def _keras_hub(setup: Setup, dtype: str) -> Run:
         head_hidden_dim=config.head_hidden_size,
         head_in_index=config.head_in_index,
         feature_keys=[f"stage{i}" for i in encoder.out_indices],
+        dtype=dtype,
     )
-    values = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
-    for variable in network.variables:
-        value = values[_dajax_path(variable.path)]
-        if _dajax_path(variable.path).endswith("upsample/kernel"):
-            value = value.swapaxes(2, 3)  # transposed convolutions have their outputs first
-        variable.assign(value.reshape(variable.shape))
-    estimator = DepthAnythingDepthEstimator(network, depth_estimation_type="relative", preprocessor=None)
-    return lambda: estimator.predict_on_batch({"images": setup.pixels})["depths"]
+    return DepthAnythingDepthEstimator(network, depth_estimation_type="relative", preprocessor=None)
 
 
 _KERAS_TO_DAJAX = (

@@ -1,0 +1,84 @@
+"""`python -m benchmarks.compiled`: compile the network for a TPU and say what its kernels cost. Nothing runs.
+
+`python -m benchmarks.compiled diff A.json B.json` shows what changed from one program to another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .tables import difference, summary
+from .targets import CHIPS
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compile one program, or compare two."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["diff"]:
+        parser = argparse.ArgumentParser("python -m benchmarks.compiled diff")
+        parser.add_argument("files", nargs=2, type=Path, metavar="JSON", help="files that --json wrote")
+        old, new = (json.loads(path.read_text()) for path in parser.parse_args(argv[1:]).files)
+        print(difference(old, new))
+        return
+    options = _options(argv)
+    try:
+        case, text = compile_case(options.target, options.size, options.dtype, options.batch, options.image,
+                                  options.part, options.peer)  # fmt: skip
+    except RuntimeError as error:
+        if "libtpu" not in str(error):
+            raise
+        raise SystemExit(str(error)) from None
+    print(summary(case, options.kernels))
+    for path, written in ((options.hlo, text), (options.json, json.dumps(case, indent=1) + "\n")):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(written)
+
+
+def compile_case(
+    target: str, size: str, dtype: str, batch: int, image: str, part: str, peer: str
+) -> tuple[dict[str, Any], str]:
+    """Compile one program; return its figures, as JSON has them, and its text."""
+    from . import compiling, programs
+
+    height, width = (int(side) for side in image.split("x"))
+    if peer == "keras-hub":
+        program = programs.keras_hub_program(size, dtype, batch, (height, width))
+    else:
+        program = programs.dajax_program(size, dtype, batch, (height, width), part)
+    case = {
+        "target": target, "peer": peer, "size": size, "dtype": dtype, "batch": batch, "image": image, "part": part,
+    }  # fmt: skip
+    figures, text = compiling.compiled(program, target)
+    return case | figures, text
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.compiled", description=__doc__)
+    parser.add_argument("--target", choices=tuple(CHIPS), default="v5e", help="the TPU to compile for")
+    parser.add_argument("--size", choices=("small", "base", "large"), default="small")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--image", default="518x518", help="height x width of the images")
+    parser.add_argument(
+        "--part",
+        choices=("all", "embeddings", "layer", "attention", "mlp", "encoder", "neck", "head"),
+        default="all",
+        help="compile one module of the network alone; layer is the encoder's first",
+    )
+    parser.add_argument("--peer", choices=("dajax", "keras-hub"), default="dajax", help="whose network")
+    parser.add_argument("--kernels", type=int, default=20, help="how many of the dearest kernels are printed")
+    parser.add_argument("--hlo", type=Path, help="write the text of the compiled program to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args(argv)
+    if options.peer == "keras-hub" and options.part != "all":
+        parser.error("--part is for dajax: keras-hub's network is compiled as a whole")
+    return options
+
+
+if __name__ == "__main__":
+    main()
