@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from dajax.config import DepthAnythingConfig
+from dajax.kernels.reference import upsample
 from dajax.model.depth_anything import DepthAnything
+from dajax.model.dpt import Level
 
 # Modules whose outputs are stages, or hold some.
 _CAPTURED = re.compile(
     r"backbone|backbone/embeddings/patch_embeddings|neck|neck/(?:reassemble|conv)_\d+|head", re.ASCII
 )
-_NECK = {"reassembled": "reassemble", "lateral": "conv"}
 
 
 def stage_names(config: DepthAnythingConfig) -> list[str]:
@@ -25,7 +26,7 @@ def stage_names(config: DepthAnythingConfig) -> list[str]:
     blocks, levels = range(config.backbone_config.num_hidden_layers), range(len(config.neck_hidden_sizes))
     return [
         "patches", "embeddings", *(f"block {i}" for i in blocks), *(f"tap {i}" for i in levels),
-        *(f"{kind} {i}" for kind in (*_NECK, "fused") for i in levels), "depth",
+        *(f"{kind} {i}" for kind in ("reassembled", "lateral", "fused") for i in levels), "depth",
     ]  # fmt: skip
 
 
@@ -48,16 +49,20 @@ def flax_stages(model: DepthAnything, params: Any, pixels: np.ndarray) -> dict[s
         "embeddings": embeddings,
         **{f"block {i}": block for i, block in enumerate(blocks)},
         **{f"tap {i}": tap for i, tap in enumerate(encoded.taps)},
-        **{
-            f"{kind} {i}": captured["neck"][f"{name}_{i}"]["__call__"][0]
-            for kind, name in _NECK.items()
-            for i in levels
-        },
+        **{f"reassembled {i}": _enlarged(captured["neck"][f"reassemble_{i}"]["__call__"][0], model) for i in levels},
+        **{f"lateral {i}": captured["neck"][f"conv_{i}"]["__call__"][0] for i in levels},
         # PyTorch's stage ends after the enlargement.
         **{f"fused {i}": captured["neck"]["__call__"][0][i].enlarged() for i in levels},
         "depth": captured["head"]["__call__"][0],
     }
     return {stage: np.asarray(output) for stage, output in found.items()}
+
+
+def _enlarged(level: Level, model: DepthAnything) -> Any:
+    """Return the level as PyTorch has it: enlarged before the lateral convolution."""
+    if level.upsampling is None:
+        return level.features_bhwc
+    return upsample(level.features_bhwc, level.upsampling, model.dtype)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -145,6 +145,12 @@ def upsample_and_convolve(
         dtype: the computation dtype.
         result: see `product`.
     """
+    features_bhwc = upsample(features_bhwc, upsampling, dtype, result)
+    return convolve(features_bhwc, (kernel, None), dtype).astype(dtype)
+
+
+def upsample(features_bhwc: Array, upsampling: Weights, dtype: Any, result: Any = None) -> Array:
+    """Apply a transposed convolution whose stride is its size; see `upsample_and_convolve`."""
     blocks, bias = upsampling
     batch, height, width, channels = features_bhwc.shape
     factor = blocks.shape[0]
@@ -153,7 +159,7 @@ def upsample_and_convolve(
     )
     if bias is not None:
         features_bhwc = features_bhwc + bias.astype(features_bhwc.dtype)
-    return convolve(features_bhwc.astype(dtype), (kernel, None), dtype).astype(dtype)
+    return features_bhwc.astype(dtype)
 
 
 def residual_unit(

@@ -31,13 +31,26 @@ class BlockUpsample(nn.Module):
         return kernel, parameter(self, "bias", nn.initializers.zeros, (channels,))
 
 
+@flax.struct.dataclass
+class Level:
+    """The feature map of one level, before the transposed convolution that enlarges it. It is a pytree.
+
+    Attributes:
+        features_bhwc: the features, [batch, height, width, channels].
+        upsampling: Kernel and bias of a `BlockUpsample`; None for levels that are not enlarged.
+    """
+
+    features_bhwc: Any
+    upsampling: Any
+
+
 class Reassemble(nn.Module):
-    """Bring one tap to the resolution of its level, and the level to the number of channels of the fusion.
+    """Bring one tap to the number of channels and the resolution of its level.
 
     Attributes:
         config: the architecture.
         dtype: the computation dtype.
-        width: the number of channels of the level.
+        width: the number of output channels.
         factor: the level's resolution divided by that of the patch grid.
     """
 
@@ -47,27 +60,41 @@ class Reassemble(nn.Module):
     factor: int | float
 
     @nn.compact
-    def __call__(
-        self, tap_bnd: Float[Array, "batch tokens dim"], grid: tuple[int, int], lateral: Conv3x3
-    ) -> Float[Array, "batch h_out w_out c_out"]:
-        """Return features at `factor` times the resolution of the patch grid.
+    def __call__(self, tap_bnd: Float[Array, "batch tokens dim"], grid: tuple[int, int]) -> Level:
+        """Return the level, of which `Lateral` computes the enlargement.
 
         Args:
             tap_bnd: the tokens, class token first.
             grid: the rows and columns of patches.
-            lateral: the convolution to the channels of the fusion.
         """
         config, dtype = self.config, self.dtype
         weights = _dense(config, dtype, self.width).weights(tap_bnd.shape[2])
         projected_bnc = kernels.project_patches(tap_bnd, weights, dtype).astype(dtype)
         features_bhwc = projected_bnc.reshape(tap_bnd.shape[0], *grid, self.width)
         if self.factor > 1:
-            upsample = BlockUpsample(config, int(self.factor), name="upsample").weights(self.width)
-            return kernels.upsample_and_convolve(features_bhwc, upsample, lateral.weights(self.width)[0], dtype)
+            upsample = BlockUpsample(config, int(self.factor), name="upsample")
+            return Level(features_bhwc, upsample.weights(self.width))
         if self.factor < 1:
             downsample = _conv3x3(config, dtype, self.width, "downsample", stride=int(1 / self.factor))
             features_bhwc = downsample(features_bhwc).astype(dtype)
-        return lateral(features_bhwc).astype(dtype)
+        return Level(features_bhwc, None)
+
+
+class Lateral(nn.Module):
+    """The 3x3 convolution, without bias, that brings a level to the number of channels of the fusion."""
+
+    config: DepthAnythingConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, level: Level) -> Float[Array, "batch h_out w_out c_out"]:
+        """Return the enlarged and convolved features. Nothing is between the two, so they may be computed as one."""
+        config, dtype, features_bhwc = self.config, self.dtype, level.features_bhwc
+        shape = (3, 3, features_bhwc.shape[-1], config.fusion_hidden_size)
+        kernel = parameter(self, "kernel", nn.initializers.normal(config.initializer_range), shape)
+        if level.upsampling is None:
+            return kernels.convolve(features_bhwc, (kernel, None), dtype).astype(dtype)
+        return kernels.upsample_and_convolve(features_bhwc, level.upsampling, kernel, dtype)
 
 
 class ResidualUnit(nn.Module):
@@ -152,8 +179,8 @@ class Neck(nn.Module):
         levels = []
         for i, tap_bnd in enumerate(taps):
             width, factor = config.neck_hidden_sizes[i], config.reassemble_factors[i]
-            lateral = _conv3x3(config, dtype, config.fusion_hidden_size, f"conv_{i}", use_bias=False)
-            levels.append(Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(tap_bnd, grid, lateral))
+            level = Reassemble(config, dtype, width, factor, name=f"reassemble_{i}")(tap_bnd, grid)
+            levels.append(Lateral(config, dtype, name=f"conv_{i}")(level))
 
         fused: list[FusedFeatures] = []
         for i, level_bhwc in enumerate(reversed(levels)):
@@ -204,7 +231,5 @@ def _dense(config: DepthAnythingConfig, dtype: jnp.dtype, width: int) -> Dense:
     return Dense(width, dtype, config.initializer_range, name="projection")
 
 
-def _conv3x3(
-    config: DepthAnythingConfig, dtype: jnp.dtype, width: int, name: str, *, stride: int = 1, use_bias: bool = True
-) -> Conv3x3:
-    return Conv3x3(width, dtype, config.initializer_range, stride, use_bias, name=name)
+def _conv3x3(config: DepthAnythingConfig, dtype: jnp.dtype, width: int, name: str, *, stride: int = 1) -> Conv3x3:
+    return Conv3x3(width, dtype, config.initializer_range, stride, name=name)
