@@ -47,6 +47,10 @@ class PlainEstimator:
         self.processor = DepthImageProcessor(input_size=28)
         self.batch_size, self.dtype, self.device, self.name = 2, "float32", "none", ""
 
+    def compile(self, *, batch_size, buckets, whole_batches, progress, stop):
+        assert (whole_batches, progress) == (True, False)
+        self.compiled = (batch_size, buckets)
+
     def stream(self, images, *, batch_size, whole_batches, source_size, on_smaller_batch):
         # Outputs are equal to the bit because of these.
         assert (whole_batches, source_size) == (True, False)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,9 @@ def run_batch(
         stack.callback(decoders.close)
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
+        if settings.buckets and len(plan.left):
+            bar.say(f"compiling the network for {len(set(buckets.sizes))} sizes while images are read", show=progress)
+            stack.enter_context(_compiling(estimator, settings, batch_size))
         run = _Run(estimator, decoders, pool, committer, encoding, settings, batch_size, stop)
         run(plan, names)
         committer.finish(complete=not stop.is_set())
@@ -140,6 +143,39 @@ def run_batch(
         return Report(
             *counts, time.monotonic() - began, stop.is_set(), changed, plan.source.passed_over, committer.noted
         )
+
+
+@contextmanager
+def _compiling(estimator: DepthEstimator, settings: BatchSettings, batch_size: int) -> Iterator[None]:
+    """Compile the programs of all buckets in a thread of their own, while the first images are read.
+
+    At the end it waits for the program that is being compiled, because Python cannot end a thread within XLA.
+
+    Raises:
+        Exception: what has stopped the compilation, if the job itself has not failed.
+    """
+    over = threading.Event()
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            estimator.compile(
+                batch_size=batch_size, buckets=settings.buckets, whole_batches=True, progress=False, stop=over
+            )
+        except Exception as error:
+            # A batch for which memory is short is halved where it runs.
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                failed.append(error)
+
+    thread = threading.Thread(target=work, name="dajax-compile", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _encoding(estimator: DepthEstimator, settings: BatchSettings, model: str) -> Encoding:

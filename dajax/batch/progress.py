@@ -56,6 +56,11 @@ class Progress:
         if time.monotonic() - self._written >= _EVERY:
             self._write()
 
+    def say(self, text: str, *, show: bool) -> None:
+        """Print a remark, if the job shows how far it is."""
+        if show:
+            self._bar.say(text)
+
     def note(self, text: str) -> None:
         """Print and record a remark about the whole job."""
         self._notes.append(text)

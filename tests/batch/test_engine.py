@@ -659,3 +659,26 @@ def test_without_standard_error(images, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     report = run_batch(PlainEstimator(), images, tmp_path, BatchSettings(formats=FORMATS, workers=2))
     assert report.done == GOOD
+
+
+def test_buckets_are_compiled_while_images_are_read(images, tmp_path):
+    estimator = PlainEstimator()
+    do(images, tmp_path / "a", estimator, buckets=2)
+    assert estimator.compiled == (2, 2)
+    without = PlainEstimator()
+    do(images, tmp_path / "b", without)
+    assert not hasattr(without, "compiled")
+
+
+def test_an_error_of_the_compilation_shows(images, tmp_path):
+    class Broken(PlainEstimator):
+        message = "the compiler is broken"
+
+        def compile(self, **options):
+            raise RuntimeError(self.message)
+
+    with pytest.raises(RuntimeError, match="the compiler is broken"):
+        do(images, tmp_path / "a", Broken(), buckets=2)
+    short = Broken()  # a batch that does not fit is halved where it runs
+    short.message = "RESOURCE_EXHAUSTED: Out of memory"
+    assert do(images, tmp_path / "b", short, buckets=2).done == GOOD
