@@ -133,7 +133,9 @@ def run_batch(
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
         if settings.buckets and len(plan.left):
-            bar.say(f"compiling the network for {len(set(buckets.sizes))} sizes while images are read", show=progress)
+            count = len(set(buckets.sizes))
+            programs = "1 program" if count == 1 else f"{count} programs"
+            bar.say(f"compiling {programs} while images are read", show=progress)
             stack.enter_context(_compiling(estimator, settings, batch_size))
         run = _Run(estimator, decoders, pool, committer, encoding, settings, batch_size, stop)
         run(plan, names)

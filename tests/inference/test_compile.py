@@ -52,12 +52,16 @@ def test_the_rows_that_batches_may_have(batch_size, devices, rows, expected):
 @pytest.mark.parametrize("options", [{}, {"mesh": "local"}, {"mesh": "local", "parallel": "pmap"}])
 @pytest.mark.parametrize("whole_batches", [False, True])
 def test_nothing_is_compiled_later(compilations, options, whole_batches):
-    estimator = make_estimator(batch_size=4, **options)
-    sizes = [(60, 80), (80, 60)]
-    images = [make_image(*size) for size in sizes for _ in range(4 + 3)] + [make_image(60, 80)]
+    devices = jax.local_device_count() if options else 1
+    batch_size = 2 * devices
+    estimator = make_estimator(batch_size=batch_size, **options)
+    sizes = [(60, 80), (61, 80)]  # both are processed at one size
+    images = [make_image(*sizes[i % 2]) for i in range(batch_size + 1)]
     programs = estimator.compile(sizes, whole_batches=whole_batches, progress=False)
     shapes = [program.shape for program in programs]
-    assert len(set(shapes)) == len(shapes) == compilations.count(COMPILED)
+    assert shapes == [(devices * each, 28, 42, 3) for each in ((1,) if whole_batches else (2, 1))]
+    # Where the network runs on zeros, parts of its result are cut out by small programs.
+    assert compilations.count(COMPILED) == len(shapes) or "parallel" in options
     assert all(program.seconds > 0 for program in programs)
     compilations.clear()
     depths = list(estimator.stream(images, whole_batches=whole_batches))
@@ -68,11 +72,11 @@ def test_nothing_is_compiled_later(compilations, options, whole_batches):
 
 
 def test_all_buckets(compilations):
-    estimator = make_estimator(batch_size=1, buckets=3)
+    estimator = make_estimator(batch_size=1, buckets=2)
     programs = estimator.compile(progress=False)
-    assert len(programs) == compilations.count(COMPILED) == 3
+    assert len(programs) == compilations.count(COMPILED) == 2
     compilations.clear()
-    estimator([make_image(40, 80), make_image(60, 60), make_image(80, 40)])
+    estimator([make_image(40, 80), make_image(80, 40)])
     assert compilations.count(COMPILED) == 0
 
 
