@@ -253,7 +253,8 @@ class DepthEstimator:
     ) -> list[CompiledProgram]:
         """Compile the programs for images of these sizes, so that none of these images waits for it.
 
-        The network does not run, except with "pmap", where it runs once on zeros. Every program is compiled that `__call__` and `stream` may need with the same options:
+        The network does not run, except with "pmap", where it runs once on zeros.
+        Every program is compiled that `__call__` and `stream` may need with the same options:
         one for each processed size, and for each number of rows that the last batch of a size may have. Other threads
         may use the estimator meanwhile; one that needs a program which is being compiled waits for it.
 
