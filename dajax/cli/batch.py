@@ -12,7 +12,7 @@ import tyro
 
 from dajax.batch.job_settings import BatchSettings
 from dajax.cli.messages import say
-from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, cache_text, make_estimator
+from dajax.cli.model_options import DEFAULT_MODEL, ModelOptions, make_estimator
 from dajax.cli.options import Flag, settings_options, value_of, value_range
 from dajax.cli.stopping import stopping
 from dajax.depth_maps.encode import Format
@@ -99,8 +99,6 @@ def batch(
     # All devices of this machine; one alone needs no mesh.
     mesh = "local" if jax.local_device_count() > 1 else None
     estimator = make_estimator(model, batch_size=job.batch_size or 8, mesh=mesh)
-    if text := cache_text():
-        say("batch", text)
     with _stopping() as stop:
         report = run_batch(estimator, source, output, job, model=model.model or DEFAULT_MODEL, stop=stop)
     print(f"{_summary(report)}; {estimator.dtype} on {estimator.device}")
