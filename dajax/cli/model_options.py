@@ -182,12 +182,22 @@ def make_estimator(
         )
 
 
+def cache_text() -> str:
+    """Say where compiled programs are kept; "" if they are not."""
+    import jax
+
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return f"programs that were compiled before come from {folder}, and new ones are kept there" if folder else ""
+
+
 def say_compiling(estimator: DepthEstimator, bar: ProgressBar) -> None:
-    """Say why there is no depth map yet, once for each size of images."""
-    said = set()
+    """Say why there is no depth map yet, once for each size of images; and once where programs are kept."""
+    said: set[tuple[int, ...]] = set()
 
     def say(shape: tuple[int, ...]) -> None:
         if shape[1:3] not in said:
+            if not said and (text := cache_text()):
+                bar.say(text)
             said.add(shape[1:3])
             size = f"{shape[1]}x{shape[2]}"
             bar.say(f"preparing the network for {size} pixels (compiling takes up to a minute, the first time)")

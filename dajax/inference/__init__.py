@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dajax.inference.inputs import ImageInput as ImageInput
     from dajax.inference.parallel import param_shardings as param_shardings
     from dajax.inference.pipeline import DepthEstimationPipeline as DepthEstimationPipeline
+    from dajax.inference.programs import CompiledProgram as CompiledProgram
     from dajax.inference.self_check import Agreement as Agreement
     from dajax.inference.self_check import check_device as check_device
     from dajax.inference.tiles import tiled_depth as tiled_depth
@@ -21,6 +22,7 @@ else:
         __name__,
         {
             "compilation_cache": ["enable_compilation_cache"],
+            "programs": ["CompiledProgram"],
             "confidence": ["flip_disagreement"],
             "estimator": ["DepthEstimator"],
             "image_files": ["FilesReport", "predict_files"],

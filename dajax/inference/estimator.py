@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -30,13 +31,15 @@ from dajax.inference.parallel import (
     resolve_mesh,
     running_on,
 )
-from dajax.inference.scheduler import BatchScheduler, Rows
+from dajax.inference.programs import CompiledProgram, timed
+from dajax.inference.scheduler import BatchScheduler, Rows, possible_rows
 from dajax.inference.tiles import tiled_depth
 from dajax.kernels.targets import check_kernels
 from dajax.model.depth_anything import DepthAnything
 from dajax.model.layers import parameter_dtype
 from dajax.preprocessing.buckets import Buckets, ProcessedImage
 from dajax.preprocessing.processor import DepthImageProcessor, own_processor
+from dajax.progress import ProgressBar
 from dajax.weights.loading import load
 
 
@@ -146,6 +149,7 @@ class DepthEstimator:
         self._devices = list(leaf.devices() if self.mesh is None else self.mesh.devices.flat)
         self.on_new_shape: Callable[[tuple[int, ...]], None] = lambda shape: None
         self._parallel = parallel
+        self._lock = threading.Lock()
         self._forget_programs()
 
     def _forget_programs(self) -> None:
@@ -154,7 +158,9 @@ class DepthEstimator:
         def depth(params: Mapping[str, Any], pixels: Array) -> Array:
             return self._depth(params, pixels)
 
-        self._shapes: set[tuple[int, ...]] = set()
+        # A lock for each shape: while one thread compiles a program, another that needs it waits for it.
+        self._shapes: dict[tuple[int, ...], threading.Lock] = {}
+        self._ready: set[tuple[int, ...]] = set()
         self._apply = distribute(depth, self.mesh, self._parallel, self.params)
 
     def _depth(self, params: Mapping[str, Any], pixels: Array) -> Array:
@@ -216,19 +222,111 @@ class DepthEstimator:
 
         The result is on the devices, which may still compute it when this function returns.
         """
-        if pixels.shape not in self._shapes:
-            if len(self._shapes) >= limits.MAX_PROGRAMS:
+        shape = tuple(pixels.shape)
+        if shape in self._ready:
+            with running_on(self._devices[0]):
+                return self._apply(self.params, pixels)
+        lock, is_new = self._lock_of(shape)
+        if is_new:
+            self.on_new_shape(shape)
+        with lock, running_on(self._devices[0]):
+            depth: Array = self._apply(self.params, pixels)
+            self._ready.add(shape)
+        return depth
+
+    def _lock_of(self, shape: tuple[int, ...]) -> tuple[threading.Lock, bool]:
+        """Return the lock of a shape's program, and whether the shape is new."""
+        with self._lock:
+            is_new = shape not in self._shapes
+            if is_new and len(self._shapes) >= limits.MAX_PROGRAMS:
                 warnings.warn(
                     f"images of more than {limits.MAX_PROGRAMS} sizes came: their programs are dropped, and will be "
                     "compiled again; buckets=… bounds the number of sizes",
                     UserWarning,
-                    stacklevel=2,
+                    stacklevel=3,
                 )
                 self._forget_programs()
-            self._shapes.add(pixels.shape)
-            self.on_new_shape(pixels.shape)
-        with running_on(self._devices[0]):
-            return self._apply(self.params, pixels)
+            return self._shapes.setdefault(shape, threading.Lock()), is_new
+
+    def compile(
+        self,
+        sizes: Any = None,
+        *,
+        batch_size: int | None = None,
+        buckets: int | None = None,
+        whole_batches: bool = False,
+        progress: bool = True,
+        stop: threading.Event | None = None,
+    ) -> list[CompiledProgram]:
+        """Compile the programs for images of these sizes, so that none of these images waits for it.
+
+        The network does not run, except with "pmap", where it runs once on zeros.
+        Every program is compiled that `__call__` and `stream` may need with the same options:
+        one for each processed size, and for each number of rows that the last batch of a size may have. Other threads
+        may use the estimator meanwhile; one that needs a program which is being compiled waits for it.
+
+        Args:
+            sizes: a list of (height, width) of images, before processing. None is every bucket.
+            batch_size: how many images of one size will run together. None is the estimator's batch size.
+            buckets: a number of sizes to use instead of the estimator's; see `DepthEstimator`.
+            whole_batches: whether `stream` will be called with it. Then there is one program for each size.
+            progress: whether to show a bar on standard error.
+            stop: an event that another thread sets to end early, after the program that is being compiled.
+
+        Returns:
+            The programs: shape, seconds, and whether they came from the cache on disk.
+
+        Raises:
+            ConfigError: `sizes` has something else than sizes; there are neither sizes nor buckets; or more programs
+                are needed than an estimator keeps.
+            ImageError: an image of such a size has more patches than the limit.
+        """
+        batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
+        found = Buckets(self.processor, self._bucketing[0] if buckets is None else buckets, self._bucketing[1])
+        rows = possible_rows(batch_size, data_parallel_size(self.mesh), self._rows(whole_batches))
+        processed = dict.fromkeys(_processed_sizes(sizes, found))
+        shapes = [(count, *size, 3) for size in processed for count in reversed(rows)]
+        if len(shapes) > limits.MAX_PROGRAMS:
+            raise ConfigError(
+                f"these sizes need {len(shapes)} programs, and an estimator keeps {limits.MAX_PROGRAMS}: give fewer "
+                "sizes, a smaller batch_size, or buckets=…"
+            )
+        programs: list[CompiledProgram] = []
+        with ProgressBar("dajax", len(shapes), unit="program", show=progress) as bar:
+            for shape in shapes:
+                if stop is not None and stop.is_set():
+                    break
+                programs.append(self._compile_shape(shape))
+                bar.advance()
+        return programs
+
+    def _compile_shape(self, shape: tuple[int, ...]) -> CompiledProgram:
+        lock, _ = self._lock_of(shape)
+        with lock, running_on(self._devices[0]):
+            if shape in self._ready:
+                return CompiledProgram(shape, 0.0, False)
+            program = timed(shape, lambda: self._prepare(shape))
+            self._ready.add(shape)
+        return program
+
+    def _prepare(self, shape: tuple[int, ...]) -> None:
+        if self._parallel == "pmap":
+            # A call of a function of jax.pmap does not find what was compiled ahead of it.
+            jax.block_until_ready(self._apply(self.params, np.zeros(shape, np.float32)))
+        else:
+            # A call of the same shape finds what jax has lowered and compiled.
+            self._apply.lower(self.params, jax.ShapeDtypeStruct(shape, np.float32)).compile()
+
+    def _rows(self, whole_batches: bool) -> Rows:
+        """Return which numbers of rows batches have; see `BatchScheduler`."""
+        if not whole_batches:
+            return "fewest"
+        # The order in which a CPU adds up a row of a product depends on the row's place in the batch, and which
+        # places differ depends on the processor. A program of one image on each device has only one place.
+        # With sharded params the devices compute parts of all images together.
+        if self._devices[0].platform != "cpu":
+            return "whole"
+        return "single" if are_whole(self.params) else "first"
 
     def stream(
         self,
@@ -283,19 +381,12 @@ class DepthEstimator:
             return
         batch_size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
         sizes = Buckets(self.processor, buckets, policy)
-        rows: Rows = "fewest"
-        if whole_batches:
-            # The order in which a CPU adds up a row of a product depends on the row's place in the batch, and which
-            # places differ depends on the processor. A program of one image on each device has only one place.
-            # With sharded params the devices compute parts of all images together.
-            on_cpu = self._devices[0].platform == "cpu"
-            rows = ("single" if are_whole(self.params) else "first") if on_cpu else "whole"
         scheduler = BatchScheduler(
             self.predict,
             partial(self._finish, source_size=source_size),
             batch_size=batch_size,
             devices=data_parallel_size(self.mesh),
-            rows=rows,
+            rows=self._rows(whole_batches),
             device=self.device,
             on_smaller_batch=on_smaller_batch,
         )
@@ -348,6 +439,21 @@ def _check_sizes(processor: DepthImageProcessor, patch: int) -> None:
             f"the processor's ensure_multiple_of is {processor.ensure_multiple_of}, and the model's patches have "
             f"{patch} pixels: write {patch} into preprocessor_config.json, or give a processor that has it"
         )
+
+
+def _processed_sizes(sizes: Any, buckets: Buckets) -> list[tuple[int, int]]:
+    """Return the sizes that images of these sizes are processed at; with None, those of all buckets."""
+    if sizes is None:
+        if not buckets.sizes:
+            raise ConfigError("there are neither sizes nor buckets: give sizes=[(height, width), …] or buckets=…")
+        return buckets.sizes
+    if not isinstance(sizes, list | tuple):
+        raise ConfigError(f"sizes must be a list of (height, width), got {sizes!r}")
+    for size in sizes:
+        is_pair = isinstance(size, list | tuple) and len(size) == 2
+        if not is_pair or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size):
+            raise ConfigError(f"sizes must be a list of (height, width) in pixels, got {size!r} in it")
+    return [buckets.size_of(height, width) for height, width in sizes]
 
 
 def _check_batch_size(batch_size: Any) -> int:

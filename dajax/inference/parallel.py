@@ -170,11 +170,11 @@ def _named(devices: list[jax.Device]) -> str:
 Forward = Callable[[Mapping[str, Any], Any], jax.Array]
 
 
-def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Forward:
+def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Any:
     """Return `forward` compiled for the mesh.
 
     The returned function takes a batch of any size. It pads the batch, divides it over the devices and joins the
-    results.
+    results. With "jit", its `lower(params, pixels)` is that of `jax.jit`, for a batch that the devices divide.
 
     Args:
         forward: a function (params, pixels [batch, …]) -> depth [batch, height, width].
@@ -185,7 +185,7 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
     if mesh is None:
         return jax.jit(forward)
     count = data_parallel_size(mesh)
-    compiled = _pmapped(forward, mesh) if parallel == "pmap" else _jitted(forward, mesh, params)
+    compiled: Any = _pmapped(forward, mesh) if parallel == "pmap" else _jitted(forward, mesh, params)
 
     def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
         rows = len(pixels)
@@ -196,10 +196,12 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
         depths = compiled(params, pixels)
         return depths[:rows] if missing else depths
 
+    if parallel == "jit":
+        run.lower = compiled.lower  # type: ignore[attr-defined]
     return run
 
 
-def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
+def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Any:
     batch = PartitionSpec(batch_axes(mesh))
     rows = NamedSharding(mesh, batch)
     if are_whole(params):
@@ -207,7 +209,15 @@ def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Forward:
         # attention of the whole batch on CPUs, where attention is a loop over images and heads.
         forward = jax.shard_map(forward, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=False)
     compiled = jax.jit(forward, out_shardings=rows)
-    return lambda params, pixels: compiled(params, jax.device_put(pixels, rows))
+
+    def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
+        return compiled(params, jax.device_put(pixels, rows))
+
+    def lower(params: Mapping[str, Any], pixels: jax.ShapeDtypeStruct) -> Any:
+        return compiled.lower(params, jax.ShapeDtypeStruct(pixels.shape, pixels.dtype, sharding=rows))
+
+    run.lower = lower  # type: ignore[attr-defined]
+    return run
 
 
 def _pmapped(forward: Forward, mesh: Mesh) -> Forward:

@@ -28,6 +28,19 @@ class _Queued(NamedTuple):
     image: ProcessedImage
 
 
+def possible_rows(batch_size: int, devices: int, rows: Rows) -> list[int]:
+    """Return every number of rows that batches of up to `batch_size` images may have; see `BatchScheduler`."""
+    return sorted({_rows_for(count, batch_size, devices, rows) for count in range(1, batch_size + 1)})
+
+
+def _rows_for(count: int, batch_size: int, devices: int, rows: Rows) -> int:
+    if rows in ("single", "first"):
+        return devices
+    most = -(-batch_size // devices)
+    on_each = most if rows == "whole" else min(1 << (-(-count // devices) - 1).bit_length(), most)
+    return devices * on_each
+
+
 class BatchScheduler:
     """Runs images of many sizes in batches of one size.
 
@@ -108,7 +121,7 @@ class BatchScheduler:
             self._collect()
 
     def _start(self, batch: list[_Queued]) -> list[Any]:
-        rows = self._rows_for(len(batch))
+        rows = _rows_for(len(batch), self.batch_size, self._devices, self._rows)
         images = 1 if self._rows == "first" else rows
         runs = []
         for first in range(0, len(batch), images):
@@ -117,13 +130,6 @@ class BatchScheduler:
                 pixels[row] = queued.image.pixels
             runs.append(self._run(pixels))
         return runs
-
-    def _rows_for(self, count: int) -> int:
-        if self._rows in ("single", "first"):
-            return self._devices
-        most = -(-self.batch_size // self._devices)
-        on_each = most if self._rows == "whole" else min(1 << (-(-count // self._devices) - 1).bit_length(), most)
-        return self._devices * on_each
 
     def _collect(self) -> None:
         batch, runs = self._running.popleft()

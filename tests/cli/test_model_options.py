@@ -1,10 +1,14 @@
 """Which model a command uses: names that are mistyped, kinds that are not known, and options that reach the library."""
 
+from types import SimpleNamespace
+
+import jax
 import pytest
 from checkpoint_files import sparse
 from tiny import tiny_config
 
 import dajax
+from dajax.cli import model_options
 from dajax.cli.arguments import UsageError
 from dajax.cli.model_options import (
     CheckpointOptions,
@@ -15,6 +19,7 @@ from dajax.cli.model_options import (
 )
 from dajax.config import DepthAnythingConfig
 from dajax.errors import WeightsError
+from dajax.progress import ProgressBar
 from dajax.weights.random import random_params
 
 
@@ -70,3 +75,27 @@ def test_options_reach_the_estimator(tmp_path):
     assert (estimator.dtype, estimator.batch_size) == ("bfloat16", 3)
     assert estimator.processor.size == {"height": 140, "width": 140}
     assert estimator.model.config.style == "official"
+
+
+def test_where_programs_are_kept_is_said_once(capsys, monkeypatch):
+    bar = ProgressBar("dajax predict", 2, show=False)
+    for folder, count in (("/kept/here", 1), (None, 0)):
+        monkeypatch.setattr(model_options, "cache_text", lambda folder=folder: f"from {folder}" if folder else "")
+        estimator = SimpleNamespace()
+        model_options.say_compiling(estimator, bar)
+        for shape in [(1, 28, 28, 3), (2, 28, 28, 3), (1, 28, 42, 3)]:
+            estimator.on_new_shape(shape)
+        err = capsys.readouterr().err
+        assert err.count("dajax predict: from /kept/here\n") == count
+        assert err.count("preparing the network for ") == 2
+
+
+def test_the_text_about_kept_programs(monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", "/kept/here")
+        assert "come from /kept/here" in model_options.cache_text()
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert model_options.cache_text() == ""
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

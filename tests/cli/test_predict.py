@@ -57,7 +57,12 @@ def run(checkpoint, tmp_path, capsys, monkeypatch):
 
 def without_compiling(err: str) -> str:
     """Take away what says that there is something to wait for."""
-    return re.sub(r"^dajax predict: preparing the network for .*\n", "", err, flags=re.MULTILINE)
+    return re.sub(
+        r"^dajax predict: (preparing the network for|programs that were compiled before) .*\n",
+        "",
+        err,
+        flags=re.MULTILINE,
+    )
 
 
 def save(path, height=60, width=80) -> Path:
