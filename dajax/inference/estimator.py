@@ -310,8 +310,7 @@ class DepthEstimator:
         return program
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
-        if self._parallel == "pmap":
-            # A call of a function of jax.pmap does not find what was compiled ahead of it.
+        if self._apply.lower is None:
             jax.block_until_ready(self._apply(self.params, np.zeros(shape, np.float32)))
         else:
             # A call of the same shape finds what jax has lowered and compiled.

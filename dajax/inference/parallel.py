@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,11 +170,28 @@ def _named(devices: list[jax.Device]) -> str:
 Forward = Callable[[Mapping[str, Any], Any], jax.Array]
 
 
-def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Any:
+class Distributed(NamedTuple):
+    """A function (params, pixels) -> depth that is compiled for a mesh.
+
+    Attributes:
+        run: the function.
+        lower: a function (params, pixels) that lowers the program of a batch which the devices divide; pixels may be a
+            `jax.ShapeDtypeStruct`. None with "pmap", which does not find what was compiled ahead of it.
+    """
+
+    run: Forward
+    lower: Callable[[Mapping[str, Any], Any], Any] | None
+
+    def __call__(self, params: Mapping[str, Any], pixels: Any) -> jax.Array:
+        """Return the depth."""
+        return self.run(params, pixels)
+
+
+def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mapping[str, Any]) -> Distributed:
     """Return `forward` compiled for the mesh.
 
     The returned function takes a batch of any size. It pads the batch, divides it over the devices and joins the
-    results. With "jit", its `lower(params, pixels)` is that of `jax.jit`, for a batch that the devices divide.
+    results.
 
     Args:
         forward: a function (params, pixels [batch, …]) -> depth [batch, height, width].
@@ -183,9 +200,10 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
         params: the params on their devices, as they will be passed later.
     """
     if mesh is None:
-        return jax.jit(forward)
+        compiled = jax.jit(forward)
+        return Distributed(compiled, compiled.lower)
     count = data_parallel_size(mesh)
-    compiled: Any = _pmapped(forward, mesh) if parallel == "pmap" else _jitted(forward, mesh, params)
+    whole = Distributed(_pmapped(forward, mesh), None) if parallel == "pmap" else _jitted(forward, mesh, params)
 
     def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
         rows = len(pixels)
@@ -193,15 +211,13 @@ def distribute(forward: Forward, mesh: Mesh | None, parallel: str, params: Mappi
         if missing := max(-(-rows // count), 1) * count - rows:
             pad = jnp.pad if isinstance(pixels, jax.Array) else np.pad
             pixels = pad(pixels, [(0, missing)] + [(0, 0)] * (pixels.ndim - 1))
-        depths = compiled(params, pixels)
+        depths = whole(params, pixels)
         return depths[:rows] if missing else depths
 
-    if parallel == "jit":
-        run.lower = compiled.lower  # type: ignore[attr-defined]
-    return run
+    return Distributed(run, whole.lower)
 
 
-def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Any:
+def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Distributed:
     batch = PartitionSpec(batch_axes(mesh))
     rows = NamedSharding(mesh, batch)
     if are_whole(params):
@@ -213,11 +229,10 @@ def _jitted(forward: Forward, mesh: Mesh, params: Mapping[str, Any]) -> Any:
     def run(params: Mapping[str, Any], pixels: Any) -> jax.Array:
         return compiled(params, jax.device_put(pixels, rows))
 
-    def lower(params: Mapping[str, Any], pixels: jax.ShapeDtypeStruct) -> Any:
+    def lower(params: Mapping[str, Any], pixels: Any) -> Any:
         return compiled.lower(params, jax.ShapeDtypeStruct(pixels.shape, pixels.dtype, sharding=rows))
 
-    run.lower = lower  # type: ignore[attr-defined]
-    return run
+    return Distributed(run, lower)
 
 
 def _pmapped(forward: Forward, mesh: Mesh) -> Forward:

@@ -136,6 +136,7 @@ def test_options_reach_the_estimator(run, monkeypatch):
 
     monkeypatch.setattr("dajax.inference.estimator.DepthEstimator", estimator)
     rest = {
+        "kernels": "reference",
         "mesh": None,
         "buckets": None,
         "policy": "resize",
@@ -144,6 +145,7 @@ def test_options_reach_the_estimator(run, monkeypatch):
         "local_files_only": False,
     }
     arguments = ["--dtype", "bfloat16", "--input-size", "140", "--style", "official", "--batch-size", "3", "-m", "base"]
+    arguments += ["--kernels", "reference"]
     assert run("a.png", *arguments, "--no-cache", model=())[0] == 2
     assert seen == {
         "model": "base",

@@ -211,7 +211,7 @@ def test_devices_with_whole_params_send_each_other_nothing():
     params = place_params({"scale": np.float32(2)}, mesh_of(), "jit")
     run = distribute(forward, mesh_of(), "jit", params)
     x = jax.device_put(np.ones((4, 14, 14, 3), np.float32), NamedSharding(mesh_of(), PartitionSpec("data")))
-    program = jax.jit(run).lower(params, x).compile().as_text()
+    program = jax.jit(run.run).lower(params, x).compile().as_text()
     assert "num_partitions=2" in program
     assert not re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", program)
 
