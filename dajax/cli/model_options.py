@@ -82,10 +82,10 @@ class ModelOptions(CheckpointOptions, _Model):
 
     Attributes:
         model: an alias (see `dajax models`), a Hub id, a folder or a file.
-        kernels: As fast as this device can, or by plain formulas.
+        kernels: auto is as fast as this device can, reference by plain formulas.
     """
 
-    kernels: Annotated[Kernels | None, value_of(str, choices=KERNELS), unset(_choices(KERNELS), "auto")] = None
+    kernels: Annotated[Kernels | None, value_of(str, choices=KERNELS), unset("HOW", "auto")] = None
 
 
 def loading_options(options: CheckpointOptions, name: str) -> dict[str, Any]:
