@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
 
-.PHONY: demo test slow faults lint docs bench demo-image clean
+.PHONY: demo test slow faults lint docs bench compiled compiled-peers demo-image clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/dajax predict dajax/assets/scene.jpg --model tiny --side-by-side --output demo
@@ -45,6 +45,14 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.report
 
+# Compiles whole networks for TPUs, which no machine here is, and writes what the compiler says: half an hour.
+compiled: .venv-tpu/.installed
+	.venv-tpu/bin/python -m benchmarks.compiled all
+
+# The same for keras-hub, whose packages take gigabytes.
+compiled-peers: .venv-tpu/.installed-peers
+	.venv-tpu/bin/python -m benchmarks.compiled all --peer keras-hub
+
 clean:
 	rm -rf .venv .venv-* build dist demo
 
@@ -70,4 +78,17 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+# The compiler for TPUs needs a newer Python than the rest. constraints-tpu.txt pins it: its estimates change.
+.venv-tpu/bin/python:
+	"$$(.ci/newest-python)" -m venv .venv-tpu
+
+.venv-tpu/.installed: pyproject.toml constraints-tpu.txt | .venv-tpu/bin/python
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints-tpu.txt \
+		--editable . 'jax[tpu]' pytest
+	@touch $@
+
+.venv-tpu/.installed-peers: .venv-tpu/.installed
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints-tpu.txt keras-hub
 	@touch $@

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import precision, start
+from .compiled import tables as compiled
 from .figures import paired_ratio, quartiles
 
 PAGE = Path("docs/performance.md")
@@ -136,7 +137,13 @@ def main() -> None:
         plot(results, stored.with_suffix(".svg"))
         image = f"![Times of dajax and its peers](performance/{platform}.svg)"
         page = insert(page, platform, f"{image}\n\n{render(results)}")
-    for name, of_file in (("precision", precision.table), ("precision_tpu", precision.table), ("start", start.table)):
+    tables = {
+        "precision": precision.table,
+        "precision_tpu": precision.table,
+        "start": start.table,
+        "compiled": compiled.render,
+    }
+    for name, of_file in tables.items():
         stored = PAGE.parent / "performance" / f"{name}.json"
         if stored.exists():
             page = insert(page, name, of_file(json.loads(stored.read_text())))

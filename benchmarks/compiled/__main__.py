@@ -1,18 +1,33 @@
 """`python -m benchmarks.compiled`: compile the network for a TPU and say what its kernels cost. Nothing runs.
 
-`python -m benchmarks.compiled diff A.json B.json` shows what changed from one program to another.
+`python -m benchmarks.compiled diff A.json B.json` shows what changed from one program to another, and
+`python -m benchmarks.compiled all` compiles what docs/performance.md shows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from .tables import difference, summary
+from ..report import PAGE, insert
+from .tables import difference, merge, render, summary
 from .targets import CHIPS
+
+STORED = PAGE.parent / "performance" / "compiled.json"
+KERNELS_STORED = 12
+# The programs of the page, (target, size): bfloat16, batch 8, images of 518x518.
+DEFAULT_SET = {
+    "dajax": (
+        ("v5e", "small"), ("v5e", "base"), ("v5e", "large"), ("v6e", "small"), ("v6e", "base"), ("v6e", "large"),
+        ("v5p", "small"), ("v4", "small"),
+    ),
+    "keras-hub": (("v5e", "small"), ("v6e", "small")),
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,19 +39,37 @@ def main(argv: list[str] | None = None) -> None:
         old, new = (json.loads(path.read_text()) for path in parser.parse_args(argv[1:]).files)
         print(difference(old, new))
         return
+    if argv[:1] == ["all"]:
+        return compile_all(argv[1:])
     options = _options(argv)
-    try:
-        case, text = compile_case(options.target, options.size, options.dtype, options.batch, options.image,
-                                  options.part, options.peer)  # fmt: skip
-    except RuntimeError as error:
-        if "libtpu" not in str(error):
-            raise
-        raise SystemExit(str(error)) from None
+    case, text = compile_case(
+        options.target, options.size, options.dtype, options.batch, options.image, options.part, options.peer
+    )
     print(summary(case, options.kernels))
     for path, written in ((options.hlo, text), (options.json, json.dumps(case, indent=1) + "\n")):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(written)
+
+
+def compile_all(argv: list[str]) -> None:
+    """Compile the cases of docs/performance.md, each in a process of its own, and write the page."""
+    parser = argparse.ArgumentParser("python -m benchmarks.compiled all")
+    parser.add_argument("--peer", choices=tuple(DEFAULT_SET), default="dajax")
+    parser.add_argument("--out", type=Path, default=STORED, help="add the figures to this JSON file")
+    options = parser.parse_args(argv)
+    for target, size in DEFAULT_SET[options.peer]:
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder, "case.json")
+            arguments = ["--target", target, "--size", size, "--peer", options.peer, "--json", written]
+            subprocess.run([sys.executable, "-m", "benchmarks.compiled", *arguments], check=True)
+            case = json.loads(written.read_text())
+        del case["parts_and_kinds"], case["kernels"][KERNELS_STORED:]
+        results = merge(json.loads(options.out.read_text()) if options.out.exists() else None, case)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    if options.out == STORED:
+        PAGE.write_text(insert(PAGE.read_text(), "compiled", render(results)))
 
 
 def compile_case(
@@ -45,6 +78,7 @@ def compile_case(
     """Compile one program; return its figures, as JSON has them, and its text."""
     from . import compiling, programs
 
+    compiling.check()
     height, width = (int(side) for side in image.split("x"))
     if peer == "keras-hub":
         program = programs.keras_hub_program(size, dtype, batch, (height, width))

@@ -94,6 +94,7 @@ def recorded(chip: Chip) -> Iterator[list[Charge]]:
         found.append(charge(params, [jax.typeof(array) for array in arrays], chip.matrix_unit))
         return bind(*arrays, **params)
 
+    jax.clear_caches()  # what is traced already would not be traced again
     with mock.patch.object(primitive, "bind", recording):
         yield found
 

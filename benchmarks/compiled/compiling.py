@@ -28,16 +28,16 @@ from .targets import CHIPS
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "keras", "keras-hub")
 
 
-def device(target: str) -> Any:
-    """Return one device of a target, to compile for; it does not exist.
-
-    Raises:
-        RuntimeError: libtpu, the compiler, is not installed.
-    """
+def check() -> None:
+    """Exit with a message if libtpu, the compiler, is not installed."""
     if find_spec("libtpu") is None:
-        raise RuntimeError(
-            "libtpu, the compiler for TPUs, is not installed: `make compiled` makes an environment that has it"
+        raise SystemExit(
+            "libtpu, the compiler for TPUs, is not installed: `make .venv-tpu/.installed` makes an environment that has it"
         )
+
+
+def device(target: str) -> Any:
+    """Return one device of a target, to compile for; it does not exist."""
     from jax.experimental import topologies
 
     chip = CHIPS[target]

@@ -6,6 +6,8 @@ from typing import Any
 
 from .targets import CHIPS
 
+_SIZES, _PEERS = ("small", "base", "large"), ("dajax", "keras-hub")
+
 
 def derived(case: dict[str, Any]) -> dict[str, float]:
     """Return a case's figures for one image: millions of cycles, gigabytes, milliseconds and shares."""
@@ -27,6 +29,78 @@ def derived(case: dict[str, Any]) -> dict[str, float]:
         "gflop": flop / 1e9,
         "elementwise": total["elementwise"] / batch / 4 / chip.vector_rate / 1e6,
     }
+
+
+def merge(results: dict[str, Any] | None, case: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored cases with one added, which replaces an earlier compilation of the same program."""
+
+    def key(other: dict[str, Any]) -> tuple[Any, ...]:
+        place = (list(CHIPS).index(other["target"]), _SIZES.index(other["size"]), _PEERS.index(other["peer"]))
+        return (*place, other["dtype"], other["image"], other["batch"], other["part"])
+
+    kept = [other for other in (results or {"cases": []})["cases"] if key(other) != key(case)]
+    return {"cases": sorted([*kept, case], key=key)}
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return the section of the page: all cases in total, by part and by kind, and the chips' table."""
+    cases = results["cases"]
+    compilers = dict.fromkeys(
+        f"libtpu {case['versions']['libtpu']} and jax {case['versions']['jax']}" for case in cases
+    )
+    return "\n\n".join(
+        [
+            f"Compiled by {'; '.join(compilers)}, and not run. All figures are for one image.",
+            _totals(cases),
+            *(
+                _columns(cases, table, figure)
+                for table, figure in (("parts", "M cycles"), ("kinds", "M cycles"), ("parts", "GB"))
+            ),
+            _chips(),
+        ]
+    )
+
+
+def _totals(cases: list[dict[str, Any]]) -> str:
+    lines = [
+        "|  | compiled in s | temporary GiB a batch | GFLOP | M cycles: estimated + charged | share of peak | ms | GB | "
+        "GB, padded |",
+        "| --- " * 9 + "|",
+    ]
+    for case in cases:
+        of = derived(case)
+        lines.append(
+            f"| {title(case)} | {case['compile_s']:.0f} | {case['temporary_bytes'] / 2**30:.2f} | {of['gflop']:.0f} | "
+            f"{of['cycles']:.2f} + {of['charged']:.2f} = {of['both']:.2f} | {of['share']:.0%} | {of['ms']:.2f} | "
+            f"{of['both_gb']:.2f} | {of['padded_gb']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _columns(cases: list[dict[str, Any]], table: str, figure: str) -> str:
+    """Return the sums of every case by part or by kind, charges included."""
+    names = dict.fromkeys(name for case in cases for name in case[table])
+    of = _cycles if figure == "M cycles" else _gb
+    lines = [f"| {figure} | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for case in cases:
+        cells = (f"{of(case[table].get(name), case):.2f}" for name in names)
+        lines.append(f"| {title(case)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _chips() -> str:
+    lines = [
+        "| chip | TFLOP/s, bfloat16 | TB/s | memory GB | matrix unit | cycles a second | numbers a cycle of the vector "
+        "unit | source |",
+        "| --- " * 8 + "|",
+    ]
+    for name, chip in CHIPS.items():
+        lines.append(
+            f"| {name} | {chip.peak_flops / 1e12:.0f} | {chip.bandwidth / 1e12:.2f} | {chip.memory / 1e9:.0f} | "
+            f"{chip.matrix_unit}x{chip.matrix_unit} | {chip.clock_hz / 1e9:.2f} G | {chip.vector_rate} | "
+            f"[Google Cloud]({chip.source}) |"
+        )
+    return "\n".join(lines)
 
 
 def title(case: dict[str, Any]) -> str:

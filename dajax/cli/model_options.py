@@ -82,7 +82,7 @@ class ModelOptions(CheckpointOptions, _Model):
 
     Attributes:
         model: an alias (see `dajax models`), a Hub id, a folder or a file.
-        kernels: auto is as fast as this device can, reference by plain formulas.
+        kernels: auto is the fastest way, reference the plain formulas.
     """
 
     kernels: Annotated[Kernels | None, value_of(str, choices=KERNELS), unset("HOW", "auto")] = None
