@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..report import PAGE, insert
+from benchmarks.report import PAGE, insert
+
 from .tables import difference, merge, render, summary
 from .targets import CHIPS
 

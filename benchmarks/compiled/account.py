@@ -14,7 +14,12 @@ from .targets import Chip
 
 # They name an array or a part of it; nothing is scheduled for them.
 _FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier".split()
+    re.findall(
+        r"\S+",
+        """
+    parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier
+""",
+    )
 )
 _FREE_CUSTOM_CALLS = frozenset(("ConcatBitcast", "AllocateBuffer", "Sharding", "SPMDFullToShardShape"))
 _PALLAS = "tpu_custom_call"
@@ -30,7 +35,12 @@ _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
 )
 # What may come with a copy without making an elementwise kernel of it.
 _MOVING = _FREE | frozenset(
-    "copy transpose reshape slice dynamic-slice dynamic-update-slice pad concatenate broadcast iota reverse".split()
+    re.findall(
+        r"\S+",
+        """
+    copy transpose reshape slice dynamic-slice dynamic-update-slice pad concatenate broadcast iota reverse
+""",
+    )
 )
 KINDS = (
     "products", "convolutions", "custom calls", "gathers", "reductions", "elementwise", "layout copies",

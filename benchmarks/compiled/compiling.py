@@ -9,8 +9,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-# jax itself runs on the processor: libtpu only compiles. It is told not to ask the cloud for its machine, and that other
-# processes may compile at the same time.
+# jax itself runs on the processor: libtpu only compiles. It is told not to ask the cloud for its machine, and that
+# other processes may compile at the same time.
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
 import jax
@@ -32,7 +32,7 @@ def check() -> None:
     """Exit with a message if libtpu, the compiler, is not installed."""
     if find_spec("libtpu") is None:
         raise SystemExit(
-            "libtpu, the compiler for TPUs, is not installed: `make .venv-tpu/.installed` makes an environment that has it"
+            "libtpu, the compiler for TPUs, is not installed: `make .venv-tpu/.installed` makes an environment with it"
         )
 
 

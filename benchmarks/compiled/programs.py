@@ -95,7 +95,7 @@ def keras_hub_program(size: str, dtype: str, batch: int, image: tuple[int, int])
     Raises:
         ValueError: the images are not square.
     """
-    from ..peers import keras_hub_estimator
+    from benchmarks.peers import keras_hub_estimator
 
     if image[0] != image[1]:
         raise ValueError(f"keras-hub's images are square, got {image[0]}x{image[1]}")
