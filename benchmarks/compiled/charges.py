@@ -12,7 +12,6 @@ bfloat16.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,23 +24,16 @@ from jax.extend.core import jaxpr_as_fun
 
 from .targets import Chip
 
-_TRANSCENDENTAL = frozenset(
-    re.findall(
-        r"\S+",
-        """
-    exp exp2 expm1 log log1p logistic tanh sin cos tan erf erfc erf_inv pow rsqrt sqrt cbrt atan2 sinh cosh
-""",
-    )
-)
-_ELEMENTWISE = frozenset(
-    re.findall(
-        r"\S+",
-        """
-    add sub mul div rem neg abs sign max min floor ceil round clamp select_n convert_element_type integer_pow square
-    eq ne lt le gt ge and or not xor reduce_sum reduce_max reduce_min cumsum iota shift_left shift_right_logical
-""",
-    )
-)
+_TRANSCENDENTAL = frozenset((
+    "exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin", "cos", "tan", "erf", "erfc", "erf_inv",
+    "pow", "rsqrt", "sqrt", "cbrt", "atan2", "sinh", "cosh",
+))  # fmt: skip
+_ELEMENTWISE = frozenset((
+    "add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "floor", "ceil", "round", "clamp",
+    "select_n", "convert_element_type", "integer_pow", "square", "eq", "ne", "lt", "le", "gt", "ge", "and",
+    "or", "not", "xor", "reduce_sum", "reduce_max", "reduce_min", "cumsum", "iota", "shift_left",
+    "shift_right_logical",
+))  # fmt: skip
 _PASSES = {"HIGHEST": 6, "HIGH": 3}
 
 
