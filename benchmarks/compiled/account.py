@@ -13,19 +13,10 @@ from .hlo import Computation, Instruction, Module, Shape, trip_count
 from .targets import Chip
 
 # They name an array or a part of it; nothing is scheduled for them.
-_FREE = frozenset(
-    [
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "after-all",
-        "partition-id",
-        "replica-id",
-        "opt-barrier",
-    ]
-)
+_FREE = frozenset((
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
+    "opt-barrier",
+))  # fmt: skip
 _FREE_CUSTOM_CALLS = frozenset(("ConcatBitcast", "AllocateBuffer", "Sharding", "SPMDFullToShardShape"))
 _PALLAS = "tpu_custom_call"
 
@@ -39,21 +30,10 @@ _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("slices, pads, joins", frozenset(("slice", "dynamic-slice", "dynamic-update-slice", "pad", "concatenate"))),
 )
 # What may come with a copy without making an elementwise kernel of it.
-_MOVING = _FREE | frozenset(
-    [
-        "copy",
-        "transpose",
-        "reshape",
-        "slice",
-        "dynamic-slice",
-        "dynamic-update-slice",
-        "pad",
-        "concatenate",
-        "broadcast",
-        "iota",
-        "reverse",
-    ]
-)
+_MOVING = _FREE | frozenset((
+    "copy", "transpose", "reshape", "slice", "dynamic-slice", "dynamic-update-slice", "pad", "concatenate",
+    "broadcast", "iota", "reverse",
+))  # fmt: skip
 KINDS = (
     "products", "convolutions", "custom calls", "gathers", "reductions", "elementwise", "layout copies",
     "slices, pads, joins", "to and from the chip", "collectives",

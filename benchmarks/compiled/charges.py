@@ -1,9 +1,9 @@
 """Charges Pallas kernels, of which the compiler says nothing, by one rule for everyone; and counts arithmetic.
 
 The rule: a kernel takes the time of its products at half the peak, every dimension of them padded to the matrix unit,
-plus that of its exponentials (and logarithms, roots, tangents and so on) at the vector unit's rate, one for each number
-of a padded 8x128 tile; but at least the time of its bytes. Its bytes are those of its blocks, wherever they are: a
-block is fetched, or written, whenever the grid comes to another one. Other elementwise operations are not charged;
+plus that of its exponentials (and logarithms, roots, tangents and so on) at the vector unit's rate, one for each
+number of a padded 8x128 tile; but at least the time of its bytes. Its bytes are those of its blocks, wherever they are:
+a block is fetched, or written, whenever the grid comes to another one. Other elementwise operations are not charged;
 their number is counted. Of two branches the dearer one counts, in every step of the grid.
 Products of float32 at the highest precision count six times, and three times at high, because the unit multiplies
 bfloat16.
@@ -24,69 +24,16 @@ from jax.extend.core import jaxpr_as_fun
 
 from .targets import Chip
 
-_TRANSCENDENTAL = frozenset(
-    [
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log1p",
-        "logistic",
-        "tanh",
-        "sin",
-        "cos",
-        "tan",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "pow",
-        "rsqrt",
-        "sqrt",
-        "cbrt",
-        "atan2",
-        "sinh",
-        "cosh",
-    ]
-)
-_ELEMENTWISE = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "rem",
-        "neg",
-        "abs",
-        "sign",
-        "max",
-        "min",
-        "floor",
-        "ceil",
-        "round",
-        "clamp",
-        "select_n",
-        "convert_element_type",
-        "integer_pow",
-        "square",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "and",
-        "or",
-        "not",
-        "xor",
-        "reduce_sum",
-        "reduce_max",
-        "reduce_min",
-        "cumsum",
-        "iota",
-        "shift_left",
-        "shift_right_logical",
-    ]
-)
+_TRANSCENDENTAL = frozenset((
+    "exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin", "cos", "tan", "erf", "erfc", "erf_inv",
+    "pow", "rsqrt", "sqrt", "cbrt", "atan2", "sinh", "cosh",
+))  # fmt: skip
+_ELEMENTWISE = frozenset((
+    "add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "floor", "ceil", "round", "clamp",
+    "select_n", "convert_element_type", "integer_pow", "square", "eq", "ne", "lt", "le", "gt", "ge", "and",
+    "or", "not", "xor", "reduce_sum", "reduce_max", "reduce_min", "cumsum", "iota", "shift_left",
+    "shift_right_logical",
+))  # fmt: skip
 _PASSES = {"HIGHEST": 6, "HIGH": 3}
 
 

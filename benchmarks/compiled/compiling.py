@@ -32,8 +32,7 @@ def check() -> None:
     """Exit with a message if libtpu, the compiler, is not installed."""
     if find_spec("libtpu") is None:
         raise SystemExit(
-            "libtpu, the compiler for TPUs, is not installed: `make .venv-tpu/.installed` makes an environment that "
-            "has it"
+            "libtpu, the compiler for TPUs, is not installed: `make .venv-tpu/.installed` makes an environment with it"
         )
 
 

@@ -1,8 +1,8 @@
 """Reads the text of a compiled program: its scheduled instructions, and what is in each fusion.
 
-The grammar is that of XLA's HLO text. Shapes have layouts such as `bf16[8,1370,384]{2,0,1:T(8,128)(2,1)S(1)}`: the axes
-from minor to major, the tiles that the array is padded to, and the memory space, which is 0 (device memory) if it is
-not written and 1 for the memory on the chip.
+The grammar is that of XLA's HLO text. Shapes have layouts such as `bf16[8,1370,384]{2,0,1:T(8,128)(2,1)S(1)}`: the
+axes from minor to major, the tiles that the array is padded to, and the memory space, which is 0 (device memory) if it
+is not written and 1 for the memory on the chip.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def render(results: dict[str, Any]) -> str:
 
 def _totals(cases: list[dict[str, Any]]) -> str:
     lines = [
-        "|  | compiled in s | temporary GiB a batch | GFLOP | M cycles: estimated + charged | share of peak | ms | GB "
-        "| GB, padded |",
+        "|  | compiled in s | temporary GiB a batch | GFLOP | M cycles: estimated + charged | share of peak | ms | "
+        "GB | GB, padded |",
         "| --- " * 9 + "|",
     ]
     for case in cases:
@@ -119,8 +119,8 @@ def summary(case: dict[str, Any], most: int = 20) -> str:
         f"### {title(case)}",
         "",
         f"Compiled in {case['compile_s']} s (traced and lowered in {case['trace_s']} s); not run. "
-        f"Temporary memory {case['temporary_bytes'] / 2**30:.2f} GiB, arguments "
-        f"{case['argument_bytes'] / 2**30:.2f} GiB, program {case['program_bytes'] / 2**20:.0f} MiB.",
+        f"Temporary memory {case['temporary_bytes'] / 2**30:.2f} GiB, "
+        f"arguments {case['argument_bytes'] / 2**30:.2f} GiB, program {case['program_bytes'] / 2**20:.0f} MiB.",
         "",
         "| an image | estimated by the compiler | charged | both |",
         "| --- | --- | --- | --- |",
@@ -130,8 +130,8 @@ def summary(case: dict[str, Any], most: int = 20) -> str:
         f"Arithmetic: {figures['gflop']:.1f} GFLOP, {figures['arithmetic']:.3f} M cycles at the peak: share of peak "
         f"{figures['share']:.1%}. Estimated time {figures['ms']:.2f} ms. With arrays padded to tiles "
         f"{figures['padded_gb']:.3f} GB, which alone take {figures['byte_cycles']:.3f} M cycles. "
-        "Not charged: other elementwise operations within Pallas kernels, "
-        f"{figures['elementwise']:.3f} M cycles if the vector unit does four at a time.",
+        f"Not charged: other elementwise operations within Pallas kernels, {figures['elementwise']:.3f} M cycles if "
+        "the vector unit does four at a time.",
     ]
     for name, rows in (("part", case["parts"]), ("kind", case["kinds"])):
         lines += ["", f"| {name} | kernels | M cycles | of them charged | GB |", "| --- | --- | --- | --- | --- |"]

@@ -50,8 +50,8 @@ class Chip:
 # lanes and 8 sublanes (the page of v6e), which is also what the compiler charges: 1,024 exponentials a cycle and core.
 #
 # Clocks: 1,050 MHz of v4 in Jouppi et al. 2023 (arXiv:2304.01433, table 4); 1.5 GHz of v5e and 1.75 GHz of v5p in
-# https://jax-ml.github.io/scaling-book/tpus. With four units of 128x128 a core they give the peaks: 2 * 4 * 128 * 128 *
-# 1.5e9 = 197e12. Google publishes no clock of v6e. libtpu 0.0.50 estimates 2.98 million cycles for a bfloat16 product
+# https://jax-ml.github.io/scaling-book/tpus. With four units of 128x128 a core they give the peaks: 2 * 4 * 128 * 128
+# * 1.5e9 = 197e12. Google publishes no clock of v6e. libtpu 0.0.50 estimates 2.98 million cycles for a bfloat16 product
 # of two 8192x8192 matrices; two units of 256x256 that multiply once a cycle would need 4.19 million. Four would need
 # 2.10, and reach the peak at 1.75 GHz, so that is what a cycle of this compiler is taken for.
 CHIPS = {
