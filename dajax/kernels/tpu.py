@@ -27,7 +27,7 @@ from dajax.resample import linear_matrix, linear_taps
 
 _LANES = 128
 # What a kernel may keep in the memory of the chip, which has at least 16 MiB.
-_KERNEL_BYTES = 11 * 2**20
+_KERNEL_BYTES = 12 * 2**20
 _FLOATS = (jnp.float32, jnp.bfloat16)
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def _rows(height: int, width: int, size: tuple[int, int], channels: int, feature
     """Return how many output rows are computed in one step: as many as fit on the chip; 0 if not even 8 do."""
     columns_in, columns = (n + -n % _LANES for n in (width, size[1] + 2))
     at_once = max(_LANES // features, 1)
-    fixed = 4 * columns_in * columns + 8 * 3 * (at_once + 2) * channels * features * at_once
+    fixed = 4 * columns_in * columns + 4 * 3 * (at_once + 2) * channels * features * at_once
     working = (2 * 3 * (at_once + 2) * channels + 2 * 4 * at_once * features) * columns
     for rows in (64, 32, 16, 8):
         read = _row_taps(height, size[0], rows)[3]

@@ -61,8 +61,18 @@ def small(tmp_path_factory):
     return dajax.DepthEstimator(folder, style="official"), load_official(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+# The widest one and one that is like another take a minute: `make slow` runs them.
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(
+            size,
+            marks=pytest.mark.very_slow if size in ((375, 1242), (360, 640)) else pytest.mark.slow,
+            id=f"{size[0]}x{size[1]}",
+        )
+        for size in SIZES
+    ],
+)
 def test_small(small, size):
     estimator, reference = small
     assert_within_bound(estimator(stark(*size)), official_map(reference, stark(*size)))
