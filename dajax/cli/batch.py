@@ -35,7 +35,7 @@ _SETTINGS = settings_options(
     defaults={"batch_size": 8},
     metavars={
         "formats": "FORMAT...",
-        "png_scale": "METRES",
+        "png_scale": "STEP",
         "colormap": "NAME",
         "shards": "N",
         "batch_size": "N",
