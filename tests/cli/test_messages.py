@@ -29,6 +29,8 @@ NOT_OF_OPTIONS = (
     "a masked array; say what is behind the mask",
     'needs jax.config.update("jax_enable_x64", True)',  # dtype is one of a few here
     "or dajax.pipeline, which take images of mixed sizes",
+    "programs, and an estimator keeps",  # no command compiles ahead
+    "there are neither sizes nor buckets",
 )
 PYTHON = re.compile(
     r"=…|\w=(?:True|False|None)\b|\w=['\"(]|\bdajax\.[a-z]|\bjax\.[a-z]|\bpass(?:es)? \w|\bfind_images\b|\barray\.[a-z]"

@@ -48,7 +48,7 @@ def make_images(*sizes):
 
 
 def compiled(estimator) -> int:
-    return estimator._apply._cache_size()
+    return estimator._apply.run._cache_size()
 
 
 @pytest.fixture
@@ -666,7 +666,7 @@ def test_buckets_bound_the_programs(checkpoint, policy):
     images = make_images(*[(40 + 3 * i, 130 - 5 * i) for i in range(12)])
     depths = list(estimator.stream(images, buckets=3, policy=policy, whole_batches=True))
     assert [depth.shape for depth in depths] == [image.shape[:2] for image in images]
-    assert estimator._apply._cache_size() <= 3
+    assert estimator._apply.run._cache_size() <= 3
 
 
 def test_padding_stays_outside_of_the_map(quick):
