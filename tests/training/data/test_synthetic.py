@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dajax.errors import ConfigError
+from dajax.kernels import Target
 from dajax.training.data import synthetic
 from dajax.training.data.degrade import degrade_image
 from dajax.training.data.furniture import BALL, BOX, CAN, KINDS, PARTS, tables
@@ -305,7 +306,7 @@ def test_the_same_under_jit_and_vmap():
 
 @pytest.mark.slow
 def test_many_at_once_as_accelerators_do(monkeypatch):
-    monkeypatch.setattr(synthetic, "target_platform", lambda: "gpu")
+    monkeypatch.setattr(synthetic, "current_target", lambda: Target("tpu"))
     monkeypatch.setattr(synthetic, "_AT_ONCE", 4)
     at_once = synthetic.render_scenes(0, range(6), SIZE, 1)
     assert_alike(at_once, jax.tree.map(lambda a: a[:6], drawn()[1]))
