@@ -41,11 +41,11 @@ class Kernel(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """A kernel with options, and over how many further axes it is mapped by the plain formula."""
+    """A kernel with options, and over how many axes jax.vmap maps its tangent."""
 
     kernel: Kernel
     options: tuple[tuple[str, Any], ...]
-    maps: int = 0
+    vmaps: int = 0
 
     def compute(self, *arrays: Array) -> Array:
         result: Array = self.kernel.compute(*arrays, **dict(self.options))
@@ -53,7 +53,7 @@ class _Call(NamedTuple):
 
     def plain(self, *arrays: Array) -> Array:
         function = partial(self.kernel.plain, **dict(self.options))
-        for _ in range(self.maps):
+        for _ in range(self.vmaps):
             function = jax.vmap(function)
         result: Array = function(*arrays)
         return result
@@ -67,7 +67,7 @@ class _Call(NamedTuple):
         if self.kernel.pull_back is None:
             return jax.vjp(self.plain, *arrays)[1](cotangent)
         function = partial(self.kernel.pull_back, **dict(self.options))
-        for _ in range(self.maps):
+        for _ in range(self.vmaps):
             function = jax.vmap(function)
         result: tuple[Array, ...] = function(arrays, cotangent)
         return result
@@ -157,7 +157,7 @@ def _compute_batched(arrays: tuple[Array, ...], axes: tuple[Any, ...], *, call: 
 def _tangent_batched(arrays: tuple[Array, ...], axes: tuple[Any, ...], *, call: _Call) -> tuple[Array, int]:
     size = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
     first = [_to_front(array, axis, size) for array, axis in zip(arrays, axes, strict=True)]
-    return _tangent_p.bind(*first, call=call._replace(maps=call.maps + 1)), 0
+    return _tangent_p.bind(*first, call=call._replace(vmaps=call.vmaps + 1)), 0
 
 
 def _to_front(array: Array, axis: int | None, size: int) -> Array:
